@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// testServer is a whole server, run by run on a database of its own, that
+// listens on loopback until the test ends.
+type testServer struct {
+	*Server
+	t    testing.TB
+	stop func() error // ends the server and returns what run said; may be called again
+}
+
+// newTestServer starts a server without rate limits and with cheap password
+// hashes. change adapts the configuration; nil leaves it.
+func newTestServer(t testing.TB, change func(*Config)) *testServer {
+	t.Helper()
+	return startTestServer(t, newTestDatabase(t), change)
+}
+
+// startTestServer is newTestServer on a database that is there already, so
+// that several servers can share one.
+func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *testServer {
+	t.Helper()
+	settings := map[string]string{
+		"DATABASE_URL": databaseURL, "DATABASE_MAX_CONNS": "8", "PORT": "0", "RATE_LIMIT": "0", "AUTH_RATE_LIMIT": "0",
+	}
+	config, err := loadConfig(func(name string) string { return settings[name] }, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(&config)
+	}
+	s, err := newServer(config, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.hasher = newPasswordHasher(cheapArgon2)
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan struct{})
+	var runErr error
+	go func() {
+		defer close(ended)
+		runErr = s.run(ctx, func() { close(ready) })
+	}()
+	stop := func() error {
+		cancel()
+		<-ended
+		return runErr
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("the server ended with: %v", err)
+		}
+	})
+	select {
+	case <-ready:
+	case <-ended:
+		t.FailNow() // stop says why
+	}
+	return &testServer{Server: s, t: t, stop: stop}
+}
+
+// client makes requests as somebody, or as nobody without a token.
+type client struct {
+	t     testing.TB
+	base  string
+	token string
+	user  userView
+}
+
+func (s *testServer) anonymous() *client { return &client{t: s.t, base: s.url()} }
+
+const testPassword = "correct horse battery staple"
+
+// signUp makes an account of a role, straight in the database, and logs it in.
+func (s *testServer) signUp(name, role string) *client {
+	s.t.Helper()
+	hash, err := s.hasher.hash(s.t.Context(), testPassword)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	email := name + "@example.com"
+	_, err = s.db.Exec(s.t.Context(), `INSERT INTO users (id, email, name, role, password_hash) VALUES ($1, $2, $3, $4, $5)`,
+		newID(), email, name, role, hash)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.logIn(email)
+}
+
+// logIn opens a session for an account made by signUp.
+func (s *testServer) logIn(email string) *client {
+	s.t.Helper()
+	c := s.anonymous()
+	var session sessionView
+	c.post("/api/v1/auth/login", map[string]any{"email": email, "password": testPassword}).want(http.StatusOK).into(&session)
+	c.token, c.user = session.AccessToken, session.User
+	return c
+}
+
+// withKey returns a client of the same account that uses a new API key.
+func (c *client) withKey(scope string) *client {
+	c.t.Helper()
+	key := c.post("/api/v1/api-keys", map[string]any{"name": "test", "scope": scope}).want(http.StatusCreated).text("key")
+	return &client{t: c.t, base: c.base, token: key, user: c.user}
+}
+
+// answer is a response, read to its end.
+type answer struct {
+	t      testing.TB
+	what   string
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (c *client) get(path string) *answer             { c.t.Helper(); return c.do("GET", path, nil) }
+func (c *client) post(path string, body any) *answer  { c.t.Helper(); return c.do("POST", path, body) }
+func (c *client) patch(path string, body any) *answer { c.t.Helper(); return c.do("PATCH", path, body) }
+func (c *client) put(path string, body any) *answer   { c.t.Helper(); return c.do("PUT", path, body) }
+func (c *client) delete(path string) *answer          { c.t.Helper(); return c.do("DELETE", path, nil) }
+
+// do makes a request. body is sent as it is if it is a string or bytes, as
+// JSON otherwise, and not at all if it is nil. headers are names and values.
+func (c *client) do(method, path string, body any, headers ...string) *answer {
+	c.t.Helper()
+	a, err := c.try(c.t.Context(), method, path, body, headers...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return a
+}
+
+// try is do for requests that may fail, and for goroutines of a test.
+func (c *client) try(ctx context.Context, method, path string, body any, headers ...string) (*answer, error) {
+	var reader io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(body)
+	case []byte:
+		reader = bytes.NewReader(body)
+	default:
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		reader = bytes.NewReader(encoded)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{c.t, method + " " + path, response.StatusCode, response.Header, content}, nil
+}
+
+// want ends the test unless the answer has the status.
+func (a *answer) want(status int) *answer {
+	a.t.Helper()
+	if a.status != status {
+		a.t.Fatalf("%s: status %d, want %d: %s", a.what, a.status, status, a.body)
+	}
+	return a
+}
+
+// wantProblem ends the test unless the answer is a problem of that status and code.
+func (a *answer) wantProblem(status int, code string) *answer {
+	a.t.Helper()
+	a.want(status)
+	if got := a.text("code"); got != code || a.header.Get("Content-Type") != "application/problem+json" {
+		a.t.Fatalf("%s: problem %q (%s), want %q: %s", a.what, got, a.header.Get("Content-Type"), code, a.body)
+	}
+	return a
+}
+
+// wantFields ends the test unless the answer is a 422 that names just these fields.
+func (a *answer) wantFields(fields ...string) *answer {
+	a.t.Helper()
+	a.want(http.StatusUnprocessableEntity)
+	var problem struct{ Errors []fieldError }
+	a.into(&problem)
+	var got []string
+	for _, e := range problem.Errors {
+		got = append(got, e.Field)
+	}
+	if strings.Join(got, " ") != strings.Join(fields, " ") {
+		a.t.Fatalf("%s: problems with %q, want %q: %s", a.what, got, fields, a.body)
+	}
+	return a
+}
+
+// into decodes the body.
+func (a *answer) into(v any) {
+	a.t.Helper()
+	if err := json.Unmarshal(a.body, v); err != nil {
+		a.t.Fatalf("%s: %v: %s", a.what, err, a.body)
+	}
+}
+
+// at returns what stands at a path such as "stats.ready" or "items.0.key", or
+// nil. Numbers are float64, as encoding/json has them.
+func (a *answer) at(path string) any {
+	a.t.Helper()
+	var v any
+	a.into(&v)
+	for name := range strings.SplitSeq(path, ".") {
+		switch in := v.(type) {
+		case map[string]any:
+			v = in[name]
+		case []any:
+			var i int
+			if _, err := fmt.Sscan(name, &i); err != nil || i >= len(in) {
+				return nil
+			}
+			v = in[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+// text is at for what has to be a string.
+func (a *answer) text(path string) string {
+	a.t.Helper()
+	text, ok := a.at(path).(string)
+	if !ok {
+		a.t.Fatalf("%s: no text at %s: %s", a.what, path, a.body)
+	}
+	return text
+}
+
+// number is at for what has to be a number.
+func (a *answer) number(path string) int {
+	a.t.Helper()
+	n, ok := a.at(path).(float64)
+	if !ok {
+		a.t.Fatalf("%s: no number at %s: %s", a.what, path, a.body)
+	}
+	return int(n)
+}
+
+// newMission makes a mission and returns its path, "/api/v1/missions/…".
+func (c *client) newMission(name string) string {
+	c.t.Helper()
+	return "/api/v1/missions/" + c.post("/api/v1/missions", map[string]any{"name": name}).want(http.StatusCreated).text("id")
+}
+
+// newSpec makes a spec in the mission at a path and returns its own path,
+// "/api/v1/specs/…". fields go on top of the key and a title.
+func (c *client) newSpec(mission, key string, fields map[string]any) string {
+	c.t.Helper()
+	body := map[string]any{"key": key, "title": "Spec " + key}
+	for name, value := range fields {
+		body[name] = value
+	}
+	return "/api/v1/specs/" + c.post(mission+"/specs", body).want(http.StatusCreated).text("id")
+}
+
+// claim takes the next ready spec of the mission at a path, and returns the
+// spec's path and the lease token.
+func (c *client) claim(mission, agent string) (spec, token string) {
+	c.t.Helper()
+	a := c.post(mission+"/claim", map[string]any{"agent": agent}).want(http.StatusOK)
+	return "/api/v1/specs/" + a.text("spec.id"), a.text("lease.token")
+}
+
+func TestAgentWorksAMissionToItsEnd(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Walk")
+	ada.newSpec(mission, "first", map[string]any{"body": "## Acceptance Criteria\n\n- [ ] it works\n", "number": "1"})
+	ada.newSpec(mission, "second", map[string]any{"dependencies": []string{"first"}, "number": "2"})
+	ada.post(mission+"/claim", map[string]any{"agent": "bot"}).wantProblem(http.StatusConflict, "mission_not_active")
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+
+	bot := ada.withKey("write")
+	for _, key := range []string{"first", "second"} {
+		spec, token := bot.claim(mission, "bot")
+		if got := bot.get(spec).text("key"); got != key {
+			t.Fatalf("claimed %s, want %s", got, key)
+		}
+		if key == "first" {
+			bot.post(spec+"/complete", map[string]any{"lease_token": token}).wantProblem(http.StatusConflict, "criteria_unmet")
+			bot.post(spec+"/progress", map[string]any{"lease_token": token, "check": []int{1}}).want(http.StatusOK)
+		}
+		bot.post(spec+"/complete", map[string]any{"lease_token": token}).want(http.StatusOK)
+	}
+	m := ada.get(mission).want(http.StatusOK)
+	if m.text("status") != "completed" || m.number("stats.completed") != 2 || m.number("stats.criteria_done") != 1 {
+		t.Errorf("got %s", m.body)
+	}
+}

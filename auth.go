@@ -1,0 +1,409 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/jackc/pgx/v5"
+)
+
+// role is what an account may do on the server, from least to most.
+type role int
+
+const (
+	roleNone   role = iota
+	roleViewer      // changes nothing
+	roleUser        // makes missions
+	roleAdmin       // everything
+)
+
+// roles are the names of the roles, by which the API and the database know them.
+var roles = map[string]role{"viewer": roleViewer, "user": roleUser, "admin": roleAdmin}
+
+// access is what an account may do with one mission, from least to most.
+type access int
+
+const (
+	accessNone access = iota
+	accessReader
+	accessEditor
+	accessOwner
+)
+
+// account is who makes a request: a user, signed in by a session or by an API key.
+type account struct {
+	userID   string
+	role     role
+	session  string // id; "" with an API key
+	key      string // id; "" with a session
+	readOnly bool   // a key of scope read
+}
+
+func (a account) admin() bool { return a.role == roleAdmin }
+
+// credential names what the account signed in with, for the rate limit.
+func (a account) credential() string { return a.session + a.key }
+
+// permission is what a route asks of who calls it. The zero value would let
+// everybody in, so routes name one of the following and nothing else.
+type permission struct {
+	role      role   // the least role; roleNone: nobody needs to be signed in
+	session   bool   // an API key won't do
+	access    access // the least access to the mission in the path
+	sensitive bool   // counts against AUTH_RATE_LIMIT
+	unlimited bool   // counts against no limit
+	name      string
+}
+
+var (
+	probe    = permission{name: "probe", unlimited: true}
+	public   = permission{name: "public"}
+	guest    = permission{name: "guest", sensitive: true}
+	signedIn = permission{name: "signed in", role: roleViewer}
+	session  = permission{name: "session", role: roleViewer, session: true}
+	maker    = permission{name: "maker", role: roleUser}
+	admin    = permission{name: "admin", role: roleAdmin}
+	manager  = permission{name: "manager", role: roleAdmin, session: true}
+
+	// A reader's routes hold the membership in the WHERE clause of their one
+	// query, so admission needs none of its own.
+	reader = permission{name: "reader", role: roleViewer, access: accessReader}
+	editor = permission{name: "editor", role: roleViewer, access: accessEditor}
+	owner  = permission{name: "owner", role: roleViewer, access: accessOwner}
+)
+
+// admit lets a request through to its handler, or says why not, in the order
+// 401, 429, 404, 403.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, p permission) error {
+	c := callOf(r)
+	if !p.unlimited && !s.opened.Load() {
+		return problem(http.StatusServiceUnavailable, "starting", "The server is starting. Try again in a moment.").withHeader("Retry-After", "1")
+	}
+	if p.role != roleNone {
+		token, err := bearerToken(r)
+		if err != nil {
+			return err
+		}
+		if c.account, err = s.authenticate(r.Context(), token, c.addr); err != nil {
+			return err
+		}
+	}
+	if err := s.limitRate(w, r, p); err != nil {
+		return err
+	}
+	write := r.Method != http.MethodGet && r.Method != http.MethodHead
+	if p.access != accessNone {
+		var err error
+		if c.target, err = parseTarget(r); err != nil {
+			return err
+		}
+		if p.access > accessReader || write {
+			return s.admitToMission(r.Context(), c, p, write)
+		}
+	}
+	return permit(c.account, p, write)
+}
+
+// permit holds an account and its key against what a route asks.
+func permit(a account, p permission, write bool) error {
+	switch {
+	case p.role == roleNone:
+		return nil
+	case a.role < p.role:
+		return errForbidden("Your account's role doesn't allow this.")
+	case a.readOnly && write:
+		return errForbidden("This API key may only read.")
+	case p.session && a.session == "":
+		return errForbidden("API keys can't do this: log in, and use the access token.")
+	case p.access > accessReader && a.role < roleUser:
+		return errForbidden("Your account's role is viewer, which changes nothing.")
+	}
+	return nil
+}
+
+// admitToMission checks the caller's access to the mission that the path
+// names: 404 for what they can't see, 403 for what they can see but not change.
+func (s *Server) admitToMission(ctx context.Context, c *call, p permission, write bool) error {
+	row := s.db.QueryRow(ctx, `
+		SELECT m.id, `+accessSQL+`
+		FROM missions m
+		WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
+		c.account.userID, c.account.admin(), orNull(c.target.mission), orNull(c.target.spec))
+	var have access
+	err := row.Scan(&c.target.mission, &have)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && have < accessReader {
+		return errNotFound()
+	}
+	if err != nil {
+		return fmt.Errorf("checking access: %w", err)
+	}
+	if have < p.access {
+		return errForbidden("You may read this mission, but not do this with it.")
+	}
+	return permit(c.account, p, write)
+}
+
+// accessSQL is the access of user $1, an admin if $2, to mission m.
+const accessSQL = `
+	CASE WHEN $2 OR m.owner_id = $1 THEN 3
+	     ELSE coalesce((SELECT CASE role WHEN 'editor' THEN 2 ELSE 1 END
+	                    FROM members WHERE mission_id = m.id AND user_id = $1), 0) END`
+
+// readableSQL holds for the missions m that user $1, an admin if $2, may see.
+const readableSQL = `
+	($2 OR m.owner_id = $1 OR EXISTS (SELECT FROM members WHERE mission_id = m.id AND user_id = $1))`
+
+// target is the mission or spec that a request's path names. The mission of a
+// spec is known once admission has looked it up.
+type target struct{ mission, spec string }
+
+// parseTarget reads {id} from the path. What isn't an id names nothing: 404.
+func parseTarget(r *http.Request) (target, error) {
+	id := strings.ToLower(r.PathValue("id"))
+	if !validID(id) {
+		return target{}, errNotFound()
+	}
+	if strings.Contains(r.Pattern, "/specs/{id}") {
+		return target{spec: id}, nil
+	}
+	return target{mission: id}, nil
+}
+
+// limitRate counts the request against the limit of its credential, or of its
+// address where nobody is signed in.
+func (s *Server) limitRate(w http.ResponseWriter, r *http.Request, p permission) error {
+	if p.unlimited {
+		return nil
+	}
+	c := callOf(r)
+	by, key := s.rate, c.account.credential()
+	if key == "" {
+		key = limitKey(c.addr)
+	}
+	if p.sensitive {
+		by = s.authRate
+	}
+	v := by.take(key, time.Now())
+	v.setHeaders(w.Header())
+	if !v.allowed {
+		s.metrics.rateLimited()
+		return problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Slow down, and try again after the time in Retry-After.")
+	}
+	return nil
+}
+
+// bearerToken reads the Authorization header.
+func bearerToken(r *http.Request) (string, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", problem(http.StatusUnauthorized, "unauthenticated",
+			"Sign in: send an access token or an API key as Authorization: Bearer.")
+	}
+	return token, nil
+}
+
+// authenticate finds the account behind an access token or an API key. addr
+// pays for API keys that nobody has seen before, since these cost a query.
+func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr) (account, error) {
+	if strings.HasPrefix(token, keyPrefix) {
+		hash := sha256.Sum256([]byte(token))
+		return s.credentials.account(string(hash[:]), func() (account, time.Duration, error) {
+			if v := s.rate.take(limitKey(addr), time.Now()); !v.allowed {
+				return account{}, 0, problem(http.StatusTooManyRequests, "rate_limited",
+					"Too many unknown keys from your address.").withHeader("Retry-After", "60")
+			}
+			return s.lookUpKey(ctx, hash[:])
+		})
+	}
+	claims, err := s.parseAccessToken(token)
+	if err != nil {
+		return account{}, err
+	}
+	return s.credentials.account(claims.Session, func() (account, time.Duration, error) {
+		return s.lookUpSession(ctx, claims.Session, claims.Subject)
+	})
+}
+
+func errInvalidToken() *apiError {
+	return problem(http.StatusUnauthorized, "invalid_token", "This token isn't valid, or no longer is. Sign in again.")
+}
+
+// lookUpSession finds a session's account and for how long it lasts.
+func (s *Server) lookUpSession(ctx context.Context, id, userID string) (account, time.Duration, error) {
+	a := account{userID: userID, session: id}
+	return s.scanAccount(&a, s.db.QueryRow(ctx, `
+		SELECT u.role, false, extract(epoch FROM s.expires_at - clock_timestamp())::float8
+		FROM sessions s JOIN users u ON u.id = s.user_id
+		WHERE s.id = $1 AND u.id = $2 AND NOT u.disabled AND s.expires_at > clock_timestamp()`, id, userID),
+		&a.role, &a.readOnly)
+}
+
+// lookUpKey finds an API key's account and notes that the key is in use. The
+// note needs no event, so it doesn't take the write door.
+func (s *Server) lookUpKey(ctx context.Context, hash []byte) (account, time.Duration, error) {
+	var a account
+	return s.scanAccount(&a, s.db.QueryRow(ctx, `
+		UPDATE api_keys k SET last_used_at = clock_timestamp() FROM users u
+		WHERE k.hash = $1 AND u.id = k.user_id AND NOT u.disabled
+		  AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
+		RETURNING u.id, k.id, u.role, k.scope = 'read',
+		          extract(epoch FROM coalesce(k.expires_at - clock_timestamp(), interval '1 day'))::float8`, hash),
+		&a.userID, &a.key, &a.role, &a.readOnly)
+}
+
+// scanAccount reads an account's fields, and behind them the seconds it lasts.
+func (s *Server) scanAccount(a *account, row pgx.Row, fields ...any) (account, time.Duration, error) {
+	var seconds float64
+	err := row.Scan(append(fields, &seconds)...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return account{}, 0, errInvalidToken()
+	}
+	if err != nil {
+		return account{}, 0, fmt.Errorf("looking up a credential: %w", err)
+	}
+	return *a, time.Duration(seconds * float64(time.Second)), nil
+}
+
+// Scan reads a role by its name in the database.
+func (r *role) Scan(src any) error {
+	name, _ := src.(string)
+	known, ok := roles[name]
+	if !ok {
+		return fmt.Errorf("unknown role %q", name)
+	}
+	*r = known
+	return nil
+}
+
+// accessClaims are the claims of an access token: a JWT (RFC 7519) signed with
+// HS256. It says which session it belongs to and nothing about rights: what
+// the account may do is looked up, so that a change holds at once.
+type accessClaims struct {
+	jwt.RegisteredClaims
+	Session string `json:"sid"`
+}
+
+const (
+	tokenIssuer   = "tachikoma"
+	tokenAudience = "tachikoma-api"
+	clockSkew     = 10 * time.Second // between the clocks of several instances
+)
+
+// newAccessToken returns an access token for a session, good for ACCESS_TOKEN_TTL.
+func (s *Server) newAccessToken(userID, sessionID string) (string, error) {
+	now := time.Now()
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, accessClaims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    tokenIssuer,
+			Audience:  jwt.ClaimStrings{tokenAudience},
+			Subject:   userID,
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(s.config.AccessTokenTTL)),
+			ID:        newID(),
+		},
+		Session: sessionID,
+	}).SignedString(s.secret)
+	if err != nil {
+		return "", fmt.Errorf("signing an access token: %w", err)
+	}
+	return token, nil
+}
+
+// parseAccessToken checks a token's signature and claims, but not its session.
+func (s *Server) parseAccessToken(token string) (accessClaims, error) {
+	var claims accessClaims
+	_, err := jwt.ParseWithClaims(token, &claims,
+		func(*jwt.Token) (any, error) { return s.secret, nil },
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
+		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockSkew),
+		jwt.WithIssuer(tokenIssuer), jwt.WithAudience(tokenAudience), jwt.WithStrictDecoding())
+	switch {
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return claims, problem(http.StatusUnauthorized, "token_expired", "The access token has expired. Refresh it.")
+	case err != nil:
+		return claims, errInvalidToken().because(err)
+	case !validID(claims.Session) || !validID(claims.Subject):
+		return claims, errInvalidToken()
+	}
+	return claims, nil
+}
+
+// newSecret returns prefix and 256 random bits as base64url.
+func newSecret(prefix string) string {
+	var raw [32]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	return prefix + base64.RawURLEncoding.EncodeToString(raw[:])
+}
+
+const (
+	credentialTTL   = time.Minute // after which a credential is looked up anew in any case
+	credentialLimit = 20_000      // remembered at most
+)
+
+// credentials remembers who sessions and API keys belong to, so that a request
+// needs no query for it. The feed forgets an account when it changes, on every
+// instance; while the feed is stale nothing is remembered. Safe for
+// concurrent use.
+type credentials struct {
+	fresh func() bool // whether the feed would have told of a change
+
+	mu      sync.Mutex // guards the following
+	entries map[string]remembered
+	changes uint64 // counts calls of forget, so that a look-up which one overtakes isn't kept
+}
+
+type remembered struct {
+	account account
+	until   time.Time
+}
+
+func newCredentials(fresh func() bool) *credentials {
+	return &credentials{fresh: fresh, entries: make(map[string]remembered)}
+}
+
+// account returns the account behind a credential: remembered, or else as
+// lookUp says, with how long it lasts.
+func (c *credentials) account(credential string, lookUp func() (account, time.Duration, error)) (account, error) {
+	c.mu.Lock()
+	found, ok := c.entries[credential]
+	changes := c.changes
+	c.mu.Unlock()
+	if ok && time.Now().Before(found.until) && c.fresh() {
+		return found.account, nil
+	}
+	a, lasts, err := lookUp()
+	if err != nil {
+		return account{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes == changes {
+		if len(c.entries) >= credentialLimit {
+			clear(c.entries) // looking them up again is cheap, and this is rare
+		}
+		c.entries[credential] = remembered{a, time.Now().Add(min(lasts, credentialTTL))}
+	}
+	return a, nil
+}
+
+// forget drops what is remembered of an account, or of all for "".
+func (c *credentials) forget(userID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes++
+	for credential, e := range c.entries {
+		if userID == "" || e.account.userID == userID {
+			delete(c.entries, credential)
+		}
+	}
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// apiError is the one error type that reaches a client. Handlers return it,
+// the adapter in routes.go finds it with errors.As and writes it as an
+// RFC 9457 problem. Everything public is in status, code, detail, fields and
+// extra; the cause goes to the log and nowhere else.
+type apiError struct {
+	status int
+	code   string         // stable, snake_case; clients branch on it
+	detail string         // a sentence a client can act on
+	fields []fieldError   // every problem of a 422
+	extra  map[string]any // RFC 9457 extension members
+	header http.Header    // Retry-After, Allow and the like
+	cause  error
+}
+
+// fieldError is one problem of a 422: which field, a stable code, and what to do.
+type fieldError struct {
+	Field   string `json:"field"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *apiError) Error() string {
+	text := e.code
+	if e.detail != "" {
+		text += ": " + e.detail
+	}
+	for _, f := range e.fields {
+		text += "; " + f.Field + " " + f.Message
+	}
+	if e.cause != nil {
+		text += ": " + e.cause.Error()
+	}
+	return text
+}
+
+func (e *apiError) Unwrap() error { return e.cause }
+
+// problem returns an apiError whose detail is formatted like fmt.Sprintf.
+func problem(status int, code, detail string, args ...any) *apiError {
+	if len(args) > 0 {
+		detail = fmt.Sprintf(detail, args...)
+	}
+	return &apiError{status: status, code: code, detail: detail}
+}
+
+// with adds an extension member, which clients see beside the detail.
+func (e *apiError) with(name string, value any) *apiError {
+	if e.extra == nil {
+		e.extra = make(map[string]any)
+	}
+	e.extra[name] = value
+	return e
+}
+
+// withHeader adds a response header.
+func (e *apiError) withHeader(name, value string) *apiError {
+	if e.header == nil {
+		e.header = make(http.Header)
+	}
+	e.header.Set(name, value)
+	return e
+}
+
+// because records the private cause.
+func (e *apiError) because(err error) *apiError {
+	e.cause = err
+	return e
+}
+
+// violations gathers the problems of one request, so that a client sees all
+// of them at once. The zero value is ready to use.
+type violations struct{ fields []fieldError }
+
+func (v *violations) add(field, code, message string, args ...any) {
+	if len(args) > 0 {
+		message = fmt.Sprintf(message, args...)
+	}
+	v.fields = append(v.fields, fieldError{field, code, message})
+}
+
+// err returns nil, or a 422 that carries every problem added.
+func (v *violations) err() error {
+	if len(v.fields) == 0 {
+		return nil
+	}
+	return &apiError{
+		status: http.StatusUnprocessableEntity,
+		code:   "validation_failed",
+		detail: "Some values can't be accepted; see errors.",
+		fields: v.fields,
+	}
+}
+
+// invalidField is a 422 with a single problem.
+func invalidField(field, code, message string, args ...any) error {
+	var v violations
+	v.add(field, code, message, args...)
+	return v.err()
+}
+
+// errNotFound is the answer for what isn't there and for what the caller may
+// not see: the two can't be told apart.
+func errNotFound() *apiError {
+	return problem(http.StatusNotFound, "not_found", "There is no such thing here, or it isn't yours to see.")
+}
+
+func errForbidden(detail string) *apiError {
+	return problem(http.StatusForbidden, "forbidden", detail)
+}
+
+// asProblem turns any error into what the client is told. An error nobody
+// foresaw is a bare 500, and a database that can't be reached is a 503.
+func asProblem(err error) *apiError {
+	if e, ok := errors.AsType[*apiError](err); ok {
+		return e
+	}
+	if databaseGone(err) {
+		return problem(http.StatusServiceUnavailable, "database_unavailable",
+			"The database can't be reached right now. Try again in a moment.").
+			withHeader("Retry-After", "1").because(err)
+	}
+	switch sqlState(err) {
+	case "57014", "25P03": // query_canceled by a timeout, idle_in_transaction_session_timeout
+		return problem(http.StatusServiceUnavailable, "timeout",
+			"This took longer than the server allows.").withHeader("Retry-After", "1").because(err)
+	case "55P03", "40001", "40P01": // lock_not_available, serialization_failure, deadlock_detected
+		return problem(http.StatusServiceUnavailable, "busy",
+			"Others are changing the same thing. Try again.").withHeader("Retry-After", "1").because(err)
+	}
+	return problem(http.StatusInternalServerError, "internal_error",
+		"Something went wrong on the server. The request id helps to find it in the log.").because(err)
+}
+
+// databaseGone reports whether err means that the database, or the way to it,
+// is lost or full, rather than that it refused a statement.
+func databaseGone(err error) bool {
+	switch state := sqlState(err); {
+	case strings.HasPrefix(state, "08"), // connection exceptions
+		strings.HasPrefix(state, "57P"), // shutdown, crash, starting up
+		strings.HasPrefix(state, "53"),  // out of connections, memory, disk
+		state == "25006":                // read only: a standby after a failover
+		return true
+	case state != "":
+		return false
+	}
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	_, network := errors.AsType[net.Error](err)
+	return connecting || network ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errDatabaseDown) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		pgconn.SafeToRetry(err)
+}
+
+// sqlState is the SQLSTATE of a PostgreSQL error, or "" for any other error.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+func sqlState(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code
+	}
+	return ""
+}
+
+// violated returns the name of the constraint that err breaks, or "".
+func violated(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && strings.HasPrefix(e.Code, "23") {
+		return e.ConstraintName
+	}
+	return ""
+}
+
+// writeProblem is the one place that writes an error to a client.
+func writeProblem(w http.ResponseWriter, r *http.Request, e *apiError) {
+	body := map[string]any{
+		"type":       "about:blank",
+		"title":      http.StatusText(e.status),
+		"status":     e.status,
+		"detail":     e.detail,
+		"code":       e.code,
+		"request_id": callOf(r).requestID,
+	}
+	if len(e.fields) > 0 {
+		body["errors"] = e.fields
+	}
+	for name, value := range e.extra {
+		body[name] = value
+	}
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		slog.ErrorContext(r.Context(), "a problem can't be encoded", "code", e.code, "error", err)
+		encoded = []byte(`{"type":"about:blank","title":"Internal Server Error","status":500,"code":"internal_error"}`)
+		e = &apiError{status: http.StatusInternalServerError}
+	}
+	for name, values := range e.header {
+		w.Header()[name] = values
+	}
+	if e.status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="tachikoma"`)
+	}
+	writeBytes(w, r, e.status, "application/problem+json", encoded)
+}

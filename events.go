@@ -1,0 +1,345 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// serverStream is the stream of what instances tell each other. It isn't
+// readable by clients.
+const serverStream = "00000000-0000-0000-0000-000000000000"
+
+// event is one entry of a stream: what happened, to what, by whom. A mission's
+// stream has the mission's id, a user's stream the user's. seq counts 1, 2, 3 …
+// within a stream, without a gap.
+type event struct {
+	Stream    string    `json:"stream"`
+	Seq       int64     `json:"seq"`
+	Type      string    `json:"type"`
+	MissionID *string   `json:"mission_id"`
+	SpecID    *string   `json:"spec_id"`
+	Actor     actor     `json:"actor"`
+	At        time.Time `json:"at"`
+	Data      any       `json:"data"`
+}
+
+// actor is who caused an event: nobody, for what the server does by itself.
+type actor struct {
+	UserID *string `json:"user_id"`
+	Agent  *string `json:"agent"`
+}
+
+// emit adds an event to a mission's stream, caused by the caller. specID and
+// agent may be "".
+func (t *tx) emit(kind, missionID, specID, agent string, data map[string]any) {
+	t.emitAs(actor{UserID: orNull(t.account.userID), Agent: orNull(agent)}, kind, missionID, specID, data)
+}
+
+// emitAs is emit for what somebody else has caused, or nobody.
+func (t *tx) emitAs(by actor, kind, missionID, specID string, data map[string]any) {
+	t.events = append(t.events, event{
+		Stream: missionID, Type: kind, MissionID: &missionID, SpecID: orNull(specID), Actor: by, Data: data,
+	})
+}
+
+// notify adds a notification to a user's own stream.
+func (t *tx) notify(userID, missionID, specID, message string) {
+	t.events = append(t.events, event{
+		Stream: userID, Type: "notification", MissionID: orNull(missionID), SpecID: orNull(specID),
+		Actor: actor{UserID: orNull(t.account.userID)}, Data: map[string]any{"message": message},
+	})
+}
+
+// tally is what some specs add to the counters of their mission.
+type tally struct {
+	planned, inProgress, inReview, testing, completed, blocked, deferred int
+	unblocked, criteriaTotal, criteriaDone                               int
+}
+
+func (y *tally) fields() []any {
+	return []any{&y.planned, &y.inProgress, &y.inReview, &y.testing, &y.completed, &y.blocked, &y.deferred,
+		&y.unblocked, &y.criteriaTotal, &y.criteriaDone}
+}
+
+// tallySQL counts the specs of a query as a tally does.
+const tallySQL = `
+	count(*) FILTER (WHERE status = 'planned'),   count(*) FILTER (WHERE status = 'in_progress'),
+	count(*) FILTER (WHERE status = 'in_review'), count(*) FILTER (WHERE status = 'testing'),
+	count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'blocked'),
+	count(*) FILTER (WHERE status = 'deferred'),  count(*) FILTER (WHERE status = 'planned' AND unmet = 0),
+	coalesce(sum(criteria_total), 0), coalesce(sum(criteria_done), 0)`
+
+// tally notes specs whose counters this transaction may move, with what they
+// count now. Existing ones must be locked, so that nobody else moves them;
+// new ones are noted before they are made. What they count in the end goes
+// onto the mission's head with its events.
+func (t *tx) tally(ctx context.Context, missionID string, specIDs ...string) error {
+	specIDs = slices.DeleteFunc(specIDs, func(id string) bool { return slices.Contains(t.tallied[missionID], id) })
+	if len(specIDs) == 0 {
+		return nil
+	}
+	var now tally
+	err := t.QueryRow(ctx, `SELECT `+tallySQL+` FROM specs WHERE id = ANY($1)`, specIDs).Scan(now.fields()...)
+	if err != nil {
+		return fmt.Errorf("counting specs: %w", err)
+	}
+	t.tallied[missionID] = append(t.tallied[missionID], specIDs...)
+	sum := t.before[missionID]
+	sum.add(now)
+	t.before[missionID] = sum
+	return nil
+}
+
+func (y *tally) add(other tally) {
+	into, from := y.fields(), other.fields()
+	for i := range into {
+		*into[i].(*int) += *from[i].(*int)
+	}
+}
+
+// flush gives the events gathered so far their numbers and stores them, stream
+// by stream in order, and moves the counters. The heads stay locked from here
+// to the commit, so the write door does it last; a closure does it earlier only
+// when its answer holds a number or a counter.
+func (t *tx) flush(ctx context.Context) error {
+	streams := make(map[string][]event)
+	for _, e := range t.events {
+		streams[e.Stream] = append(streams[e.Stream], e)
+	}
+	for _, stream := range slices.Sorted(maps.Keys(streams)) {
+		seq, err := t.appendTo(ctx, stream, streams[stream])
+		if err != nil {
+			return err
+		}
+		t.heads[stream] = seq
+	}
+	t.events = nil
+	clear(t.tallied)
+	clear(t.before)
+	return nil
+}
+
+// appendTo numbers and stores events of one stream, and moves the counters on
+// its head by the difference between what its noted specs counted and count.
+func (t *tx) appendTo(ctx context.Context, stream string, events []event) (seq int64, err error) {
+	var types, data []string
+	var missions, specs, users, agents []*string
+	for _, e := range events {
+		encoded, err := encode(e.Data)
+		if err != nil {
+			return 0, fmt.Errorf("encoding an event: %w", err)
+		}
+		types, data = append(types, e.Type), append(data, string(encoded))
+		missions, specs = append(missions, e.MissionID), append(specs, e.SpecID)
+		users, agents = append(users, e.Actor.UserID), append(agents, e.Actor.Agent)
+	}
+	before := t.before[stream]
+	args := append([]any{stream, len(events), t.tallied[stream], types, data, missions, specs, users, agents}, before.fields()...)
+	if err := t.QueryRow(ctx, appendSQL, args...).Scan(&seq); err != nil {
+		return 0, fmt.Errorf("appending events: %w", err)
+	}
+	return seq, nil
+}
+
+const appendSQL = `
+	WITH after AS (
+		SELECT ` + tallySQL + ` FROM specs WHERE id = ANY($3::uuid[])
+	), head AS (
+		INSERT INTO heads AS h (stream, seq, planned, in_progress, in_review, testing, completed, blocked, deferred,
+		                        unblocked, criteria_total, criteria_done)
+		SELECT $1, $2, a.n1 - $10, a.n2 - $11, a.n3 - $12, a.n4 - $13, a.n5 - $14, a.n6 - $15, a.n7 - $16,
+		       a.n8 - $17, a.n9 - $18, a.n10 - $19
+		FROM after AS a (n1, n2, n3, n4, n5, n6, n7, n8, n9, n10)
+		ON CONFLICT (stream) DO UPDATE SET
+			seq = h.seq + excluded.seq, planned = h.planned + excluded.planned,
+			in_progress = h.in_progress + excluded.in_progress, in_review = h.in_review + excluded.in_review,
+			testing = h.testing + excluded.testing, completed = h.completed + excluded.completed,
+			blocked = h.blocked + excluded.blocked, deferred = h.deferred + excluded.deferred,
+			unblocked = h.unblocked + excluded.unblocked,
+			criteria_total = h.criteria_total + excluded.criteria_total,
+			criteria_done = h.criteria_done + excluded.criteria_done
+		RETURNING seq
+	), stored AS (
+		INSERT INTO events (stream, seq, type, mission_id, spec_id, user_id, agent, at, data)
+		SELECT $1, head.seq - $2 + e.n, e.type, e.mission_id, e.spec_id, e.user_id, e.agent, clock_timestamp(), e.data::jsonb
+		FROM head, unnest($4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::uuid[], $9::text[])
+		     WITH ORDINALITY AS e (type, data, mission_id, spec_id, user_id, agent, n)
+	)
+	SELECT seq FROM head`
+
+// eventsView is a stretch of a stream, with the bounds of what is kept of it.
+type eventsView struct {
+	Items    []event `json:"items"`
+	FirstSeq int64   `json:"first_seq"`
+	LastSeq  int64   `json:"last_seq"`
+}
+
+// listEvents is GET /api/v1/missions/{id}/events.
+func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
+	q := newQuery(r, "after", "limit")
+	after := q.number("after", -1, 0, 1<<62)
+	limit := q.number("limit", 50, 1, 200)
+	if err := q.err(); err != nil {
+		return err
+	}
+	a, id := callOf(r).account, callOf(r).target.mission
+	var view eventsView
+	err := s.db.QueryRow(r.Context(), `
+		SELECT h.first_seq, h.seq FROM missions m JOIN heads h ON h.stream = m.id WHERE m.id = $3 AND `+readableSQL,
+		a.userID, a.admin(), id).Scan(&view.FirstSeq, &view.LastSeq)
+	if err != nil {
+		return notFoundOr(err, "reading a stream's head")
+	}
+	if after, err = view.start(after); err != nil {
+		return err
+	}
+	if view.Items, err = readEvents(r.Context(), s.db, id, after, view.LastSeq, limit); err != nil {
+		return err
+	}
+	return respondOK(w, r, view)
+}
+
+// start is the seq that reading goes on after, for the one a client gave (-1
+// for none): the oldest kept without one, and an error where what it asks for
+// is gone or not there yet.
+func (v eventsView) start(after int64) (int64, error) {
+	switch {
+	case after < 0:
+		return v.FirstSeq - 1, nil
+	case after < v.FirstSeq-1:
+		return 0, problem(http.StatusGone, "cursor_gone",
+			"Events up to %d are no longer kept. Read the mission anew, and go on from there.", v.FirstSeq-1).with("first_seq", v.FirstSeq)
+	case after > v.LastSeq:
+		return 0, problem(http.StatusConflict, "cursor_ahead",
+			"The stream ends at %d: your cursor is from another time or place. Read the mission anew.", v.LastSeq).with("last_seq", v.LastSeq)
+	}
+	return after, nil
+}
+
+// readEvents reads at most limit events of a stream, after one seq and up to
+// another.
+func readEvents(ctx context.Context, q querier, stream string, after, upTo, limit int64) ([]event, error) {
+	rows, err := q.Query(ctx, `
+		SELECT stream, seq, type, mission_id, spec_id, user_id, agent, at, data FROM events
+		WHERE stream = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`, stream, after, upTo, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading events: %w", err)
+	}
+	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e event, err error) {
+		var data json.RawMessage
+		err = row.Scan(&e.Stream, &e.Seq, &e.Type, &e.MissionID, &e.SpecID, &e.Actor.UserID, &e.Actor.Agent, &e.At, &data)
+		e.Data = data
+		return e, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading events: %w", err)
+	}
+	return events, nil
+}
+
+// logLevels are the levels a log entry may have.
+var logLevels = []string{"debug", "info", "warn", "error"}
+
+// logEntry is one line that an agent adds to its mission's stream.
+type logEntry struct {
+	Level   string          `json:"level"`
+	Message string          `json:"message"`
+	Fields  json.RawMessage `json:"fields"`
+	SpecID  string          `json:"spec_id"`
+}
+
+// appendLogs is POST /api/v1/missions/{id}/logs.
+func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Entries []logEntry `json:"entries"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	specs, err := validateLogs(in.Entries)
+	if err != nil {
+		return err
+	}
+	id := callOf(r).target.mission
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		if _, err := t.mission(ctx, id, lockKeyShare, accessEditor); err != nil {
+			return reply{}, err
+		}
+		if err := t.specsOfMission(ctx, id, specs); err != nil {
+			return reply{}, err
+		}
+		for _, e := range in.Entries {
+			data := map[string]any{"level": e.Level, "message": e.Message}
+			if e.Fields != nil {
+				data["fields"] = e.Fields
+			}
+			t.emit("log", id, e.SpecID, "", data)
+		}
+		if err := t.flush(ctx); err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusCreated, body: map[string]int64{"last_seq": t.heads[id]}}, nil
+	})
+}
+
+func validateLogs(entries []logEntry) (specs []string, err error) {
+	var v violations
+	if len(entries) == 0 || len(entries) > 1000 {
+		v.add("entries", "wrong_length", "must have 1 to 1,000 entries")
+		return nil, v.err()
+	}
+	for i, e := range entries {
+		field := func(name string) string { return fmt.Sprintf("entries[%d].%s", i, name) }
+		if !slices.Contains(logLevels, e.Level) {
+			v.add(field("level"), "unknown_value", "must be one of debug, info, warn, error")
+		}
+		if e.Message == "" || len(e.Message) > 8<<10 {
+			v.add(field("message"), "wrong_length", "must have 1 to 8,192 bytes")
+		}
+		v.object(field("fields"), e.Fields)
+		if e.SpecID != "" && !validID(e.SpecID) {
+			v.add(field("spec_id"), "not_an_id", "must be the id of a spec of this mission")
+		} else if e.SpecID != "" && !slices.Contains(specs, e.SpecID) {
+			specs = append(specs, e.SpecID)
+		}
+	}
+	return specs, v.err()
+}
+
+// specsOfMission refuses ids that aren't specs of the mission.
+func (t *tx) specsOfMission(ctx context.Context, missionID string, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	var found int
+	err := t.QueryRow(ctx, `SELECT count(*) FROM specs WHERE mission_id = $1 AND id = ANY($2)`, missionID, ids).Scan(&found)
+	if err != nil {
+		return fmt.Errorf("looking for specs: %w", err)
+	}
+	if found != len(ids) {
+		return invalidField("entries", "unknown_spec", "name a spec that isn't one of this mission")
+	}
+	return nil
+}
+
+// object checks a free-form JSON object: at most 16 KiB, with numbers that a
+// float64 can hold, as checkJSON has seen to.
+func (v *violations) object(field string, raw json.RawMessage) {
+	switch {
+	case len(raw) == 0 || string(raw) == "null":
+	case raw[0] != '{':
+		v.add(field, "wrong_type", "must be an object")
+	case len(raw) > 16<<10:
+		v.add(field, "too_long", "must have at most 16 KiB")
+	case !utf8.Valid(raw):
+		v.add(field, "not_utf8", "must be UTF-8")
+	}
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	feedChannel  = "tachikoma"
+	pollEvery    = time.Second           // correctness rests on this
+	announceEach = 25 * time.Millisecond // and speed on this
+	pollTimeout  = time.Second           // a database that takes longer is down
+	feedStale    = 10 * time.Second      // after this, nothing remembered is trusted
+	notifyBytes  = 7900                  // a payload of NOTIFY has less than 8,000
+)
+
+// errDatabaseDown refuses work while the watcher can't reach the database.
+var errDatabaseDown = errors.New("the database doesn't answer")
+
+// feed keeps this process in step with the others on the same database: it
+// has the one connection that listens and polls, for all who watch a stream
+// here, and it tells the others what has grown here. It also watches whether
+// the database is there at all. Its run owns all its goroutines.
+type feed struct {
+	db     *pgxpool.Pool
+	hub    *hub
+	forget func(userID string) // an account's credentials changed; "": anybody's may have
+	log    *slog.Logger
+
+	down     atomic.Bool
+	started  time.Time
+	latency  atomic.Int64 // of the last poll, in nanoseconds
+	polledAt atomic.Int64 // of the last good poll: nanoseconds since started
+
+	mu    sync.Mutex // guards dirty
+	dirty map[string]int64
+	wake  chan struct{} // dirty isn't empty any more
+}
+
+func newFeed(db *pgxpool.Pool, h *hub, forget func(string), log *slog.Logger) *feed {
+	return &feed{db: db, hub: h, forget: forget, log: log, started: time.Now(), dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
+}
+
+// fresh reports whether a change on another instance would be known here.
+func (f *feed) fresh() bool {
+	return time.Since(f.started)-time.Duration(f.polledAt.Load()) < feedStale && !f.down.Load()
+}
+
+// run follows the database until ctx ends, then announces what is left.
+func (f *feed) run(ctx context.Context) {
+	var announcing sync.WaitGroup
+	announcing.Go(func() { f.announceAll(ctx) })
+	defer announcing.Wait()
+	for ctx.Err() == nil {
+		err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if !f.down.Swap(true) {
+			f.log.Error("the database is lost", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pollEvery / 4):
+		}
+	}
+}
+
+// follow listens and polls on a connection of its own until that fails.
+func (f *feed) follow(ctx context.Context) error {
+	connecting, cancel := context.WithTimeout(ctx, 2*pollTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(connecting, f.db.Config().ConnConfig)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(connecting)) }()
+	if _, err := conn.Exec(connecting, "LISTEN "+feedChannel); err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	// What happened before this connection may have been missed.
+	f.forget("")
+	server, err := f.poll(ctx, conn, -1)
+	for next := time.Now().Add(pollEvery); err == nil; {
+		waiting, cancel := context.WithDeadline(ctx, next)
+		n, waitErr := conn.WaitForNotification(waiting)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case waitErr == nil:
+			heads := parseHeads(n.Payload)
+			if _, ok := heads[serverStream]; ok {
+				next = time.Now() // read it at once
+			}
+			f.hub.wake(heads)
+		case time.Now().Before(next):
+			return fmt.Errorf("listening: %w", waitErr)
+		}
+		if !time.Now().Before(next) {
+			next = time.Now().Add(pollEvery)
+			server, err = f.poll(ctx, conn, server)
+		}
+	}
+	return fmt.Errorf("polling: %w", err)
+}
+
+// poll looks at the head of every stream that somebody watches here, and at
+// the server's own. server is the seq up to which the latter is known, -1 for
+// not yet; the new one is returned.
+func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	start := time.Now()
+	rows, err := conn.Query(ctx, `SELECT stream, seq FROM heads WHERE stream = ANY($1)`, append(f.hub.watched(), serverStream))
+	if err != nil {
+		return server, err
+	}
+	heads := make(map[string]int64)
+	var stream string
+	var seq int64
+	if _, err = pgx.ForEachRow(rows, []any{&stream, &seq}, func() error {
+		heads[stream] = seq
+		return nil
+	}); err != nil {
+		return server, err
+	}
+	f.latency.Store(int64(time.Since(start)))
+	if newest := heads[serverStream]; newest != server {
+		if err := f.readServerStream(ctx, conn, server, newest); err != nil {
+			return server, err
+		}
+		server = newest
+	}
+	f.polledAt.Store(int64(time.Since(f.started)))
+	if f.down.Swap(false) {
+		f.log.Info("the database is back")
+	}
+	f.hub.wake(heads)
+	return server, nil
+}
+
+// readServerStream makes this process forget the accounts that changed. Where
+// the way from one seq to the other isn't complete, it forgets all.
+func (f *feed) readServerStream(ctx context.Context, conn *pgx.Conn, after, upTo int64) error {
+	rows, err := conn.Query(ctx, `SELECT user_id FROM events WHERE stream = $1 AND seq > $2 AND seq <= $3 LIMIT 1000`, serverStream, after, upTo)
+	if err != nil {
+		return err
+	}
+	changed, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if int64(len(changed)) != upTo-after {
+		changed = []string{""}
+	}
+	for _, userID := range changed {
+		f.forget(userID)
+	}
+	return nil
+}
+
+// announce marks streams as grown, to be told to the other instances soon. It
+// doesn't block.
+func (f *feed) announce(heads map[string]int64) {
+	if len(heads) == 0 {
+		return
+	}
+	f.mu.Lock()
+	for stream, seq := range heads {
+		f.dirty[stream] = max(seq, f.dirty[stream])
+	}
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// announceAll sends what announce has gathered, at most every announceEach,
+// in transactions of its own: NOTIFY in a writing transaction would line up
+// the commits of the whole cluster.
+func (f *feed) announceAll(ctx context.Context) {
+	for {
+		select {
+		case <-f.wake:
+		case <-ctx.Done():
+			f.sendDirty(context.WithoutCancel(ctx))
+			return
+		}
+		select {
+		case <-time.After(announceEach):
+		case <-ctx.Done():
+		}
+		f.sendDirty(context.WithoutCancel(ctx))
+	}
+}
+
+// sendDirty sends one round of wake-ups. One that is lost is made up for by
+// the others' polls.
+func (f *feed) sendDirty(ctx context.Context) {
+	f.mu.Lock()
+	dirty := f.dirty
+	f.dirty = make(map[string]int64)
+	f.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	for _, payload := range formatHeads(dirty) {
+		if _, err := f.db.Exec(ctx, `SELECT pg_notify($1, $2)`, feedChannel, payload); err != nil {
+			f.log.Debug("a wake-up wasn't sent", "error", err)
+			return
+		}
+	}
+}
+
+// formatHeads writes streams with their newest seq, in as many payloads as
+// their size takes.
+func formatHeads(heads map[string]int64) []string {
+	var payloads []string
+	var b strings.Builder
+	for stream, seq := range heads {
+		if b.Len() > notifyBytes-60 {
+			payloads = append(payloads, b.String())
+			b.Reset()
+		}
+		fmt.Fprintf(&b, "%s %d\n", stream, seq)
+	}
+	if b.Len() > 0 {
+		payloads = append(payloads, b.String())
+	}
+	return payloads
+}
+
+// parseHeads reads what formatHeads wrote, passing over what it can't read.
+func parseHeads(payload string) map[string]int64 {
+	heads := make(map[string]int64)
+	for line := range strings.Lines(payload) {
+		stream, number, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if seq, err := strconv.ParseInt(number, 10, 64); err == nil {
+			heads[stream] = seq
+		}
+	}
+	return heads
+}

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// importReport says what an import did, or would do.
+type importReport struct {
+	Created   int             `json:"created"`
+	Updated   int             `json:"updated"`
+	Unchanged int             `json:"unchanged"`
+	Skipped   []string        `json:"skipped"`
+	Warnings  []importWarning `json:"warnings"`
+	Cycles    [][]string      `json:"cycles"`
+}
+
+// errDryRun rolls back what an import has only tried.
+var errDryRun = errors.New("dry run")
+
+// importSpecs is POST /api/v1/missions/{id}/import?dry_run=. All files are read
+// and parsed before the transaction that stores them begins. The same files
+// again change nothing.
+func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
+	q := newQuery(r, "dry_run")
+	dryRun := q.flag("dry_run")
+	if err := q.err(); err != nil {
+		return err
+	}
+	select {
+	case s.imports <- struct{}{}:
+		defer func() { <-s.imports }()
+	default:
+		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
+	}
+	sources, err := readArchive(r, s.config.MaxImportBytes)
+	if err != nil {
+		return err
+	}
+	files, err := parseSources(sources.files)
+	if err != nil {
+		return err
+	}
+	missionID := callOf(r).target.mission
+	var report importReport
+	err = s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		if report, err = t.importFiles(ctx, &m, files); err != nil {
+			return reply{}, err
+		}
+		report.Skipped = orEmpty(sources.skipped)
+		if dryRun != nil && *dryRun {
+			return reply{}, errDryRun
+		}
+		return reply{status: http.StatusOK, body: report}, nil
+	})
+	if errors.Is(err, errDryRun) {
+		return respondOK(w, r, report)
+	}
+	return err
+}
+
+// importedSpec is a file of an import, parsed.
+type importedSpec struct {
+	specFile
+	source string
+	hash   []byte
+}
+
+// parseSources parses all files and refuses two with the same key.
+func parseSources(sources []specSource) ([]importedSpec, error) {
+	var v violations
+	files := make([]importedSpec, 0, len(sources))
+	paths := make(map[string]string, len(sources))
+	for _, source := range sources {
+		f := parseSpecFile(source.path, source.text)
+		if other, twice := paths[f.Key]; twice {
+			v.add(source.path, "duplicate_key", "has the same key %q as %s", f.Key, other)
+		}
+		paths[f.Key] = source.path
+		hash := sha256.Sum256([]byte(source.text))
+		files = append(files, importedSpec{f, source.text, hash[:]})
+	}
+	return files, v.err()
+}
+
+// storedSpec is what an import has to know of a spec that is there already.
+type storedSpec struct {
+	id, key, number, title, phase, style string
+	status                               string
+	refs                                 []string
+	byHand                               bool // its dependencies were set by hand
+	hash                                 []byte
+	leased                               bool
+}
+
+// importFiles brings a locked mission's specs to what the files say, with the
+// dependencies of all its specs, and adds one event for it.
+func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSpec) (importReport, error) {
+	stored, err := t.storedSpecs(ctx, m.ID)
+	if err != nil {
+		return importReport{}, err
+	}
+	report := importReport{Warnings: []importWarning{}}
+	var created []importedSpec
+	batch := &pgx.Batch{}
+	for _, f := range files {
+		report.Warnings = append(report.Warnings, f.Warnings...)
+		old, there := stored[f.Key]
+		switch {
+		case !there:
+			created = append(created, f)
+			report.Created++
+		case slices.Equal(old.hash, f.hash):
+			report.Unchanged++
+		case old.leased:
+			report.Unchanged++
+			report.Warnings = append(report.Warnings, importWarning{File: f.Path, Code: "leased",
+				Message: "An agent works on this spec, so it was left as it is. Import the file again when the lease has ended."})
+		default:
+			if err := t.queueUpdate(ctx, batch, old, f); err != nil {
+				return report, err
+			}
+			stored[f.Key] = f.stored(old.id)
+			report.Updated++
+		}
+	}
+	if err := t.SendBatch(ctx, batch).Close(); err != nil {
+		return report, specStoreError(err)
+	}
+	for _, f := range created {
+		stored[f.Key] = f.stored(newID())
+	}
+	if err := t.copySpecs(ctx, m, created, stored); err != nil {
+		return report, err
+	}
+	moved, err := t.resolveAll(ctx, m.ID, files, stored, &report)
+	if err != nil || report.Created+report.Updated == 0 && !moved {
+		return report, err
+	}
+	t.emit("mission.imported", m.ID, "", "", map[string]any{
+		"created": report.Created, "updated": report.Updated, "unchanged": report.Unchanged, "warnings": len(report.Warnings)})
+	return report, t.settle(ctx, m)
+}
+
+// stored is what the spec is once it is stored.
+func (f importedSpec) stored(id string) storedSpec {
+	return storedSpec{id: id, key: f.Key, number: f.Number, title: f.Title, phase: f.Phase, style: f.Style,
+		status: f.Status, refs: f.Refs, hash: f.hash}
+}
+
+// storedSpecs locks and reads the specs of a mission, by key.
+func (t *tx) storedSpecs(ctx context.Context, missionID string) (map[string]storedSpec, error) {
+	rows, err := t.Query(ctx, `
+		SELECT id, key, number, title, phase, style, status, refs, source_hash,
+		       EXISTS (SELECT FROM leases WHERE spec_id = specs.id)
+		FROM specs WHERE mission_id = $1 ORDER BY id FOR NO KEY UPDATE`, missionID)
+	if err != nil {
+		return nil, fmt.Errorf("reading a mission's specs: %w", err)
+	}
+	stored := make(map[string]storedSpec)
+	var ids []string
+	var spec storedSpec
+	_, err = pgx.ForEachRow(rows, []any{&spec.id, &spec.key, &spec.number, &spec.title, &spec.phase, &spec.style,
+		&spec.status, &spec.refs, &spec.hash, &spec.leased}, func() error {
+		spec.byHand = spec.refs == nil
+		stored[spec.key] = spec
+		ids = append(ids, spec.id)
+		spec = storedSpec{}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading a mission's specs: %w", err)
+	}
+	return stored, t.tally(ctx, missionID, ids...)
+}
+
+// queueUpdate takes a changed file over. What was checked before stays so
+// where the text is the same; the status is the work's and stays.
+func (t *tx) queueUpdate(ctx context.Context, batch *pgx.Batch, old storedSpec, f importedSpec) error {
+	var body string
+	var done []bool
+	if err := t.QueryRow(ctx, `SELECT body, done FROM specs WHERE id = $1`, old.id).Scan(&body, &done); err != nil {
+		return fmt.Errorf("reading criteria: %w", err)
+	}
+	before := parseCriteria(body)
+	for i := range before {
+		before[i].Done = done[i]
+	}
+	now := carryCriteria(before, f.Criteria)
+	batch.Queue(`
+		UPDATE specs SET number = $2, title = $3, phase = $4, priority = $5, estimated_context = $6, body = $7,
+		       derived_status = $8, done = $9, criteria_total = $10, criteria_done = $11, path = $12, source_hash = $13,
+		       style = $14, refs = $15, version = version + 1, updated_at = clock_timestamp()
+		WHERE id = $1`,
+		old.id, f.Number, f.Title, f.Phase, f.Priority, f.EstimatedContext, f.source,
+		f.Status, now, len(now), countDone(now), f.Path, f.hash, f.Style, orEmpty(f.Refs))
+	return nil
+}
+
+// copySpecs stores the new specs.
+func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec, stored map[string]storedSpec) error {
+	var ids []string
+	for _, f := range created {
+		ids = append(ids, stored[f.Key].id)
+	}
+	if err := t.tally(ctx, m.ID, ids...); err != nil {
+		return err
+	}
+	_, err := t.CopyFrom(ctx, pgx.Identifier{"specs"}, []string{"id", "mission_id", "key", "number", "title", "phase", "status",
+		"priority", "tags", "estimated_context", "body", "derived_status", "done", "criteria_total", "criteria_done",
+		"path", "source_hash", "style", "refs"},
+		pgx.CopyFromSlice(len(created), func(i int) ([]any, error) {
+			f := created[i]
+			done, checked := doneFlags(f.Criteria)
+			return []any{ids[i], m.ID, f.Key, f.Number, f.Title, f.Phase, f.Status, f.Priority, []string{}, f.EstimatedContext,
+				f.source, f.Status, done, len(done), checked, f.Path, f.hash, f.Style, orEmpty(f.Refs)}, nil
+		}))
+	if err != nil {
+		return fmt.Errorf("storing specs: %w", err)
+	}
+	return nil
+}
+
+// resolveAll resolves the references of every spec of the mission anew, since
+// new files may be what others pointed at, and stores the edges that differ.
+// It reports whether any did, and adds warnings and cycles to the report.
+func (t *tx) resolveAll(ctx context.Context, missionID string, files []importedSpec, stored map[string]storedSpec, report *importReport) (moved bool, err error) {
+	byID, err := missionEdges(ctx, t, missionID)
+	if err != nil {
+		return false, err
+	}
+	wanted, warnings := resolveRefs(specNodes(files, stored))
+	for _, w := range warnings {
+		if w.File != "" {
+			report.Warnings = append(report.Warnings, w)
+		}
+	}
+	keys := make(map[string]string, len(stored)) // by id
+	for key, spec := range stored {
+		keys[spec.id] = key
+	}
+	all := make(map[string][]string, len(stored)) // what there is in the end, by key
+	var from, to, dropped, ids []string
+	for _, key := range slices.Sorted(maps.Keys(stored)) {
+		spec := stored[key]
+		ids = append(ids, spec.id)
+		var have []string
+		for _, id := range byID[spec.id] {
+			have = append(have, keys[id])
+		}
+		slices.Sort(have)
+		all[key] = have
+		if spec.byHand || slices.Equal(have, wanted[key]) {
+			continue
+		}
+		all[key], dropped = wanted[key], append(dropped, spec.id)
+		for _, other := range wanted[key] {
+			from, to = append(from, spec.id), append(to, stored[other].id)
+		}
+	}
+	report.Cycles = orEmpty(findCycles(all))
+	if len(dropped) == 0 {
+		return false, nil
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`DELETE FROM dependencies WHERE spec_id = ANY($1)`, dropped)
+	batch.Queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT * FROM unnest($1::uuid[], $2::uuid[])`, from, to)
+	if err := t.SendBatch(ctx, batch).Close(); err != nil {
+		return false, fmt.Errorf("storing dependencies: %w", err)
+	}
+	return true, t.countUnmet(ctx, ids)
+}
+
+// specNodes are the mission's specs as resolveRefs wants them: those of the
+// import with their path and lines, so that it warns about these alone.
+func specNodes(files []importedSpec, stored map[string]storedSpec) []specNode {
+	nodes := make([]specNode, 0, len(stored))
+	imported := make(map[string]importedSpec, len(files))
+	for _, f := range files {
+		imported[f.Key] = f
+	}
+	for _, key := range slices.Sorted(maps.Keys(stored)) {
+		spec := stored[key]
+		node := specNode{Key: key, Number: spec.number, Title: spec.title, Phase: spec.phase, Style: spec.style, Refs: spec.refs}
+		if f, ok := imported[key]; ok && slices.Equal(f.hash, spec.hash) && !spec.byHand {
+			node.Path, node.RefLines = f.Path, f.RefLines
+		}
+		nodes = append(nodes, node)
+	}
+	return nodes
+}
+
+// settle gives the mission the status that its specs ask for after an import.
+func (t *tx) settle(ctx context.Context, m *missionLock) error {
+	if m.Status != "completed" {
+		return t.completeIfDone(ctx, m)
+	}
+	var open bool
+	err := t.QueryRow(ctx, `SELECT EXISTS (SELECT FROM specs WHERE mission_id = $1 AND status NOT IN ('completed', 'deferred'))`, m.ID).Scan(&open)
+	if err != nil {
+		return fmt.Errorf("looking for open specs: %w", err)
+	}
+	if open {
+		return t.reopen(ctx, m)
+	}
+	return nil
+}
+
+func countDone(done []bool) (n int) {
+	for _, d := range done {
+		if d {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// wantProblem fails the test unless err is the apiError with that status and
+// code, and returns it.
+func wantProblem(t *testing.T, err error, status int, code string) *apiError {
+	t.Helper()
+	e, ok := errors.AsType[*apiError](err)
+	if !ok || e.status != status || e.code != code {
+		t.Fatalf("got error %v, want a %d %s", err, status, code)
+	}
+	return e
+}
+
+// wantFields fails the test unless err is a 422 with exactly these problems,
+// each given as "field code".
+func wantFields(t *testing.T, err error, want ...string) {
+	t.Helper()
+	var got []string
+	if err != nil {
+		for _, f := range wantProblem(t, err, http.StatusUnprocessableEntity, "validation_failed").fields {
+			got = append(got, f.Field+" "+f.Code)
+		}
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Fatalf("problems:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestReadBodyChecksTheMediaType(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		method, contentType, coding, body string
+		refused                           bool
+	}{
+		{method: "POST", contentType: "application/json", body: "{}"},
+		{method: "POST", contentType: "Application/JSON; charset=UTF-8", body: "{}"},
+		{method: "POST", contentType: "application/json", coding: "identity", body: "{}"},
+		{method: "POST"},
+		{method: "POST", contentType: "text/plain"},
+		{method: "PATCH", contentType: "application/merge-patch+json", body: "{}"},
+		{method: "POST", contentType: "application/merge-patch+json", body: "{}", refused: true},
+		{method: "POST", body: "{}", refused: true},
+		{method: "POST", contentType: "text/plain", body: "{}", refused: true},
+		{method: "POST", contentType: "application/json; charset=latin1", body: "{}", refused: true},
+		{method: "POST", contentType: "application/json;;", body: "{}", refused: true},
+		{method: "POST", contentType: "application/jsonx", body: "{}", refused: true},
+		{method: "POST", contentType: "application/json", coding: "gzip", body: "{}", refused: true},
+	} {
+		r := httptest.NewRequest(test.method, "/", strings.NewReader(test.body))
+		if test.contentType != "" {
+			r.Header.Set("Content-Type", test.contentType)
+		}
+		if test.coding != "" {
+			r.Header.Set("Content-Encoding", test.coding)
+		}
+		for _, length := range []int64{int64(len(test.body)), -1} { // told beforehand, or chunked
+			r.ContentLength = length
+			r.Body = io.NopCloser(strings.NewReader(test.body))
+			body, err := readBody(r)
+			if test.refused {
+				wantProblem(t, err, http.StatusUnsupportedMediaType, "unsupported_media_type")
+			} else if err != nil || string(body) != test.body || (test.body == "") != (body == nil) {
+				t.Errorf("%+v: got %q, %v", test, body, err)
+			}
+		}
+	}
+}
+
+func TestReadBodySaysWhyItCouldNot(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		body   io.Reader
+		status int
+		code   string
+	}{
+		{"over the limit", strings.NewReader(`{"a":"123456"}`), http.StatusRequestEntityTooLarge, "body_too_large"},
+		{"a read deadline", failingReader{os.ErrDeadlineExceeded}, http.StatusRequestTimeout, "request_timeout"},
+		{"a client that left", failingReader{io.ErrUnexpectedEOF}, http.StatusBadRequest, "incomplete_body"},
+	} {
+		r := httptest.NewRequest("POST", "/", test.body)
+		r.Header.Set("Content-Type", "application/json")
+		r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, 8)
+		_, err := readBody(r)
+		if e, _ := errors.AsType[*apiError](err); e == nil || e.status != test.status || e.code != test.code {
+			t.Errorf("%s: got %v", test.name, err)
+		}
+	}
+}
+
+type failingReader struct{ err error }
+
+func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
+
+func TestCheckJSON(t *testing.T) {
+	t.Parallel()
+	nested := func(levels int) string {
+		return strings.Repeat(`[`, levels) + strings.Repeat(`]`, levels)
+	}
+	for _, test := range []struct {
+		body   string
+		offset int // of the mistake; -1 when there is none
+	}{
+		{`{}`, -1},
+		{` {"a" : [1, -0, 1.5e3, true, null, "x"], "b":{"a":{}, "b":[]}} `, -1},
+		{`{"a":{"x":1},"b":{"x":1}}`, -1},
+		{`[{"x":1},{"x":1}]`, -1},
+		{`"\ud83d\ude00 é 😀 \" \\ \/ \b\f\n\r\t \u00e9 �"`, -1},
+		{`"\\u0000 \\ud800"`, -1},
+		{nested(32), -1},
+		{`1e308`, -1},
+		{`0.0e-7`, -1},
+		{`12345678901234567890123`, -1},
+
+		{``, 0},
+		{`{"a":1`, 5},
+		{`{"a":1} {}`, 8},
+		{`{"a":1,}`, 7},
+		{"\ufeff{}", 0},
+		{"\"\x01\"", 1},
+		{"\"ab\xff\"", 3},
+		{"\"\xe2\x82\xe2\x82\xac\"", 1},
+		{"\"\xed\xa0\x80\"", 1}, // a surrogate in UTF-8
+		{`"a\ud800"`, 2},
+		{`"\udc00\ud800"`, 1},
+		{`"\ud800\u0041"`, 1},
+		{`"\ud800\ud800\udc00"`, 1},
+		{`"a\u0000"`, 2},
+		{`{"\u0000":1}`, 2},
+		{`"\uffff"`, 1},
+		{"\"\ufdd0\"", 1},
+		{`"\ud83f\udfff"`, 1}, // U+1FFFF
+		{`{"a":1,"a":2}`, 7},
+		{`{"a":1,"\u0061":2}`, 7},
+		{`{"\n":1,"\u000a":2}`, 8},
+		{`{"😀":1,"\ud83d\ude00":2}`, 10},
+		{`[0,{"a":{"b":1},"c":[{}],"a":2}]`, 25},
+		{nested(33), 32},
+		{nested(20_000), 10_000},
+		{`[1e999]`, 1},
+		{`[-1e999]`, 1},
+		{`[1e-999]`, 1},
+		{`[0e-20000]`, 1},
+		{`[0e99999999999999999999]`, 1},
+		{`[0.` + strings.Repeat("0", 20_000) + `]`, 1},
+	} {
+		err := checkJSON([]byte(test.body))
+		if test.offset < 0 {
+			if err != nil {
+				t.Errorf("%.40q: %v", test.body, err)
+			}
+			continue
+		}
+		e := wantProblem(t, err, http.StatusBadRequest, "malformed_json")
+		if want := fmt.Sprintf("At byte %d of", test.offset); !strings.HasPrefix(e.detail, want) {
+			t.Errorf("%.40q: got %q, want %q …", test.body, e.detail, want)
+		}
+	}
+}
+
+// example has a field of every kind that decode knows.
+type example struct {
+	Name     string                   `json:"name"`
+	Done     bool                     `json:"done"`
+	Count    int                      `json:"count"`
+	Small    int8                     `json:"small"`
+	Ratio    float64                  `json:"ratio"`
+	At       time.Time                `json:"at"`
+	Tags     []string                 `json:"tags"`
+	Labels   map[string]string        `json:"labels"`
+	Metadata map[string]any           `json:"metadata"`
+	Anything any                      `json:"anything"`
+	Raw      json.RawMessage          `json:"raw"`
+	Note     *string                  `json:"note"`
+	Entries  []exampleEntry           `json:"entries"`
+	Patch    optional[string]         `json:"patch"`
+	Merge    optional[map[string]any] `json:"merge"`
+	Until    optional[time.Time]      `json:"until"`
+	Inner    *exampleEntry            `json:"inner"`
+	exampleBase
+	Untagged string
+	Hidden   string `json:"-"`
+}
+
+type exampleEntry struct {
+	Level string `json:"level"`
+	Line  int    `json:"line"`
+}
+
+type exampleBase struct {
+	Agent string `json:"agent"`
+}
+
+func TestDecodeFillsEveryKind(t *testing.T) {
+	t.Parallel()
+	body := `{"name":"n","done":true,"count":-3,"small":127,"ratio":1e2,"at":"2026-01-31T12:00:00.5+02:00",
+		"tags":["a","b"],"labels":{"k":"v"},"metadata":{"big":12345678901234567890,"x":[null]},
+		"anything":[1.50],"raw":{ "a" : 1 },"note":"","entries":[{"level":"info","line":1},{}],
+		"patch":null,"merge":{"n":1.0},"inner":{"line":7},"agent":"me","Untagged":"u"}`
+	var got example
+	if err := decode([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := example{
+		Name: "n", Done: true, Count: -3, Small: 127, Ratio: 100,
+		At:   time.Date(2026, 1, 31, 12, 0, 0, 5e8, time.FixedZone("", 7200)),
+		Tags: []string{"a", "b"}, Labels: map[string]string{"k": "v"},
+		Metadata: map[string]any{"big": json.Number("12345678901234567890"), "x": []any{nil}},
+		Anything: []any{json.Number("1.50")}, Raw: json.RawMessage(`{ "a" : 1 }`), Note: new(""),
+		Entries: []exampleEntry{{Level: "info", Line: 1}, {}},
+		Patch:   optional[string]{Set: true, Null: true},
+		Merge:   optional[map[string]any]{Set: true, Value: map[string]any{"n": json.Number("1.0")}},
+		Inner:   &exampleEntry{Line: 7}, exampleBase: exampleBase{Agent: "me"}, Untagged: "u",
+	}
+	if !got.At.Equal(want.At) {
+		t.Errorf("at: got %v, want %v", got.At, want.At)
+	}
+	got.At = want.At
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestDecodeNamesEveryProblem(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		body string
+		want []string
+	}{
+		{`[]`, []string{" wrong_type"}},
+		{`null`, []string{" wrong_type"}},
+		{`"name"`, []string{" wrong_type"}},
+		{`{"Name":"n","nAme":"n","hidden":1,"Hidden":"","-":""}`, []string{"Name unknown_field",
+			"nAme unknown_field", "hidden unknown_field", "Hidden unknown_field", "- unknown_field"}},
+		{`{"name":null,"done":null,"count":null,"at":null,"tags":null,"labels":null,"metadata":null}`, []string{
+			"name wrong_type", "done wrong_type", "count wrong_type", "at wrong_type", "tags wrong_type",
+			"labels wrong_type", "metadata wrong_type"}},
+		{`{"note":null,"anything":null,"raw":null,"patch":null,"merge":null,"until":null,"inner":null}`, nil},
+		{`{"extra":{"name":[1,{"x":2}]},"name":{"a":[{}]},"count":[[1]],"done":"true"}`, []string{
+			"extra unknown_field", "name wrong_type", "count wrong_type", "done wrong_type"}},
+		{`{"count":1.0,"small":128,"ratio":"1","tags":["a",1,null],"labels":{"a":"b","c":2}}`, []string{
+			"count wrong_type", "small out_of_range", "ratio wrong_type", "tags[1] wrong_type", "tags[2] wrong_type",
+			"labels.c wrong_type"}},
+		{`{"entries":[{"level":1},[],{"level":"x","more":{}},null],"inner":{"line":"1"}}`, []string{
+			"entries[0].level wrong_type", "entries[1] wrong_type", "entries[2].more unknown_field",
+			"entries[3] wrong_type", "inner.line wrong_type"}},
+		{`{"patch":1,"merge":[],"until":"tomorrow"}`, []string{"patch wrong_type", "merge wrong_type", "until wrong_type"}},
+		{`{"at":"9999-12-31T23:00:00-02:00","until":"2026-01-31 12:00:00Z"}`, []string{"at wrong_type", "until wrong_type"}},
+		{`{"` + strings.Repeat("é", 100) + `":1}`, []string{strings.Repeat("é", 64) + "… unknown_field"}},
+	} {
+		var got example
+		wantFields(t, decode([]byte(test.body), &got), test.want...)
+	}
+}
+
+func TestDecodeTellsABoundedNumberOfProblems(t *testing.T) {
+	t.Parallel()
+	var body strings.Builder
+	body.WriteString(`{"entries":[`)
+	for i := range 10_000 {
+		fmt.Fprintf(&body, `{"x%d":1},`, i)
+	}
+	body.WriteString(`{}]}`)
+	var v example
+	e := wantProblem(t, decode([]byte(body.String()), &v), http.StatusUnprocessableEntity, "validation_failed")
+	if len(e.fields) != maxProblems {
+		t.Errorf("got %d problems, want %d", len(e.fields), maxProblems)
+	}
+}
+
+func TestDecodeRequestTakesNoBodyForAnEmptyObject(t *testing.T) {
+	t.Parallel()
+	var v example
+	request := func(body string) *http.Request {
+		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		return r.WithContext(context.WithValue(r.Context(), callKey{}, &call{}))
+	}
+	if err := decodeRequest(request(""), &v); err != nil {
+		t.Error(err)
+	}
+	r := request(`{"name":"n"}`)
+	if err := decodeRequest(r, &v); err != nil || v.Name != "n" || len(callOf(r).bodyHash) == 0 {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	wantProblem(t, decodeRequest(request(" "), &v), http.StatusBadRequest, "malformed_json")
+}
+
+// The examples of RFC 7396, appendix A, whose target and patch are objects.
+func TestMergePatch(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ target, patch, want string }{
+		{`{"a":"b"}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"b"}`, `{"b":"c"}`, `{"a":"b","b":"c"}`},
+		{`{"a":"b"}`, `{"a":null}`, `{}`},
+		{`{"a":"b","b":"c"}`, `{"a":null}`, `{"b":"c"}`},
+		{`{"a":["b"]}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"c"}`, `{"a":["b"]}`, `{"a":["b"]}`},
+		{`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`, `{"a":{"b":"d"}}`},
+		{`{"a":[{"b":"c"}]}`, `{"a":[1]}`, `{"a":[1]}`},
+		{`{"e":null}`, `{"a":1}`, `{"a":1,"e":null}`},
+		{`{}`, `{"a":{"bb":{"ccc":null}}}`, `{"a":{"bb":{}}}`},
+		{`null`, `{"a":12345678901234567890}`, `{"a":12345678901234567890}`},
+	} {
+		var target, patch map[string]any
+		if err := errors.Join(unmarshal([]byte(test.target), &target), unmarshal([]byte(test.patch), &patch)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := encode(mergePatch(target, patch))
+		if err != nil || string(got) != test.want {
+			t.Errorf("%s with %s: got %s, %v; want %s", test.target, test.patch, got, err, test.want)
+		}
+	}
+}
+
+func TestEncodeKeepsTextReadable(t *testing.T) {
+	t.Parallel()
+	got, err := encode(map[string]any{"a": "<&> é", "n": json.Number("1.50")})
+	if want := `{"a":"<&> é","n":1.50}`; err != nil || string(got) != want {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+	if _, err := encode(math.Inf(1)); err == nil {
+		t.Error("infinity was encoded")
+	}
+}
+
+// seedJSON gives a fuzzer bodies on both sides of each rule.
+func seedJSON(f *testing.F) {
+	for _, body := range []string{
+		`{}`, `[]`, `null`, ``, ` `, `{"a":1,"a":2}`, `"\ud83d\ude00"`, `"\ud800"`, `"\u0000"`, "\"\xff\"", `"\uFFFD"`,
+		`[1e999,1e-999,-0,0e-20000]`, `{"name":"n","count":1.5,"tags":["a",null],"entries":[{"level":"x"}]}`,
+		`{"patch":null,"merge":{"a":{"b":1}},"until":"2026-01-31T12:00:00Z","at":"0000-01-01T00:00:00+23:59"}`,
+		`{"Name":1,"metadata":{"x":[[[]]]},"raw":{},"anything":"","inner":{"line":9223372036854775808},"labels":{"a":"b"}}`,
+	} {
+		f.Add([]byte(body))
+	}
+}
+
+func FuzzCheckJSON(f *testing.F) {
+	seedJSON(f)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if err := checkJSON(body); err != nil {
+			wantProblem(t, err, http.StatusBadRequest, "malformed_json")
+			return
+		}
+		if !json.Valid(body) || !utf8.Valid(body) {
+			t.Fatal("accepted what isn't JSON in UTF-8")
+		}
+		var value any
+		if err := json.Unmarshal(body, &value); err != nil {
+			t.Fatalf("accepted what can't be decoded: %v", err)
+		}
+		again, err := encode(value)
+		if err != nil {
+			t.Fatalf("accepted what can't be encoded: %v", err)
+		}
+		if bytes.Contains(again, []byte(`\u0000`)) && !bytes.Contains(body, []byte(`\\u0000`)) {
+			t.Fatal("accepted a NUL")
+		}
+		replaced := bytes.ContainsRune(again, utf8.RuneError)
+		if replaced && !bytes.ContainsRune(body, utf8.RuneError) && !bytes.Contains(bytes.ToLower(body), []byte(`\ufffd`)) {
+			t.Fatal("accepted text that encoding/json had to replace")
+		}
+		if err := checkJSON(again); err != nil {
+			t.Fatalf("accepted what isn't acceptable when it comes back: %v", err)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	seedJSON(f)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r := httptest.NewRequest("POST", "/", bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		var v example
+		if err := decodeRequest(r.WithContext(context.WithValue(r.Context(), callKey{}, &call{})), &v); err != nil {
+			e, ok := errors.AsType[*apiError](err)
+			if !ok || e.status != http.StatusBadRequest && e.status != http.StatusUnprocessableEntity {
+				t.Fatalf("not the client's mistake: %v", err)
+			}
+			if !reflect.DeepEqual(v, example{}) {
+				t.Fatalf("decoded something beside %v", err)
+			}
+			return
+		}
+		// What was accepted goes out again as it would to a client.
+		if _, err := encode(struct {
+			At, Until time.Time
+			Metadata  map[string]any
+			Raw       json.RawMessage
+		}{v.At.UTC(), v.Until.Value.UTC(), v.Metadata, v.Raw}); err != nil {
+			t.Fatalf("accepted what can't be encoded: %v", err)
+		}
+	})
+}

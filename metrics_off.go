@@ -1,0 +1,18 @@
+//go:build nometrics
+
+package main
+
+import "time"
+
+// metrics stands in for the counters, of which there are none.
+type metrics struct{}
+
+func newMetrics() *metrics { return nil }
+
+func (*metrics) requestStarted() {}
+
+func (*metrics) requestDone(_, _ string, _ int, _ time.Duration) {}
+
+func (*metrics) rateLimited() {}
+
+func (s *Server) metricsRoutes(permission) {}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+// call is what the server knows about one request. The middleware makes it,
+// admission and the handlers fill it in, the access log reads it at the end.
+// It belongs to the request's goroutine.
+type call struct {
+	requestID string
+	addr      netip.Addr
+	pattern   string  // of the route; "" where none matched
+	account   account // zero where nobody is signed in
+	target    target  // the mission or spec that the path names
+	bodyHash  []byte  // SHA-256 of the body, once decoded
+	cause     error   // what the access log has to say about a failure
+}
+
+type callKey struct{}
+
+// callOf returns the request's call. Every request that came through the
+// middleware has one.
+func callOf(r *http.Request) *call { return r.Context().Value(callKey{}).(*call) }
+
+// middleware wraps the routes in what every request gets, outermost first:
+// identity, access log, recovery, headers, CORS.
+func (s *Server) middleware(routes http.Handler) http.Handler {
+	return s.identify(s.logAccess(s.recoverPanics(s.setHeaders(s.allowOrigins(routes)))))
+}
+
+// identify gives the request its id, keeping a sane one that came with it, and
+// finds the client's address.
+func (s *Server) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if !saneRequestID(id) {
+			id = newID()
+		}
+		w.Header().Set("X-Request-Id", id)
+		c := &call{requestID: id, addr: clientAddr(r, s.config.TrustedProxies)}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+	})
+}
+
+// saneRequestID accepts 1 to 64 letters, digits, dots, dashes and underscores.
+func saneRequestID(id string) bool {
+	return id != "" && len(id) <= 64 && !strings.ContainsFunc(id, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
+	})
+}
+
+// recorder notes what was sent, for the access log and for the recovery.
+type recorder struct {
+	http.ResponseWriter
+	status int // 0 until the header is sent
+	bytes  int64
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
+
+func (rec *recorder) WriteHeader(status int) {
+	if rec.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		rec.status = status
+	}
+	rec.ResponseWriter.WriteHeader(status)
+}
+
+func (rec *recorder) Write(p []byte) (int, error) {
+	if rec.status == 0 {
+		rec.status = http.StatusOK
+	}
+	n, err := rec.ResponseWriter.Write(p)
+	rec.bytes += int64(n)
+	return n, err
+}
+
+// logAccess writes one line a request, counts it, and logs the cause of a
+// failure with it. Tokens and query strings are never logged.
+func (s *Server) logAccess(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w}
+		c, start := callOf(r), time.Now()
+		s.metrics.requestStarted()
+		defer func() {
+			elapsed := time.Since(start)
+			s.metrics.requestDone(r.Method, c.pattern, rec.status, elapsed)
+			attrs := []slog.Attr{
+				slog.String("method", r.Method),
+				slog.String("route", c.pattern),
+				slog.Int("status", rec.status),
+				slog.Int64("bytes", rec.bytes),
+				slog.Duration("duration", elapsed),
+				slog.String("request_id", c.requestID),
+				slog.String("addr", c.addr.String()),
+			}
+			if c.account.userID != "" {
+				attrs = append(attrs, slog.String("account", c.account.userID))
+			}
+			if parent := r.Header.Get("Traceparent"); parent != "" && len(parent) <= 128 {
+				attrs = append(attrs, slog.String("traceparent", parent))
+			}
+			level := slog.LevelInfo
+			if c.cause != nil {
+				attrs = append(attrs, slog.String("error", c.cause.Error()))
+			}
+			if rec.status >= 500 {
+				level = slog.LevelError
+			}
+			s.log.LogAttrs(r.Context(), level, "request", attrs...)
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// recoverPanics turns a panic into a 500 and a log line with its stack. Once
+// bytes are out the connection is aborted instead, as http.ErrAbortHandler asks.
+func (s *Server) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			s.log.ErrorContext(r.Context(), "panic", "panic", p, "request_id", callOf(r).requestID, "stack", string(debug.Stack()))
+			if rec, ok := w.(*recorder); ok && rec.status != 0 {
+				panic(http.ErrAbortHandler)
+			}
+			writeProblem(w, r, problem(http.StatusInternalServerError, "internal_error",
+				"Something went wrong on the server. The request id helps to find it in the log."))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// setHeaders sets what every response carries.
+func (s *Server) setHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if strings.HasPrefix(r.URL.Path, "/api/") || strings.HasPrefix(r.URL.Path, "/internal/") {
+			w.Header().Set("Cache-Control", "no-store")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// allowOrigins answers CORS for the origins in CORS_ALLOWED_ORIGINS, always
+// without credentials: browsers send their token in the Authorization header.
+func (s *Server) allowOrigins(next http.Handler) http.Handler {
+	if len(s.config.CORSAllowedOrigins) == 0 {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header, origin := w.Header(), r.Header.Get("Origin")
+		header.Add("Vary", "Origin")
+		if !slices.Contains(s.config.CORSAllowedOrigins, origin) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		header.Set("Access-Control-Allow-Origin", origin)
+		header.Set("Access-Control-Expose-Headers",
+			"ETag, Location, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id")
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			header.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
+			header.Set("Access-Control-Allow-Headers",
+				"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id")
+			header.Set("Access-Control-Max-Age", "600")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// limits bounds what one request may take of the server.
+type limits struct {
+	body int64         // bytes of its body
+	time time.Duration // until the answer is complete; 0: the route bounds itself
+}
+
+// bound puts the limits on a request: a deadline on its context, on reading
+// its body and on writing the answer. The read deadline is lifted once the
+// body is read, since net/http would take its passing for a lost client.
+// The returned function releases the context.
+func (l limits) bound(w http.ResponseWriter, r *http.Request) (*http.Request, context.CancelFunc) {
+	r.Body = http.MaxBytesReader(w, r.Body, l.body)
+	if l.time == 0 {
+		return r, func() {}
+	}
+	control := http.NewResponseController(w)
+	if r.ContentLength != 0 {
+		_ = control.SetReadDeadline(time.Now().Add(l.time)) // a recorder in a test has none
+		r.Body = &timedBody{ReadCloser: r.Body, lift: func() { _ = control.SetReadDeadline(time.Time{}) }}
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(l.time + 10*time.Second))
+	ctx, cancel := context.WithTimeout(r.Context(), l.time)
+	return r.WithContext(ctx), cancel
+}
+
+// timedBody lifts the read deadline at the end of the body.
+type timedBody struct {
+	io.ReadCloser
+	lift func()
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.lift()
+	}
+	return n, err
+}
+
+// newLogger returns the process's logger as LOG_LEVEL and LOG_FORMAT ask.
+func newLogger(c Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

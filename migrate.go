@@ -1,0 +1,237 @@
+package main
+
+// Embedded migrations: migrations/NNNN_name.sql, numbered from 0001 without a
+// gap. Each is applied in one transaction with its record.
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+const (
+	// migrationLock is the advisory lock of whoever migrates, "tachi" in ASCII.
+	// Such locks are a database's own, so it need only be unique in this program.
+	migrationLock     = 0x7461636869
+	migrationLockPoll = 50 * time.Millisecond
+)
+
+// migration is one file. Its version is its place in the list, counted from 1.
+type migration struct {
+	version  int
+	name     string // of the file
+	sql      string
+	checksum string // SHA-256 of the file
+}
+
+// migrate brings the database to this binary's version and returns how many
+// migrations it applied. Another one that migrates is waited for, as long as
+// ctx allows. A history that was edited, or is newer than this binary, is
+// refused, and so is a PostgreSQL older than 14 or not in UTF-8. It has one
+// connection of its own and keeps no state in the session, so it works behind
+// a pooler in transaction mode.
+func migrate(ctx context.Context, databaseURL string, log *slog.Logger) (applied int, err error) {
+	migrations, err := readMigrations(migrationFiles)
+	if err != nil {
+		return 0, err
+	}
+	return applyMigrations(ctx, databaseURL, migrations, log)
+}
+
+// readMigrations reads the folder migrations and checks its names.
+func readMigrations(files fs.FS) ([]migration, error) {
+	entries, err := fs.ReadDir(files, "migrations") // sorted by name
+	if err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	var migrations []migration
+	for _, entry := range entries {
+		match := migrationName.FindStringSubmatch(entry.Name())
+		if match == nil {
+			return nil, fmt.Errorf("migration %s: the name isn't NNNN_name.sql", entry.Name())
+		}
+		if version, _ := strconv.Atoi(match[1]); version != len(migrations)+1 {
+			return nil, fmt.Errorf("migration %s: the number should be %04d", entry.Name(), len(migrations)+1)
+		}
+		content, err := fs.ReadFile(files, "migrations/"+entry.Name())
+		if err != nil {
+			return nil, fmt.Errorf("reading the migrations: %w", err)
+		}
+		sum := sha256.Sum256(content)
+		migrations = append(migrations, migration{
+			version: len(migrations) + 1, name: entry.Name(),
+			sql: string(content), checksum: hex.EncodeToString(sum[:]),
+		})
+	}
+	return migrations, nil
+}
+
+var migrationName = regexp.MustCompile(`^([0-9]{4})_[a-z0-9_]+\.sql$`)
+
+func applyMigrations(ctx context.Context, databaseURL string, migrations []migration, log *slog.Logger) (applied int, err error) {
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return 0, fmt.Errorf("migrating: %w", err)
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	config.RuntimeParams["client_encoding"] = "UTF8"
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return 0, fmt.Errorf("migrating: %w", err)
+	}
+	defer conn.Close(ctx)
+	if err := checkDatabase(ctx, conn); err != nil {
+		return 0, err
+	}
+	for {
+		began := time.Now()
+		done, err := applyNext(ctx, conn, migrations, log)
+		if err != nil {
+			return applied, err
+		}
+		if done == nil {
+			return applied, nil
+		}
+		applied++
+		log.InfoContext(ctx, "migrated", "migration", done.name, "took", time.Since(began))
+	}
+}
+
+// checkDatabase refuses a server that can't hold this program's data.
+func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
+	var number, version, encoding string
+	err := conn.QueryRow(ctx, `
+		SELECT current_setting('server_version_num'), current_setting('server_version'), current_setting('server_encoding')
+		`).Scan(&number, &version, &encoding)
+	if err != nil {
+		return fmt.Errorf("asking the database for its version: %w", err)
+	}
+	if n, err := strconv.Atoi(number); err != nil || n < oldestPostgres*10_000 {
+		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, oldestPostgres)
+	}
+	if encoding != "UTF8" {
+		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
+	}
+	return nil
+}
+
+// applyNext applies, in one transaction, the first migration that the database
+// lacks, and returns it, or nil if there is none.
+func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log *slog.Logger) (next *migration, err error) {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := lockMigrations(ctx, tx, log); err != nil {
+			return err
+		}
+		count, err := checkHistory(ctx, tx, migrations)
+		if err != nil || count == len(migrations) {
+			return err
+		}
+		next = &migrations[count]
+		if _, err := tx.Exec(ctx, next.sql); err != nil {
+			return fmt.Errorf("migration %s: %w", next.at(err), err)
+		}
+		_, err = tx.Exec(ctx, "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, now())",
+			next.version, next.name, next.checksum)
+		if err != nil {
+			return fmt.Errorf("recording migration %s: %w", next.name, err)
+		}
+		return nil
+	})
+	return next, err
+}
+
+// lockMigrations waits until nobody else migrates. It asks again and again
+// rather than block in a statement, for a blocked statement holds a snapshot,
+// and a CREATE INDEX CONCURRENTLY elsewhere would wait for it.
+func lockMigrations(ctx context.Context, tx pgx.Tx, log *slog.Logger) error {
+	tick := time.NewTicker(migrationLockPoll)
+	defer tick.Stop()
+	for waited := false; ; waited = true {
+		var locked bool
+		if err := tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1)", int64(migrationLock)).Scan(&locked); err != nil {
+			return fmt.Errorf("waiting to migrate: %w", err)
+		}
+		if locked {
+			return nil
+		}
+		if !waited {
+			log.InfoContext(ctx, "waiting for another server that migrates the database")
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for another server that migrates the database: %w", ctx.Err())
+		}
+	}
+}
+
+// checkHistory returns how many migrations the database has, after making sure
+// that they are the first of ours. It makes the table that records them.
+func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count int, err error) {
+	// Asked first, because CREATE … IF NOT EXISTS wants the right to create even where it needn't.
+	var there bool
+	if err := tx.QueryRow(ctx, "SELECT to_regclass('schema_migrations') IS NOT NULL").Scan(&there); err != nil {
+		return 0, fmt.Errorf("looking for schema_migrations: %w", err)
+	}
+	if !there {
+		_, err := tx.Exec(ctx, `
+			CREATE TABLE schema_migrations (
+				version    int PRIMARY KEY,
+				name       text NOT NULL,
+				checksum   text NOT NULL,
+				applied_at timestamptz NOT NULL
+			)`)
+		if err != nil {
+			return 0, fmt.Errorf("making schema_migrations: %w", err)
+		}
+		return 0, nil
+	}
+	rows, err := tx.Query(ctx, "SELECT version, name, checksum FROM schema_migrations ORDER BY version")
+	if err != nil {
+		return 0, fmt.Errorf("reading schema_migrations: %w", err)
+	}
+	history, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m migration, err error) {
+		err = row.Scan(&m.version, &m.name, &m.checksum)
+		return m, err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("reading schema_migrations: %w", err)
+	}
+	for i, record := range history {
+		if i >= len(migrations) {
+			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends with %04d: run the newer program",
+				record.name, len(migrations))
+		}
+		if ours := migrations[i]; record.version != ours.version || record.name != ours.name || record.checksum != ours.checksum {
+			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program has %s (%.8s…); a migration is never edited once it was applied",
+				record.name, record.checksum, ours.name, ours.checksum)
+		}
+	}
+	return len(history), nil
+}
+
+// at is the file, and the line if the database told it, of an error.
+func (m *migration) at(err error) string {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || e.Position < 1 {
+		return m.name
+	}
+	runes := []rune(m.sql)
+	before := string(runes[:min(int(e.Position)-1, len(runes))])
+	return m.name + ":" + strconv.Itoa(strings.Count(before, "\n")+1)
+}

@@ -1,0 +1,385 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// missionView is a mission as clients see it.
+type missionView struct {
+	ID          string          `json:"id"`
+	Name        string          `json:"name"`
+	Description string          `json:"description"`
+	Status      string          `json:"status"`
+	Tags        []string        `json:"tags"`
+	Metadata    json.RawMessage `json:"metadata"`
+	OwnerID     string          `json:"owner_id"`
+	MyRole      string          `json:"my_role"`
+	Stats       missionStats    `json:"stats"`
+	Version     int64           `json:"version"`
+	CreatedAt   time.Time       `json:"created_at"`
+	UpdatedAt   time.Time       `json:"updated_at"`
+}
+
+// missionStats are a mission's counters, read from the head of its stream.
+type missionStats struct {
+	Total                int     `json:"total"`
+	Planned              int     `json:"planned"`
+	InProgress           int     `json:"in_progress"`
+	InReview             int     `json:"in_review"`
+	Testing              int     `json:"testing"`
+	Completed            int     `json:"completed"`
+	Blocked              int     `json:"blocked"`
+	Deferred             int     `json:"deferred"`
+	Ready                int     `json:"ready"`
+	CriteriaTotal        int     `json:"criteria_total"`
+	CriteriaDone         int     `json:"criteria_done"`
+	CompletionPercentage float64 `json:"completion_percentage"`
+}
+
+// missionSQL reads missions m that user $1 ($2: an admin) may see.
+const missionSQL = `
+	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.owner_id, ` + accessSQL + `,
+	       m.version, m.created_at, m.updated_at,
+	       h.planned, h.in_progress, h.in_review, h.testing, h.completed, h.blocked, h.deferred,
+	       h.unblocked, h.criteria_total, h.criteria_done
+	FROM missions m JOIN heads h ON h.stream = m.id
+	WHERE ` + readableSQL
+
+// scanMission reads a row of missionSQL.
+func scanMission(row pgx.CollectableRow) (missionView, error) {
+	var m missionView
+	var have access
+	n := &m.Stats
+	err := row.Scan(&m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, &m.Metadata, &m.OwnerID, &have,
+		&m.Version, &m.CreatedAt, &m.UpdatedAt,
+		&n.Planned, &n.InProgress, &n.InReview, &n.Testing, &n.Completed, &n.Blocked, &n.Deferred,
+		&n.Ready, &n.CriteriaTotal, &n.CriteriaDone)
+	m.MyRole = have.String()
+	if m.Status != "active" {
+		n.Ready = 0
+	}
+	n.Total = n.Planned + n.InProgress + n.InReview + n.Testing + n.Completed + n.Blocked + n.Deferred
+	if n.Total > 0 {
+		n.CompletionPercentage = math.Round(float64(n.Completed)/float64(n.Total)*1000) / 10
+	}
+	return m, err
+}
+
+// String is the name of the access, as my_role tells it.
+func (a access) String() string {
+	return [...]string{"none", "viewer", "editor", "owner"}[a]
+}
+
+// readMission reads one mission for an account.
+func readMission(ctx context.Context, q querier, a account, id string) (missionView, error) {
+	rows, err := q.Query(ctx, missionSQL+` AND m.id = $3`, a.userID, a.admin(), id)
+	if err != nil {
+		return missionView{}, fmt.Errorf("reading a mission: %w", err)
+	}
+	m, err := pgx.CollectExactlyOneRow(rows, scanMission)
+	return m, notFoundOr(err, "reading a mission")
+}
+
+// notFoundOr turns the error of a query for one row into a 404 where there is
+// no row; nil stays nil.
+func notFoundOr(err error, doing string) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, pgx.ErrNoRows):
+		return errNotFound()
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// missionReply flushes the events and answers with the mission as it then is.
+func (t *tx) missionReply(ctx context.Context, id string, status int) (reply, error) {
+	if err := t.flush(ctx); err != nil {
+		return reply{}, err
+	}
+	m, err := readMission(ctx, t, t.account, id)
+	return reply{status: status, body: m, etag: etagOf(m.Version)}, err
+}
+
+// createMission is POST /api/v1/missions.
+func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name        string          `json:"name"`
+		Description string          `json:"description"`
+		Tags        []string        `json:"tags"`
+		Metadata    json.RawMessage `json:"metadata"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	fields := missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}
+	if err := fields.validate(); err != nil {
+		return err
+	}
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		id := newID()
+		_, err := t.Exec(ctx, `INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)`,
+			id, t.account.userID, fields.Name, fields.Description, fields.Tags, fields.Metadata)
+		if err != nil {
+			return reply{}, fmt.Errorf("inserting a mission: %w", err)
+		}
+		t.emit("mission.created", id, "", "", map[string]any{"name": fields.Name})
+		answer, err := t.missionReply(ctx, id, http.StatusCreated)
+		answer.location = "/api/v1/missions/" + id
+		return answer, err
+	})
+}
+
+// missionFields are what may be written of a mission.
+type missionFields struct {
+	Name        string
+	Description string
+	Tags        []string
+	Metadata    json.RawMessage
+	OwnerID     string
+}
+
+// validate checks the fields and fills in what may be left out.
+func (f *missionFields) validate() error {
+	var v violations
+	v.line("name", f.Name, 1, 200)
+	v.text("description", f.Description, 0, 2000)
+	v.tags("tags", f.Tags)
+	v.object("metadata", f.Metadata)
+	if f.Tags == nil {
+		f.Tags = []string{}
+	}
+	if f.Metadata == nil || string(f.Metadata) == "null" {
+		f.Metadata = json.RawMessage("{}")
+	}
+	return v.err()
+}
+
+// tags checks a list of at most 32 different tags of 1 to 64 characters.
+func (v *violations) tags(field string, tags []string) {
+	if len(tags) > 32 {
+		v.add(field, "too_many", "must have at most 32 entries")
+		return
+	}
+	for i, tag := range tags {
+		v.line(fmt.Sprintf("%s[%d]", field, i), tag, 1, 64)
+		if slices.Contains(tags[:i], tag) {
+			v.add(fmt.Sprintf("%s[%d]", field, i), "duplicate", "is there twice")
+		}
+	}
+}
+
+// missionSorts are the sort keys of the mission list, and how they compare.
+var missionSorts = map[string]sortKey[missionView]{
+	"created_at": {"m.created_at", "timestamptz", func(m missionView) string { return timeText(m.CreatedAt) }},
+	"updated_at": {"m.updated_at", "timestamptz", func(m missionView) string { return timeText(m.UpdatedAt) }},
+	"name":       {"m.name", "text", func(m missionView) string { return m.Name }},
+}
+
+// listMissions is GET /api/v1/missions.
+func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
+	q := newQuery(r, "status", "tag", "q", "sort", "limit", "cursor")
+	filter := newListFilter(callOf(r).account)
+	filter.equal("m.status", q.choice("status", "", missionStatuses...))
+	filter.having("m.tags @> ARRAY[%s]", q.text("tag", 64))
+	order := readOrder(q, missionSorts, "-created_at", filter)
+	filter.search("m.search", order.text)
+	if err := q.err(); err != nil {
+		return err
+	}
+	rows, err := s.db.Query(r.Context(), missionSQL+filter.sql()+order.sql("m", filter), filter.args...)
+	if err != nil {
+		return fmt.Errorf("listing missions: %w", err)
+	}
+	missions, err := pgx.CollectRows(rows, scanMission)
+	if err != nil {
+		return fmt.Errorf("listing missions: %w", err)
+	}
+	return respondOK(w, r, page(missions, order.limit, func(m missionView) string { return order.cursor(m, m.ID) }))
+}
+
+// getMission is GET /api/v1/missions/{id}.
+func (s *Server) getMission(w http.ResponseWriter, r *http.Request) error {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
+	m, err := readMission(r.Context(), s.db, callOf(r).account, callOf(r).target.mission)
+	if err != nil {
+		return err
+	}
+	return respond(w, r, reply{status: http.StatusOK, body: m, etag: etagOf(m.Version)})
+}
+
+// updateMission is PATCH /api/v1/missions/{id}, a merge patch (RFC 7396).
+func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name        optional[string]         `json:"name"`
+		Description optional[string]         `json:"description"`
+		Tags        optional[[]string]       `json:"tags"`
+		Metadata    optional[map[string]any] `json:"metadata"`
+		OwnerID     optional[string]         `json:"owner_id"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	id := callOf(r).target.mission
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, id, lockNoKeyUpdate, accessEditor)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, m.Version); err != nil {
+			return reply{}, err
+		}
+		now, err := readMission(ctx, t, t.account, id)
+		if err != nil {
+			return reply{}, err
+		}
+		before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.OwnerID}
+		after := before
+		in.Name.apply(&after.Name, "")
+		in.Description.apply(&after.Description, "")
+		in.Tags.apply(&after.Tags, []string{})
+		in.OwnerID.apply(&after.OwnerID, "")
+		after.OwnerID = strings.ToLower(after.OwnerID)
+		if err := after.mergeMetadata(in.Metadata); err != nil {
+			return reply{}, err
+		}
+		if err := after.validate(); err != nil {
+			return reply{}, err
+		}
+		if err := t.storeMission(ctx, m, before, after); err != nil {
+			return reply{}, err
+		}
+		return t.missionReply(ctx, id, http.StatusOK)
+	})
+}
+
+// mergeMetadata applies a merge patch to the metadata; null empties it.
+func (f *missionFields) mergeMetadata(patch optional[map[string]any]) error {
+	if !patch.Set {
+		return nil
+	}
+	target := map[string]any{}
+	if !patch.Null {
+		if err := unmarshal(f.Metadata, &target); err != nil {
+			return fmt.Errorf("reading stored metadata: %w", err)
+		}
+	}
+	merged, err := encode(mergePatch(target, patch.Value))
+	f.Metadata = merged
+	return err
+}
+
+// storeMission writes what differs, if anything does, with its event.
+func (t *tx) storeMission(ctx context.Context, m missionLock, before, after missionFields) error {
+	var changed []string
+	for _, field := range []struct {
+		name string
+		same bool
+	}{
+		{"name", before.Name == after.Name},
+		{"description", before.Description == after.Description},
+		{"tags", slices.Equal(before.Tags, after.Tags)},
+		{"metadata", sameJSON(before.Metadata, after.Metadata)},
+		{"owner_id", before.OwnerID == after.OwnerID},
+	} {
+		if !field.same {
+			changed = append(changed, field.name)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	if before.OwnerID != after.OwnerID {
+		if err := t.handOver(ctx, m, after.OwnerID); err != nil {
+			return err
+		}
+	}
+	_, err := t.Exec(ctx, `
+		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5,
+		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+		m.ID, after.Name, after.Description, after.Tags, after.Metadata)
+	if err != nil {
+		return fmt.Errorf("updating a mission: %w", err)
+	}
+	t.emit("mission.updated", m.ID, "", "", map[string]any{"changed": changed, "version": m.Version + 1})
+	return nil
+}
+
+// sameJSON compares two JSON values by what they mean.
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y any
+	return unmarshal(a, &x) == nil && unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
+// handOver gives the mission to another account. Who had it stays an editor.
+func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
+	if m.access < accessOwner {
+		return errForbidden("Only the owner can give a mission away.")
+	}
+	var able bool
+	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`, validOrNil(to)).Scan(&able)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !able {
+		return invalidField("owner_id", "unknown_account", "must be the id of an account that may own missions")
+	}
+	if err != nil {
+		return fmt.Errorf("looking for the new owner: %w", err)
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`UPDATE missions SET owner_id = $2 WHERE id = $1`, m.ID, to)
+	batch.Queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
+	batch.Queue(`INSERT INTO members (mission_id, user_id, role) VALUES ($1, $2, 'editor')`, m.ID, m.OwnerID)
+	if err := t.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("handing a mission over: %w", err)
+	}
+	t.notify(to, m.ID, "", fmt.Sprintf("You now own the mission %q.", m.Name))
+	return nil
+}
+
+// validOrNil is id if it is one, and else an id that nothing has.
+func validOrNil(id string) string {
+	if validID(id) {
+		return id
+	}
+	return serverStream
+}
+
+// deleteMission is DELETE /api/v1/missions/{id}.
+func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
+	if err := decodeRequest(r, &struct{}{}); err != nil {
+		return err
+	}
+	id := callOf(r).target.mission
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, id, lockUpdate, accessOwner)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, m.Version); err != nil {
+			return reply{}, err
+		}
+		if m.Status == "active" {
+			return reply{}, problem(http.StatusConflict, "mission_active", "An active mission can't be deleted. Pause or cancel it first.")
+		}
+		if _, err := t.Exec(ctx, `SELECT FROM specs WHERE mission_id = $1 ORDER BY id FOR UPDATE`, id); err != nil {
+			return reply{}, fmt.Errorf("locking a mission's specs: %w", err)
+		}
+		if _, err := t.Exec(ctx, `DELETE FROM missions WHERE id = $1`, id); err != nil {
+			return reply{}, fmt.Errorf("deleting a mission: %w", err)
+		}
+		t.emit("mission.deleted", id, "", "", map[string]any{"name": m.Name})
+		return reply{status: http.StatusNoContent}, nil
+	})
+}

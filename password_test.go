@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+// cheapArgon2 is the least that argon2 can be asked for.
+var cheapArgon2 = argon2Params{memory: 8, time: 1, threads: 1}
+
+func TestCheckPassword(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		email, password string
+		want            []string
+	}{
+		{"ada@example.com", "correct horse battery", nil},
+		{"ada@example.com", "aaaaaaaaaaaaaaa", nil},
+		{"ada@example.com", "ééééééééééééééé", nil},
+		{"ada@example.com", "éééééééééééééé", []string{"password too_short"}},
+		{"ada@example.com", "", []string{"password too_short"}},
+		{"ada@example.com", strings.Repeat("a", 1024), nil},
+		{"ada@example.com", strings.Repeat("é", 513), []string{"password too_long"}},
+		{"ada@example.com", "Ada@Example.COM", []string{"password same_as_email"}},
+		{"ada.lovelace.1815@example.com", "ADA.lovelace.1815", []string{"password same_as_email"}},
+		{"ada.lovelace.1815@example.com", "ada.lovelace.1816", nil},
+	} {
+		wantFields(t, checkPassword(test.email, test.password), test.want...)
+	}
+}
+
+func TestVerifyKnowsThePassword(t *testing.T) {
+	t.Parallel()
+	h := newPasswordHasher(cheapArgon2)
+	phc, err := h.hash(t.Context(), "correct horse battery")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := h.hash(t.Context(), "correct horse battery"); err != nil || again == phc {
+		t.Errorf("a second hash is %q, %v; the first %q", again, err, phc)
+	}
+	for _, test := range []struct {
+		hasher              *passwordHasher
+		phc, password       string
+		wantOK, wantsRehash bool
+	}{
+		{h, phc, "correct horse battery", true, false},
+		{h, phc, "correct horse batterz", false, false},
+		{h, phc, "", false, false},
+		{h, "", "correct horse battery", false, false},
+		{newPasswordHasher(argon2Params{memory: 16, time: 1, threads: 1}), phc, "correct horse battery", true, true},
+		{newPasswordHasher(argon2Params{memory: 16, time: 1, threads: 1}), phc, "wrong", false, false},
+		// A vector of the reference implementation, phc-winner-argon2/src/test.c.
+		{h, "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc", "password", true, true},
+	} {
+		ok, needsRehash, err := test.hasher.verify(t.Context(), test.phc, test.password)
+		if err != nil || ok != test.wantOK || needsRehash != test.wantsRehash {
+			t.Errorf("%q against %q: %v, %v, %v", test.password, test.phc, ok, needsRehash, err)
+		}
+	}
+}
+
+func TestVerifyRefusesBrokenHashes(t *testing.T) {
+	t.Parallel()
+	const salt, key = "c29tZXNhbHQ", "bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc"
+	for _, phc := range []string{
+		"x",
+		"$argon2i$v=19$m=256,t=2,p=1$" + salt + "$" + key,
+		"$argon2id$v=16$m=256,t=2,p=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=262145,t=2,p=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=7,t=2,p=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=0,p=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=17,p=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=2,p=0$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=2,p=17$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=2,p=257$" + salt + "$" + key,
+		"$argon2id$v=19$m=+256,t=2,p=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=2,p=1,x=1$" + salt + "$" + key,
+		"$argon2id$v=19$m=256,t=2,p=1$" + salt + "=$" + key,
+		"$argon2id$v=19$m=256,t=2,p=1$c2hvcnQ$" + key,
+		"$argon2id$v=19$m=256,t=2,p=1$" + salt + "$",
+		"$argon2id$v=19$m=256,t=2,p=1$" + salt + "$" + strings.Repeat("QUFB", 22),
+	} {
+		ok, _, err := newPasswordHasher(cheapArgon2).verify(t.Context(), phc, "password")
+		if ok || err == nil {
+			t.Errorf("%q: %v, %v", phc, ok, err)
+		} else if _, public := errors.AsType[*apiError](err); public {
+			t.Errorf("%q: the client is told: %v", phc, err)
+		}
+	}
+}
+
+// fillGate starts as many computations as run at once and as many callers as
+// may wait behind them, none of which ends before release is closed.
+func fillGate(ctx context.Context, h *passwordHasher, release chan struct{}) {
+	for range cap(h.permits) + cap(h.waiting) {
+		go func() {
+			_, _ = h.run(ctx, func() []byte { <-release; return nil })
+		}()
+	}
+	synctest.Wait()
+}
+
+func TestGateRefusesWhenTheQueueIsFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPasswordHasher(cheapArgon2)
+		release := make(chan struct{})
+		fillGate(t.Context(), h, release)
+		if running, queued := h.inUse(); running != cap(h.permits) || queued != cap(h.waiting) {
+			t.Errorf("%d run and %d wait", running, queued)
+		}
+		_, err := h.hash(t.Context(), "correct horse battery")
+		e := wantProblem(t, err, http.StatusServiceUnavailable, "busy")
+		if e.header.Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+		_, _, err = h.verify(t.Context(), "", "correct horse battery")
+		wantProblem(t, err, http.StatusServiceUnavailable, "busy")
+
+		close(release)
+		synctest.Wait()
+		if running, queued := h.inUse(); running != 0 || queued != 0 {
+			t.Errorf("in the end %d run and %d wait", running, queued)
+		}
+		if _, err := h.hash(t.Context(), "correct horse battery"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestGatePermitBelongsToTheComputation(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPasswordHasher(cheapArgon2)
+		ctx, cancel := context.WithCancel(t.Context())
+		release := make(chan struct{})
+		fillGate(ctx, h, release)
+		cancel()
+		synctest.Wait()
+		if running, queued := h.inUse(); running != cap(h.permits) || queued != 0 {
+			t.Errorf("once the callers have left, %d run and %d wait", running, queued)
+		}
+		_, err := h.run(ctx, func() []byte { t.Error("computed for a caller who has left"); return nil })
+		wantProblem(t, err, http.StatusServiceUnavailable, "busy")
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the cause is lost: %v", err)
+		}
+		close(release)
+		synctest.Wait()
+		if running, _ := h.inUse(); running != 0 {
+			t.Errorf("in the end %d run", running)
+		}
+	})
+}
+
+func FuzzParsePHC(f *testing.F) {
+	f.Add("$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc")
+	f.Add("$argon2id$v=19$m=0,t=0,p=0$$")
+	f.Fuzz(func(t *testing.T, phc string) {
+		h, err := parsePHC(phc)
+		if err != nil {
+			return
+		}
+		p := h.params
+		if p.memory > 256<<10 || p.time > 16 || p.threads > 16 || p.memory*p.time*uint32(p.threads) == 0 {
+			t.Fatalf("accepted %+v", p)
+		}
+		if h.String() != phc {
+			t.Fatalf("%q is written as %q", phc, h.String())
+		}
+	})
+}

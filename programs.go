@@ -1,0 +1,259 @@
+package main
+
+// PostgreSQL's own programs for the private Postgres: where they are, who runs
+// them, and how to install them.
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// programFolders is where packages put PostgreSQL's programs when they don't
+// put them in PATH: Debian, Homebrew (Apple silicon, Intel), Postgres.app.
+var programFolders = []string{
+	"/usr/lib/postgresql/*/bin",
+	"/opt/homebrew/opt/postgresql*/bin",
+	"/usr/local/opt/postgresql*/bin",
+	"/Applications/Postgres.app/Contents/Versions/*/bin",
+}
+
+// postgresFolders lists the folders to look for PostgreSQL's programs in:
+// those of PATH, then those of packages, the newest version first.
+func postgresFolders(path string) []string {
+	folders := filepath.SplitList(path)
+	for _, pattern := range programFolders {
+		matches, _ := filepath.Glob(pattern) // its one error is a bad pattern
+		slices.SortFunc(matches, func(a, b string) int {
+			i, _ := firstNumber(a)
+			j, _ := firstNumber(b)
+			return cmp.Or(cmp.Compare(j, i), cmp.Compare(b, a))
+		})
+		folders = append(folders, matches...)
+	}
+	return folders
+}
+
+// withPrograms keeps the folders that hold a server's programs, each once.
+// Links are followed, since beside a link in PATH not all programs are linked.
+func withPrograms(folders []string) []string {
+	var found []string
+	for _, folder := range folders {
+		postgres, err := filepath.EvalSymlinks(filepath.Join(folder, "postgres"))
+		if err != nil || !filepath.IsAbs(postgres) {
+			continue
+		}
+		folder = filepath.Dir(postgres)
+		if _, err := os.Stat(filepath.Join(folder, "initdb")); err == nil && !slices.Contains(found, folder) {
+			found = append(found, folder)
+		}
+	}
+	return found
+}
+
+// choosePrograms sets bin: for a cluster that exists the first folder of its
+// version, else the first that is new enough.
+func (p *privatePostgres) choosePrograms() error {
+	wanted, err := p.clusterVersion()
+	if err != nil {
+		return err
+	}
+	var found []string
+	for _, folder := range p.folders {
+		version, err := p.version(folder)
+		if err != nil {
+			return err
+		}
+		if version == wanted || wanted == 0 && version >= oldestPostgres {
+			p.bin = folder
+			return nil
+		}
+		found = append(found, fmt.Sprintf("%d in %s", version, folder))
+	}
+	if wanted == 0 {
+		return fmt.Errorf("PostgreSQL %d or later is needed, and here is only %s: %s, or name a database in DATABASE_URL",
+			oldestPostgres, strings.Join(found, ", "), installAdvice())
+	}
+	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: install version %d again, or choose another DATA_DIR",
+		p.dir, wanted, strings.Join(found, ", "), wanted)
+}
+
+// clusterVersion is the major version of the cluster in dir, or 0 if there is none.
+func (p *privatePostgres) clusterVersion() (int, error) {
+	content, err := os.ReadFile(p.path("postgres", "PG_VERSION"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, p.unusable(err)
+	}
+	version, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return 0, p.unusable(fmt.Errorf("reading PG_VERSION: %w", err))
+	}
+	return version, nil
+}
+
+// version asks the programs in folder for their major version, as the account
+// and in the folder that Postgres will run with.
+func (p *privatePostgres) version(folder string) (int, error) {
+	cmd := p.command(context.Background(), filepath.Join(folder, "postgres"), "--version")
+	answer, err := cmd.Output()
+	if errors.Is(err, fs.ErrPermission) && p.account != nil {
+		return 0, p.denied(cmd.Path)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("asking %s for its version: %w", cmd.Path, err)
+	}
+	number, ok := firstNumber(strings.TrimPrefix(string(answer), "postgres (PostgreSQL) "))
+	if !ok {
+		return 0, fmt.Errorf("asking %s for its version: the answer is %q", cmd.Path, answer)
+	}
+	return number, nil
+}
+
+// denied finds out which folder keeps the account that Postgres runs as from
+// its work: the homes of root and of users are closed to it.
+func (p *privatePostgres) denied(program string) error {
+	const advice = "choose another DATA_DIR (not in a home folder), or start the server as an ordinary user"
+	at := "/"
+	for _, name := range strings.Split(p.dir, "/") {
+		at = filepath.Join(at, name)
+		cmd := p.command(context.Background(), program, "--version")
+		cmd.Dir = at
+		if err := cmd.Run(); errors.Is(err, fs.ErrPermission) {
+			if at == "/" {
+				return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not run %s", program)
+			}
+			return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", at, advice)
+		}
+	}
+	return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", p.dir, advice)
+}
+
+// command is one of PostgreSQL's programs, as the account it has to run as, in
+// a process group of its own, so that Ctrl-C doesn't reach it, and with an
+// environment that holds neither secrets nor settings. Cancelling ctx kills it.
+func (p *privatePostgres) command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = p.dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.account}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	return cmd
+}
+
+func (p *privatePostgres) program(name string) string { return filepath.Join(p.bin, name) }
+
+// postgresAccount is who Postgres runs as when root starts the server: it
+// refuses to be root's. Nil means whoever this process is.
+func postgresAccount() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	account, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("started by root, Postgres must run as the user postgres: %w: make that user, start the server as an ordinary one, or name a database in DATABASE_URL", err)
+	}
+	uid, err := strconv.ParseUint(account.Uid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("reading the user postgres: %w", err)
+	}
+	gid, err := strconv.ParseUint(account.Gid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("reading the user postgres: %w", err)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// checkOwner refuses a cluster of another user before anything is changed
+// beside it: Postgres only runs as the owner of its files.
+func (p *privatePostgres) checkOwner() error {
+	info, err := os.Stat(p.path("postgres"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return p.unusable(err)
+	}
+	runner := uint32(os.Geteuid())
+	if p.account != nil {
+		runner = p.account.Uid
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != runner {
+		return fmt.Errorf("the cluster in %s belongs to the user %d, and Postgres would run as the user %d: start the server as the owner, or choose another DATA_DIR",
+			p.dir, owner, runner)
+	}
+	return nil
+}
+
+// installAdvice says how to install PostgreSQL on this system.
+func installAdvice() string {
+	release, _ := os.ReadFile("/etc/os-release") // not there: an unknown system
+	command := installCommand(runtime.GOOS, string(release))
+	if command == "" {
+		return fmt.Sprintf("install PostgreSQL %d or later", oldestPostgres)
+	}
+	if os.Geteuid() == 0 {
+		command = strings.TrimPrefix(command, "sudo ")
+	}
+	return "install them with " + command
+}
+
+// installCommand is the command line that installs PostgreSQL, or "" where it isn't known.
+func installCommand(goos, osRelease string) string {
+	if goos == "darwin" {
+		return "brew install postgresql@17"
+	}
+	commands := []struct{ id, command string }{
+		{"debian", "sudo apt-get install -y postgresql"},
+		{"ubuntu", "sudo apt-get install -y postgresql"},
+		{"fedora", "sudo dnf install -y postgresql-server"},
+		{"rhel", "sudo dnf install -y postgresql-server"},
+		{"suse", "sudo zypper install -y postgresql-server"},
+		{"arch", "sudo pacman -S --noconfirm postgresql"},
+		{"alpine", "sudo apk add postgresql"},
+	}
+	for line := range strings.Lines(osRelease) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if key != "ID" && key != "ID_LIKE" {
+			continue
+		}
+		for _, c := range commands {
+			if slices.Contains(strings.Fields(strings.Trim(value, `"'`)), c.id) {
+				return c.command
+			}
+		}
+	}
+	return ""
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// firstNumber is the first number in a text, such as 16 in "postgresql@16".
+func firstNumber(text string) (int, bool) {
+	number, err := strconv.Atoi(digits.FindString(text))
+	return number, err == nil
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
+
+// shellQuote writes a word so that a shell takes it as it is.
+func shellQuote(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}

@@ -1,0 +1,243 @@
+package main
+
+// Query strings, read as strictly as bodies, the cursors in them, and the
+// checks of single values that handlers share.
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxCursor is in bytes. The longest real cursor, of a name of 200 characters,
+// has less than half of that.
+const maxCursor = 4096
+
+// query is the query string of one request. Its methods return a parameter's
+// value, or the default when it is absent or wrong; err then tells all that is
+// wrong, so a handler reads everything first and looks at err once.
+type query struct {
+	values   map[string]string
+	problems violations
+}
+
+// newQuery parses the query string of r, in which only the known parameters
+// may be, each at most once, in valid percent-encoded UTF-8 without NUL.
+func newQuery(r *http.Request, known ...string) *query {
+	q := &query{values: make(map[string]string)}
+	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if pair == "" {
+			continue
+		}
+		if len(q.problems.fields) == maxProblems {
+			break
+		}
+		rawName, rawValue, _ := strings.Cut(pair, "=")
+		name, ok := unescapeParameter(rawName)
+		if !ok {
+			q.fail(clip(strings.ToValidUTF8(rawName, "\uFFFD")), "malformed_query", "isn't a percent-encoded name")
+			continue
+		}
+		value, ok := unescapeParameter(rawValue)
+		switch {
+		case !slices.Contains(known, name):
+			q.fail(clip(name), "unknown_parameter", "isn't a parameter here")
+		case !ok:
+			q.fail(name, "malformed_query", "isn't percent-encoded UTF-8 text")
+		case q.has(name):
+			q.fail(name, "repeated_parameter", "may be given once")
+		default:
+			q.values[name] = value
+		}
+	}
+	return q
+}
+
+// unescapeParameter decodes half of a name=value pair. Like net/url it refuses
+// semicolons, which others take for ampersands.
+func unescapeParameter(raw string) (string, bool) {
+	text, err := url.QueryUnescape(raw)
+	return text, err == nil && utf8.ValidString(text) && !strings.ContainsRune(text, 0) && !strings.ContainsRune(raw, ';')
+}
+
+// err is nil, or a 422 with every problem found so far.
+func (q *query) err() error { return q.problems.err() }
+
+// fail adds a problem that only the handler can see.
+func (q *query) fail(field, code, message string, args ...any) {
+	q.problems.add(field, code, message, args...)
+}
+
+func (q *query) has(name string) bool {
+	_, ok := q.values[name]
+	return ok
+}
+
+// text is a text of at most maxLen characters, or "".
+func (q *query) text(name string, maxLen int) string {
+	value := q.values[name]
+	if utf8.RuneCountInString(value) > maxLen {
+		q.fail(name, "too_long", "may have at most %d characters", maxLen)
+		return ""
+	}
+	return value
+}
+
+// number is a whole number from lo to hi.
+func (q *query) number(name string, def, lo, hi int64) int64 {
+	if !q.has(name) {
+		return def
+	}
+	n, err := strconv.ParseInt(q.values[name], 10, 64)
+	if err != nil || n < lo || n > hi {
+		q.fail(name, "out_of_range", "must be a whole number from %d to %d", lo, hi)
+		return def
+	}
+	return n
+}
+
+// flag is true, false, or nil when it is absent.
+func (q *query) flag(name string) *bool {
+	value, ok := q.values[name]
+	if !ok {
+		return nil
+	}
+	if value != "true" && value != "false" {
+		q.fail(name, "not_allowed", "must be true or false")
+		return nil
+	}
+	return new(value == "true")
+}
+
+// choice is one of the allowed values.
+func (q *query) choice(name, def string, allowed ...string) string {
+	if !q.has(name) {
+		return def
+	}
+	if !slices.Contains(allowed, q.values[name]) {
+		q.fail(name, "not_allowed", "must be one of: %s", strings.Join(allowed, ", "))
+		return def
+	}
+	return q.values[name]
+}
+
+// cursor is the one value of a cursor made by encodeCursor(shape, value), or
+// "" when it is absent.
+func (q *query) cursor(shape string) string {
+	if !q.has("cursor") {
+		return ""
+	}
+	values, err := decodeCursor(q.values["cursor"], shape, 1)
+	if err != nil {
+		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list: leave it out to start again")
+		return ""
+	}
+	return values[0]
+}
+
+// id is a UUID in lower case, or "" when it is absent.
+func (q *query) id(name string) string {
+	if !q.has(name) {
+		return ""
+	}
+	if !validID(q.values[name]) {
+		q.fail(name, "invalid_id", "must be a UUID")
+		return ""
+	}
+	return strings.ToLower(q.values[name])
+}
+
+// encodeCursor is the token with which the list of that shape (its filter and
+// sort) goes on behind values. It is opaque to clients but no secret.
+func encodeCursor(shape string, values ...string) string {
+	data, err := json.Marshal(append([]string{shapeTag(shape)}, values...))
+	if err != nil {
+		panic(err) // strings can always be encoded
+	}
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+// decodeCursor returns the n values of a cursor that encodeCursor made for the
+// same shape, or a 422 invalid_cursor. A client can make up a cursor: the
+// values are text that can be stored, and what else they are the caller must
+// check, with errInvalidCursor for an answer.
+func decodeCursor(cursor, shape string, n int) ([]string, error) {
+	if len(cursor) > maxCursor {
+		return nil, errInvalidCursor()
+	}
+	data, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || checkJSON(data) != nil {
+		return nil, errInvalidCursor()
+	}
+	var values []*string
+	if json.Unmarshal(data, &values) != nil || len(values) != n+1 || slices.Contains(values, nil) {
+		return nil, errInvalidCursor()
+	}
+	texts := make([]string, 0, n+1)
+	for _, value := range values {
+		texts = append(texts, *value)
+	}
+	if texts[0] != shapeTag(shape) {
+		return nil, errInvalidCursor()
+	}
+	return texts[1:], nil
+}
+
+func errInvalidCursor() error {
+	return invalidField("cursor", "invalid_cursor", "isn't a next_cursor of this list with this filter and sort")
+}
+
+func shapeTag(shape string) string {
+	sum := sha256.Sum256([]byte(shape))
+	return base64.RawURLEncoding.EncodeToString(sum[:9])
+}
+
+// validID reports whether s is a UUID in the form 8-4-4-4-12 of RFC 9562, in
+// lower or upper case.
+func validID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			if s[i] != '-' {
+				return false
+			}
+		} else if strings.IndexByte("0123456789abcdefABCDEF", s[i]) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// text checks a text of any number of lines: minLen to maxLen characters, and
+// not blank where something is required.
+func (v *violations) text(field, value string, minLen, maxLen int) {
+	n := utf8.RuneCountInString(value)
+	switch {
+	case minLen > 0 && strings.TrimSpace(value) == "":
+		v.add(field, "required", "is required")
+	case n < minLen:
+		v.add(field, "too_short", "must have at least %d characters", minLen)
+	case n > maxLen:
+		v.add(field, "too_long", "may have at most %d characters", maxLen)
+	}
+}
+
+// line checks a text of one line, such as a name or a title: as text does, and
+// without control characters and line separators.
+func (v *violations) line(field, value string, minLen, maxLen int) {
+	v.text(field, value, minLen, maxLen)
+	if strings.ContainsFunc(value, func(r rune) bool {
+		return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
+	}) {
+		v.add(field, "not_one_line", "must be one line without control characters")
+	}
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10 // bytes
+)
+
+// Server is the Tachikoma API server. newServer makes one, run serves until
+// its context ends; run may be called once.
+type Server struct {
+	state
+	mux      *http.ServeMux
+	internal *http.ServeMux // what INTERNAL_ADDR serves; nil without it
+	table    []route        // every route there is
+	postgres *privatePostgres
+	listener net.Listener
+	tls      *certificate
+	work     sync.WaitGroup // the goroutines that open starts
+	stopWork context.CancelFunc
+}
+
+// newServer takes the port, so that a second server on it fails at once, and
+// builds all that needs no database.
+func newServer(config Config, log *slog.Logger) (*Server, error) {
+	s := &Server{state: newState(config, log)}
+	var err error
+	if config.TLSCertFile != "" {
+		if s.tls, err = newCertificate(config.TLSCertFile, config.TLSKeyFile, log); err != nil {
+			return nil, err
+		}
+	}
+	if s.listener, err = net.Listen("tcp", config.addr()); err != nil {
+		return nil, fmt.Errorf("listening on %s (HOST, PORT): %w", config.addr(), err)
+	}
+	s.routes()
+	return s, nil
+}
+
+// addr is where the server listens, as host:port.
+func (s *Server) addr() string { return s.listener.Addr().String() }
+
+// url is where a client on this machine reaches the server.
+func (s *Server) url() string {
+	scheme, host, port := "http", s.config.Host, ""
+	if s.tls != nil {
+		scheme = "https"
+	}
+	_, port, _ = net.SplitHostPort(s.addr())
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// router is the handler of all routes, with the middleware around them.
+func (s *Server) router() http.Handler { return s.middleware(s.dispatch(s.mux)) }
+
+// open brings up the database, a private one without DATABASE_URL, and starts
+// what runs beside the requests. It is done when requests can be served.
+func (s *Server) open(ctx context.Context) error {
+	url, err := s.databaseURL(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := migrate(ctx, url, s.log); err != nil {
+		return err
+	}
+	if err := s.openState(ctx, url); err != nil {
+		return err
+	}
+	if err := s.ensureAdmin(ctx); err != nil {
+		return fmt.Errorf("making the account of ADMIN_EMAIL: %w", err)
+	}
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stopWork = stop
+	s.work.Go(func() { s.feed.run(working) })
+	s.work.Go(func() { s.sweep(working) })
+	s.opened.Store(true)
+	return nil
+}
+
+// databaseURL is DATABASE_URL, or that of a private Postgres, which it starts.
+func (s *Server) databaseURL(ctx context.Context) (string, error) {
+	if s.config.DatabaseURL != "" {
+		return s.config.DatabaseURL, nil
+	}
+	var err error
+	if s.postgres, err = startPostgres(ctx, s.log, s.config.DataDir, false); err != nil {
+		return "", err
+	}
+	return s.postgres.url(ownDatabase), nil
+}
+
+// run serves until ctx ends, then drains and stops all that it started. ready
+// is called once, when requests can be served.
+func (s *Server) run(ctx context.Context, ready func()) error {
+	main := s.httpServer(s.router())
+	main.RegisterOnShutdown(func() { close(s.stopping) })
+	failed := make(chan error, 2)
+	go func() { failed <- s.serve(main) }()
+	var internal *http.Server
+	if s.config.InternalAddr != "" {
+		var err error
+		if internal, err = s.serveInternal(failed); err != nil {
+			return errors.Join(err, main.Close())
+		}
+	}
+	err := s.open(ctx)
+	if err == nil {
+		var lost <-chan struct{}
+		if s.postgres != nil {
+			lost = s.postgres.done()
+		}
+		ready()
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		case <-lost:
+			err = errors.New("the private Postgres has ended; its log says why")
+		}
+	}
+	return errors.Join(err, s.drain(main, internal))
+}
+
+// serve answers requests on the main listener, with TLS if configured.
+func (s *Server) serve(main *http.Server) error {
+	if s.tls != nil {
+		main.TLSConfig = s.tls.config()
+		return main.ServeTLS(s.listener, "", "")
+	}
+	return main.Serve(s.listener)
+}
+
+// serveInternal answers /internal without credentials on INTERNAL_ADDR.
+func (s *Server) serveInternal(failed chan<- error) (*http.Server, error) {
+	listener, err := net.Listen("tcp", s.config.InternalAddr)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s (INTERNAL_ADDR): %w", s.config.InternalAddr, err)
+	}
+	if addr := listener.Addr().(*net.TCPAddr); !addr.IP.IsLoopback() {
+		s.log.Warn("INTERNAL_ADDR isn't loopback: whoever reaches it needs no credential", "addr", addr)
+	}
+	internal := s.httpServer(s.middleware(s.dispatch(s.internal)))
+	go func() { failed <- internal.Serve(listener) }()
+	return internal, nil
+}
+
+// httpServer has no WriteTimeout, which would cut streams: limits.bound sets
+// deadlines for each request.
+func (s *Server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// drain stops in the order that loses nothing: readiness first, then, after
+// DRAIN_DELAY, the requests, then what they use.
+func (s *Server) drain(main, internal *http.Server) error {
+	s.draining.Store(true)
+	main.SetKeepAlivesEnabled(false)
+	s.log.Info("stopping", "drain_delay", s.config.DrainDelay)
+	time.Sleep(s.config.DrainDelay)
+
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.ShutdownTimeout)
+	defer cancel()
+	var closing sync.WaitGroup
+	closing.Go(func() { s.sockets.closeAll(ctx) })
+	var errs []error
+	if err := main.Shutdown(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("some requests outlasted SHUTDOWN_TIMEOUT: %w", err), main.Close())
+	}
+	closing.Wait()
+	if internal != nil {
+		errs = append(errs, internal.Close())
+	}
+	return errors.Join(append(errs, s.close())...)
+}
+
+// close stops what open has started.
+func (s *Server) close() error {
+	if s.stopWork != nil {
+		s.stopWork()
+		s.work.Wait()
+	}
+	if s.db != nil {
+		s.db.Close()
+	}
+	if s.postgres == nil {
+		return nil
+	}
+	return s.postgres.stop()
+}

@@ -1,0 +1,487 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// specStatuses are the stations of a spec's life; work.go says how they follow
+// each other.
+var specStatuses = []string{"planned", "in_progress", "in_review", "testing", "completed", "blocked", "deferred"}
+
+// readySQL is what ready means, everywhere: the mission m is active, the spec
+// s is planned, nobody holds it (holding it would make it in_progress) and all
+// that it depends on is completed.
+const readySQL = `(m.status = 'active' AND s.status = 'planned' AND s.unmet = 0)`
+
+// specSummary is a spec as lists show it.
+type specSummary struct {
+	ID               string     `json:"id"`
+	MissionID        string     `json:"mission_id"`
+	Key              string     `json:"key"`
+	Number           string     `json:"number"`
+	Title            string     `json:"title"`
+	Phase            string     `json:"phase"`
+	Status           string     `json:"status"`
+	Priority         int        `json:"priority"`
+	Tags             []string   `json:"tags"`
+	EstimatedContext string     `json:"estimated_context"`
+	Ready            bool       `json:"ready"`
+	Claim            *claimView `json:"claim"`
+	Attempts         int        `json:"attempts"`
+	Version          int64      `json:"version"`
+	CreatedAt        time.Time  `json:"created_at"`
+	UpdatedAt        time.Time  `json:"updated_at"`
+	Snippet          *string    `json:"snippet,omitempty"` // of a search
+
+	numberOrder string
+}
+
+// specView is a spec as it is shown alone.
+type specView struct {
+	specSummary
+	Body         string          `json:"body"`
+	Criteria     []criterion     `json:"criteria"`
+	Dependencies json.RawMessage `json:"dependencies"`
+	Dependents   json.RawMessage `json:"dependents"`
+}
+
+// claimView says who holds a spec.
+type claimView struct {
+	Agent     string    `json:"agent"`
+	UserID    string    `json:"user_id"`
+	ClaimedAt time.Time `json:"claimed_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Attempt   int       `json:"attempt"`
+}
+
+const (
+	summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, s.status, s.priority, s.tags,
+		s.estimated_context, ` + readySQL + `, s.attempts, s.version, s.created_at, s.updated_at, s.number_order,
+		l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt`
+
+	// specsSQL reads specs s of missions that user $1 ($2: an admin) may see.
+	specsSQL = `
+		FROM specs s JOIN missions m ON m.id = s.mission_id LEFT JOIN leases l ON l.spec_id = s.id
+		WHERE ` + readableSQL
+
+	relatedSQL = `SELECT coalesce(json_agg(json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', o.status)
+		ORDER BY o.number_order, o.id), '[]') FROM dependencies d JOIN specs o `
+)
+
+// summaryFields are where a row of summaryColumns goes; claim builds Claim.
+func (v *specSummary) fields(claim *nullableClaim) []any {
+	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
+		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.numberOrder,
+		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt}
+}
+
+// nullableClaim is a lease that may not be there.
+type nullableClaim struct {
+	agent, userID        *string
+	claimedAt, expiresAt *time.Time
+	attempt              *int
+}
+
+func (c nullableClaim) view() *claimView {
+	if c.agent == nil {
+		return nil
+	}
+	return &claimView{*c.agent, *c.userID, *c.claimedAt, *c.expiresAt, *c.attempt}
+}
+
+// readSpec reads one spec for an account.
+func readSpec(ctx context.Context, q querier, a account, id string) (specView, error) {
+	var v specView
+	var claim nullableClaim
+	var done []bool
+	var derived string
+	row := q.QueryRow(ctx, `SELECT `+summaryColumns+`, s.body, s.done, s.derived_status,
+			(`+relatedSQL+`ON o.id = d.depends_on WHERE d.spec_id = s.id),
+			(`+relatedSQL+`ON o.id = d.spec_id WHERE d.depends_on = s.id)`+
+		specsSQL+` AND s.id = $3`, a.userID, a.admin(), id)
+	err := row.Scan(append(v.fields(&claim), &v.Body, &done, &derived, &v.Dependencies, &v.Dependents)...)
+	if err != nil {
+		return v, notFoundOr(err, "reading a spec")
+	}
+	v.Claim = claim.view()
+	v.Criteria = parseCriteria(v.Body)
+	for i := range v.Criteria {
+		v.Criteria[i].Done = done[i]
+	}
+	v.Body = renderSpec(v.Body, done, v.Status, derived)
+	return v, nil
+}
+
+// specReply flushes the events and answers with the spec as it then is.
+func (t *tx) specReply(ctx context.Context, id string, status int) (reply, error) {
+	if err := t.flush(ctx); err != nil {
+		return reply{}, err
+	}
+	v, err := readSpec(ctx, t, t.account, id)
+	return reply{status: status, body: v, etag: etagOf(v.Version)}, err
+}
+
+// specSorts are the sort keys of the spec list.
+var specSorts = map[string]sortKey[specSummary]{
+	"number":     {"s.number_order", "text", func(v specSummary) string { return v.numberOrder }},
+	"priority":   {"s.priority", "smallint", func(v specSummary) string { return strconv.Itoa(v.Priority) }},
+	"updated_at": {"s.updated_at", "timestamptz", func(v specSummary) string { return timeText(v.UpdatedAt) }},
+}
+
+// listSpecs is GET /api/v1/specs.
+func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
+	q := newQuery(r, "mission_id", "status", "phase", "tag", "ready", "claimed", "q", "sort", "limit", "cursor")
+	filter := newListFilter(callOf(r).account)
+	filter.equal("s.mission_id", q.id("mission_id"))
+	filter.equal("s.status", q.choice("status", "", specStatuses...))
+	filter.phase(q.text("phase", 200))
+	filter.having("s.tags @> ARRAY[%s]", q.text("tag", 64))
+	filter.is(readySQL, q.flag("ready"))
+	if q.choice("claimed", "", "mine") == "mine" {
+		mine := true
+		filter.is("(l.user_id IS NOT DISTINCT FROM $1)", &mine)
+	}
+	order := readOrder(q, specSorts, "number", filter)
+	filter.search("s.search", order.text)
+	if err := q.err(); err != nil {
+		return err
+	}
+	snippet := "NULL"
+	if order.text != "" {
+		snippet = fmt.Sprintf(`ts_headline('english', left(s.body, 16384), websearch_to_tsquery('english', %s),
+			'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=20, MinWords=8')`, filter.bind(order.text))
+	}
+	rows, err := s.db.Query(r.Context(), `SELECT `+summaryColumns+`, `+snippet+specsSQL+filter.sql()+order.sql("s", filter), filter.args...)
+	if err != nil {
+		return fmt.Errorf("listing specs: %w", err)
+	}
+	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (specSummary, error) {
+		var v specSummary
+		var claim nullableClaim
+		err := row.Scan(append(v.fields(&claim), &v.Snippet)...)
+		v.Claim = claim.view()
+		return v, err
+	})
+	if err != nil {
+		return fmt.Errorf("listing specs: %w", err)
+	}
+	return respondOK(w, r, page(specs, order.limit, func(v specSummary) string { return order.cursor(v, v.ID) }))
+}
+
+// getSpec is GET /api/v1/specs/{id}: the object, or with Accept: text/markdown
+// the file.
+func (s *Server) getSpec(w http.ResponseWriter, r *http.Request) error {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
+	v, err := readSpec(r.Context(), s.db, callOf(r).account, callOf(r).target.spec)
+	if err != nil {
+		return err
+	}
+	w.Header().Add("Vary", "Accept")
+	if strings.HasPrefix(r.Header.Get("Accept"), "text/markdown") {
+		w.Header().Set("ETag", etagOf(v.Version))
+		writeBytes(w, r, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.Body))
+		return nil
+	}
+	return respond(w, r, reply{status: http.StatusOK, body: v, etag: etagOf(v.Version)})
+}
+
+// specFields are what may be written of a spec.
+type specFields struct {
+	Key, Number, Title, Phase string
+	Priority                  int
+	Tags                      []string
+	EstimatedContext, Body    string
+}
+
+func (f *specFields) validate() error {
+	var v violations
+	if !validKey(f.Key) {
+		v.add("key", "invalid_key", "must have 1 to 128 of a-z, 0-9, dot, underscore and dash")
+	}
+	v.line("title", f.Title, 1, 200)
+	v.line("number", f.Number, 0, 16)
+	v.line("phase", f.Phase, 0, 200)
+	v.line("estimated_context", f.EstimatedContext, 0, 200)
+	if f.Priority < 0 || f.Priority > 9 {
+		v.add("priority", "out_of_range", "must be between 0 and 9")
+	}
+	v.tags("tags", f.Tags)
+	if len(f.Body) > maxSpecBody {
+		v.add("body", "too_long", "must have at most 256 KiB")
+	}
+	if f.Tags == nil {
+		f.Tags = []string{}
+	}
+	return v.err()
+}
+
+const maxSpecBody = 256 << 10 // bytes
+
+func validKey(key string) bool {
+	return key != "" && len(key) <= 128 && !strings.ContainsFunc(key, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-')
+	})
+}
+
+// createSpec is POST /api/v1/missions/{id}/specs.
+func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Key              string   `json:"key"`
+		Title            string   `json:"title"`
+		Body             string   `json:"body"`
+		Number           string   `json:"number"`
+		Phase            string   `json:"phase"`
+		Status           *string  `json:"status"`
+		Priority         *int     `json:"priority"`
+		Tags             []string `json:"tags"`
+		EstimatedContext string   `json:"estimated_context"`
+		Dependencies     []string `json:"dependencies"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	fields := specFields{in.Key, in.Number, in.Title, in.Phase, defaultPriority, in.Tags, in.EstimatedContext, in.Body}
+	if in.Priority != nil {
+		fields.Priority = *in.Priority
+	}
+	if err := fields.validate(); err != nil {
+		return err
+	}
+	status := "planned"
+	if in.Status != nil {
+		status = *in.Status
+	}
+	if !slices.Contains(specStatuses, status) {
+		return errUnknownStatus()
+	}
+	criteria := parseCriteria(fields.Body)
+	missionID := callOf(r).target.mission
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		id := newID()
+		if err := t.insertSpec(ctx, m, id, fields, status, criteria); err != nil {
+			return reply{}, err
+		}
+		if err := t.setDependencies(ctx, m, id, in.Dependencies); err != nil {
+			return reply{}, err
+		}
+		t.emit("spec.created", m.ID, id, "", map[string]any{"key": fields.Key, "title": fields.Title, "status": status})
+		if status != "completed" && status != "deferred" {
+			err = t.reopen(ctx, &m)
+		} else {
+			err = t.completeIfDone(ctx, &m)
+		}
+		if err != nil {
+			return reply{}, err
+		}
+		answer, err := t.specReply(ctx, id, http.StatusCreated)
+		answer.location = "/api/v1/specs/" + id
+		return answer, err
+	})
+}
+
+func errUnknownStatus() error {
+	return invalidField("status", "unknown_value", "must be one of %s", strings.Join(specStatuses, ", "))
+}
+
+// insertSpec stores a new spec, without its dependencies.
+func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, criteria []criterion) error {
+	if err := t.tally(ctx, m.ID, id); err != nil {
+		return err
+	}
+	done, checked := doneFlags(criteria)
+	_, err := t.Exec(ctx, `
+		INSERT INTO specs (id, mission_id, key, number, title, phase, status, priority, tags, estimated_context,
+		                   body, derived_status, done, criteria_total, criteria_done)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $7, $12, $13, $14)`,
+		id, m.ID, f.Key, f.Number, f.Title, f.Phase, status, f.Priority, f.Tags, f.EstimatedContext,
+		f.Body, done, len(done), checked)
+	return specStoreError(err)
+}
+
+// specStoreError names what a constraint found.
+func specStoreError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case violated(err) == "specs_key_unique":
+		return problem(http.StatusConflict, "key_taken", "The mission has a spec with this key already.")
+	}
+	return fmt.Errorf("storing a spec: %w", err)
+}
+
+// doneFlags are the criteria's states, as they are stored, and how many are done.
+func doneFlags(criteria []criterion) (done []bool, checked int) {
+	done = make([]bool, len(criteria))
+	for i, c := range criteria {
+		if done[i] = c.Done; c.Done {
+			checked++
+		}
+	}
+	return done, checked
+}
+
+// updateSpec is PATCH /api/v1/specs/{id}, a merge patch (RFC 7396). The status
+// has a route of its own, since it follows a workflow.
+func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Key              optional[string]   `json:"key"`
+		Title            optional[string]   `json:"title"`
+		Body             optional[string]   `json:"body"`
+		Number           optional[string]   `json:"number"`
+		Phase            optional[string]   `json:"phase"`
+		Priority         optional[int]      `json:"priority"`
+		Tags             optional[[]string] `json:"tags"`
+		EstimatedContext optional[string]   `json:"estimated_context"`
+		Dependencies     optional[[]string] `json:"dependencies"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	target := callOf(r).target
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, spec.version); err != nil {
+			return reply{}, err
+		}
+		now, err := readSpec(ctx, t, t.account, target.spec)
+		if err != nil {
+			return reply{}, err
+		}
+		before := specFields{now.Key, now.Number, now.Title, now.Phase, now.Priority, now.Tags, now.EstimatedContext, now.Body}
+		after := before
+		in.Key.apply(&after.Key, "")
+		in.Title.apply(&after.Title, "")
+		in.Body.apply(&after.Body, "")
+		in.Number.apply(&after.Number, "")
+		in.Phase.apply(&after.Phase, "")
+		in.Priority.apply(&after.Priority, defaultPriority)
+		in.Tags.apply(&after.Tags, []string{})
+		in.EstimatedContext.apply(&after.EstimatedContext, "")
+		if err := after.validate(); err != nil {
+			return reply{}, err
+		}
+		if before.Body != after.Body && now.Claim != nil {
+			return reply{}, problem(http.StatusConflict, "leased",
+				"%s works on this spec: its body can't be edited until the lease ends.", now.Claim.Agent)
+		}
+		changed := before.differences(after)
+		if in.Dependencies.Set {
+			moved, err := t.replaceDependencies(ctx, m, target.spec, in.Dependencies.Value)
+			if err != nil {
+				return reply{}, err
+			}
+			if moved {
+				changed = append(changed, "dependencies")
+			}
+		}
+		if err := t.storeSpec(ctx, spec, before, after, changed); err != nil {
+			return reply{}, err
+		}
+		return t.specReply(ctx, target.spec, http.StatusOK)
+	})
+}
+
+// differences names the fields in which two versions of a spec differ.
+func (f specFields) differences(other specFields) []string {
+	var changed []string
+	for _, field := range []struct {
+		name string
+		same bool
+	}{
+		{"key", f.Key == other.Key},
+		{"title", f.Title == other.Title},
+		{"body", f.Body == other.Body},
+		{"number", f.Number == other.Number},
+		{"phase", f.Phase == other.Phase},
+		{"priority", f.Priority == other.Priority},
+		{"tags", slices.Equal(f.Tags, other.Tags)},
+		{"estimated_context", f.EstimatedContext == other.EstimatedContext},
+	} {
+		if !field.same {
+			changed = append(changed, field.name)
+		}
+	}
+	return changed
+}
+
+// storeSpec writes the fields that changed, if any did, with the event. A new
+// body speaks for its criteria, and of the status as it is now.
+func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFields, changed []string) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	_, err := t.Exec(ctx, `
+		UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8,
+		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+		spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
+	if err != nil {
+		return specStoreError(err)
+	}
+	if before.Body != after.Body {
+		done, checked := doneFlags(parseCriteria(after.Body))
+		_, err := t.Exec(ctx, `
+			UPDATE specs SET body = $2, derived_status = status, done = $3, criteria_total = $4, criteria_done = $5
+			WHERE id = $1`, spec.id, after.Body, done, len(done), checked)
+		if err != nil {
+			return specStoreError(err)
+		}
+	}
+	t.emit("spec.updated", spec.missionID, spec.id, "", map[string]any{"key": after.Key, "changed": changed, "version": spec.version + 1})
+	return nil
+}
+
+// deleteSpec is DELETE /api/v1/specs/{id}.
+func (s *Server) deleteSpec(w http.ResponseWriter, r *http.Request) error {
+	if err := decodeRequest(r, &struct{}{}); err != nil {
+		return err
+	}
+	target := callOf(r).target
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, spec.version); err != nil {
+			return reply{}, err
+		}
+		_, err = t.Exec(ctx, `DELETE FROM specs WHERE id = $1`, target.spec)
+		if violated(err) == "dependencies_dependents" {
+			return reply{}, problem(http.StatusConflict, "has_dependents", "Other specs depend on this one. Take it out of their dependencies first.")
+		}
+		if err != nil {
+			return reply{}, fmt.Errorf("deleting a spec: %w", err)
+		}
+		t.emit("spec.deleted", m.ID, target.spec, "", map[string]any{"key": spec.key})
+		if err := t.completeIfDone(ctx, &m); err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusNoContent}, nil
+	})
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// state is what all handlers share. It is filled in by newServer, what needs
+// the database by open; after that only the fields that say so change.
+type state struct {
+	config      Config
+	log         *slog.Logger
+	db          *pgxpool.Pool
+	secret      []byte // signs access tokens; all else is derived from it
+	hasher      *passwordHasher
+	hub         *hub
+	feed        *feed
+	credentials *credentials
+	rate        *limiter // of credentials and addresses
+	authRate    *limiter // of addresses on the public auth routes
+	metrics     *metrics
+	sockets     *sockets
+	imports     chan struct{} // holds as many as run
+	started     time.Time
+
+	opened   atomic.Bool   // the database is there and migrated
+	draining atomic.Bool   // no new work should be sent here
+	stopping chan struct{} // closed when what waits or streams has to end
+}
+
+func newState(config Config, log *slog.Logger) state {
+	return state{
+		config:   config,
+		log:      log,
+		hasher:   newPasswordHasher(todaysArgon2),
+		hub:      newHub(),
+		rate:     newLimiter(config.RateLimit, limiterKeys),
+		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
+		metrics:  newMetrics(),
+		sockets:  newSockets(),
+		imports:  make(chan struct{}, maxImports),
+		started:  time.Now(),
+		stopping: make(chan struct{}),
+	}
+}
+
+const (
+	limiterKeys = 100_000 // clients that a rate limit remembers
+	maxImports  = 4       // at a time, since each is held in memory as a whole
+)
+
+// openState connects to a database that is migrated.
+func (s *state) openState(ctx context.Context, databaseURL string) error {
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
+	}
+	config.MaxConns = int32(s.config.DatabaseMaxConns)
+	config.ConnConfig.Tracer = acquireLimit{down: func() bool { return s.feed.down.Load() }}
+	config.ConnConfig.RuntimeParams["application_name"] = "tachikoma"
+	config.ConnConfig.ConnectTimeout = acquireTimeout
+	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		conn.TypeMap().RegisterType(&pgtype.Type{
+			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
+		})
+		return nil
+	}
+	if s.db, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return fmt.Errorf("connecting to the database: %w", err)
+	}
+	s.credentials = newCredentials(func() bool { return s.feed.fresh() })
+	s.feed = newFeed(s.db, s.hub, s.credentials.forget, s.log)
+	if s.secret, err = s.sharedSecret(ctx); err != nil {
+		return err
+	}
+	return nil
+}
+
+// sharedSecret is JWT_SECRET, or else one that the first instance made and all
+// read from the database.
+func (s *state) sharedSecret(ctx context.Context) ([]byte, error) {
+	if s.config.JWTSecret != nil {
+		return s.config.JWTSecret, nil
+	}
+	made := make([]byte, 32)
+	_, _ = rand.Read(made) // never fails
+	if _, err := s.db.Exec(ctx, `INSERT INTO secrets (name, value) VALUES ('jwt', $1) ON CONFLICT (name) DO NOTHING`, made); err != nil {
+		return nil, fmt.Errorf("storing the signing key: %w", err)
+	}
+	var secret []byte
+	if err := s.db.QueryRow(ctx, `SELECT value FROM secrets WHERE name = 'jwt'`).Scan(&secret); err != nil {
+		return nil, fmt.Errorf("reading the signing key: %w", err)
+	}
+	return secret, nil
+}
+
+// acquireTimeout is how long a request waits for a connection of the pool.
+const acquireTimeout = 2 * time.Second
+
+// acquireLimit bounds the wait for a connection, for every use of the pool: it
+// is a tracer, since what TraceAcquireStart returns is the context of the wait
+// and of nothing else. While the database is down nobody waits at all.
+type acquireLimit struct{ down func() bool }
+
+type acquireCancel struct{}
+
+func (l acquireLimit) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
+	if l.down() {
+		refused, cancel := context.WithCancelCause(ctx)
+		cancel(errDatabaseDown)
+		return refused
+	}
+	limited, cancel := context.WithTimeout(ctx, acquireTimeout)
+	return context.WithValue(limited, acquireCancel{}, cancel)
+}
+
+func (acquireLimit) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireEndData) {
+	if cancel, ok := ctx.Value(acquireCancel{}).(context.CancelFunc); ok {
+		cancel()
+	}
+}
+
+// TraceQueryStart and TraceQueryEnd make acquireLimit a pgx.QueryTracer, which
+// is where pgxpool looks for it.
+func (acquireLimit) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+func (acquireLimit) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// newID returns a UUIDv7 (RFC 9562): 48 bits of time in milliseconds, so that
+// ids grow, and 74 random ones.
+func newID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[6:]) // never fails
+	ms := uint64(time.Now().UnixMilli())
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	id[6] = id[6]&0x0f | 0x70
+	id[8] = id[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+}

@@ -1,0 +1,142 @@
+package main
+
+// The TLS certificate, which is renewed without a restart.
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// certificateCheck is how often, at most, handshakes look whether the files
+// have changed.
+const certificateCheck = time.Second
+
+// certificate is the server's key pair. A renewed pair of files is taken by the
+// next handshake that is a second or more after the last look at them, so there
+// is no goroutine to end. A new pair that can't be used leaves the old one in
+// place and is tried again with each look, since its other half, or the
+// permission to read it, may be about to come. It is safe for concurrent use.
+type certificate struct {
+	certFile, keyFile string
+	log               *slog.Logger
+
+	pair     atomic.Pointer[tls.Certificate]
+	nextLook atomic.Int64 // nanoseconds since start
+	start    time.Time
+
+	looking   sync.Mutex // one handshake looks, the others don't wait for it
+	loaded    [2]fs.FileInfo
+	complaint string // the last thing logged about a pair that can't be used
+}
+
+// newCertificate loads the pair; an error says which file is to blame.
+func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
+	c := &certificate{certFile: certFile, keyFile: keyFile, log: log, start: time.Now()}
+	files, err := c.stat()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := loadPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	c.pair.Store(pair)
+	c.loaded = files
+	c.nextLook.Store(int64(certificateCheck))
+	return c, nil
+}
+
+// config is for the listener: TLS 1.2 or later, HTTP/2 and HTTP/1.1.
+func (c *certificate) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.current(time.Now()), nil
+		},
+	}
+}
+
+// current is the pair to use now.
+func (c *certificate) current(now time.Time) *tls.Certificate {
+	elapsed := int64(now.Sub(c.start))
+	if elapsed >= c.nextLook.Load() && c.looking.TryLock() {
+		c.nextLook.Store(elapsed + int64(certificateCheck))
+		c.look()
+		c.looking.Unlock()
+	}
+	return c.pair.Load()
+}
+
+// look takes a changed pair. The caller holds looking.
+func (c *certificate) look() {
+	files, err := c.stat() // before reading: a change in between shows at the next look
+	if err == nil && sameFile(files[0], c.loaded[0]) && sameFile(files[1], c.loaded[1]) {
+		c.complaint = ""
+		return
+	}
+	var pair *tls.Certificate
+	if err == nil {
+		pair, err = loadPair(c.certFile, c.keyFile)
+	}
+	if err != nil {
+		complaint := describe(files) + err.Error()
+		if complaint != c.complaint {
+			c.log.Warn("the new TLS certificate can't be used; the old one stays", "error", err)
+		}
+		c.complaint = complaint
+		return
+	}
+	c.pair.Store(pair)
+	c.loaded, c.complaint = files, ""
+	c.log.Info("the new TLS certificate is in use", "names", pair.Leaf.DNSNames, "not_after", pair.Leaf.NotAfter)
+}
+
+func (c *certificate) stat() (files [2]fs.FileInfo, err error) {
+	for i, name := range []string{c.certFile, c.keyFile} {
+		if files[i], err = os.Stat(name); err != nil {
+			return [2]fs.FileInfo{}, err
+		}
+	}
+	return files, nil
+}
+
+// sameFile reports whether a and b are one file, and unchanged. Following
+// links, it also notices a link that points elsewhere.
+func sameFile(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// describe tells one state of the files from the next.
+func describe(files [2]fs.FileInfo) string {
+	var text string
+	for _, f := range files {
+		if f != nil {
+			text += fmt.Sprintf("%d bytes, %s; ", f.Size(), f.ModTime().Format(time.RFC3339Nano))
+		}
+	}
+	return text
+}
+
+// loadPair reads a certificate chain and its key, both PEM.
+func loadPair(certFile, keyFile string) (*tls.Certificate, error) {
+	certPEM, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("%s and %s aren't a certificate chain and its key: %w", certFile, keyFile, err)
+	}
+	return &pair, nil
+}
