@@ -97,6 +97,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, p permission) err
 		if c.account, err = s.authenticate(r.Context(), token, c.addr); err != nil {
 			return err
 		}
+		c.admitted, c.permission = time.Now(), p
 	}
 	if err := s.limitRate(w, r, p); err != nil {
 		return err
@@ -112,6 +113,24 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, p permission) err
 		}
 	}
 	return permit(c.account, p, write)
+}
+
+// readmit checks a request anew that was admitted more than a second ago: its
+// body came slowly, or it has waited, and its credential may have ended since.
+func (s *Server) readmit(r *http.Request) error {
+	c := callOf(r)
+	if c.account.userID == "" || time.Since(c.admitted) < time.Second {
+		return nil
+	}
+	token, err := bearerToken(r)
+	if err != nil {
+		return err
+	}
+	if c.account, err = s.authenticate(r.Context(), token, c.addr); err != nil {
+		return err
+	}
+	c.admitted = time.Now()
+	return permit(c.account, c.permission, true)
 }
 
 // permit holds an account and its key against what a route asks.

@@ -16,13 +16,15 @@ import (
 // admission and the handlers fill it in, the access log reads it at the end.
 // It belongs to the request's goroutine.
 type call struct {
-	requestID string
-	addr      netip.Addr
-	pattern   string  // of the route; "" where none matched
-	account   account // zero where nobody is signed in
-	target    target  // the mission or spec that the path names
-	bodyHash  []byte  // SHA-256 of the body, once decoded
-	cause     error   // what the access log has to say about a failure
+	requestID  string
+	addr       netip.Addr
+	pattern    string     // of the route; "" where none matched
+	account    account    // zero where nobody is signed in
+	admitted   time.Time  // when the account was last looked at
+	permission permission // what it was admitted with
+	target     target     // the mission or spec that the path names
+	bodyHash   []byte     // SHA-256 of the body, once decoded
+	cause      error      // what the access log has to say about a failure
 }
 
 type callKey struct{}

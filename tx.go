@@ -79,6 +79,9 @@ func (s *Server) writeOnce(w http.ResponseWriter, r *http.Request, fn func(ctx c
 
 // commit runs fn until it commits and returns the answer with its encoded body.
 func (s *Server) commit(r *http.Request, key string, fn func(ctx context.Context, t *tx) (reply, error)) (reply, []byte, error) {
+	if err := s.readmit(r); err != nil {
+		return reply{}, nil, err
+	}
 	ctx, cancel := context.WithoutCancel(r.Context()), context.CancelFunc(func() {})
 	if deadline, ok := r.Context().Deadline(); ok {
 		ctx, cancel = context.WithDeadline(ctx, deadline)
@@ -102,7 +105,11 @@ func (s *Server) tryCommit(ctx context.Context, r *http.Request, key string, fn 
 	if err != nil {
 		return reply{}, nil, fmt.Errorf("beginning a transaction: %w", err)
 	}
-	defer func() { _ = begun.Rollback(context.WithoutCancel(ctx)) }() // after a commit this does nothing
+	defer func() {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), acquireTimeout)
+		defer cancel()
+		_ = begun.Rollback(ending) // after a commit this does nothing
+	}()
 	t := newTx(begun, callOf(r).account)
 
 	answer, encoded, replayed, err := t.once(ctx, r, key, fn)

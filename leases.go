@@ -1,0 +1,378 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	minLease = 10 * time.Second
+	maxWait  = 50 // seconds that a claim waits at most
+)
+
+// leaseView is a lease as its holder sees it. The token is its proof.
+type leaseView struct {
+	Token     string    `json:"token"`
+	Attempt   int       `json:"attempt"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// claimRequest is what an agent asks for.
+type claimRequest struct {
+	Agent        string   `json:"agent"`
+	LeaseSeconds *int     `json:"lease_seconds"`
+	WaitSeconds  int      `json:"wait_seconds"`
+	Tags         []string `json:"tags"`
+	Phase        string   `json:"phase"`
+}
+
+// errNothingReady rolls a claim back that found nothing to take.
+var errNothingReady = errors.New("nothing is ready")
+
+// claimSpec is POST /api/v1/missions/{id}/claim. It gives out the ready spec of
+// the highest priority, then the lowest number, and waits for one if asked to:
+// outside any transaction, woken by the mission's events.
+func (s *Server) claimSpec(w http.ResponseWriter, r *http.Request) error {
+	var in claimRequest
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	lease, err := s.validateClaim(in)
+	if err != nil {
+		return err
+	}
+	missionID := callOf(r).target.mission
+	grown, stop := s.hub.watch(missionID)
+	defer stop()
+	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
+	defer patience.Stop()
+	for {
+		err := s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+			return s.claim(ctx, r, t, missionID, in, lease)
+		})
+		if !errors.Is(err, errNothingReady) {
+			return err
+		}
+		again, err := s.awaitReady(r.Context(), missionID, in, grown, patience.C)
+		if err != nil {
+			return err
+		}
+		if !again {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+	}
+}
+
+// awaitReady waits until another try may find something, which it reports, or
+// until it is time to give up. Of many that wait, those an event doesn't help
+// find out with one read.
+func (s *Server) awaitReady(ctx context.Context, missionID string, in claimRequest, grown <-chan struct{}, patience <-chan time.Time) (again bool, err error) {
+	for {
+		select {
+		case <-grown:
+		case <-patience:
+			return false, nil
+		case <-s.stopping:
+			return false, nil
+		case <-ctx.Done():
+			return false, fmt.Errorf("waiting for work: %w", context.Cause(ctx))
+		}
+		err := s.db.QueryRow(ctx, `
+			SELECT EXISTS (SELECT`+claimableSQL+`)
+			       OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`,
+			missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&again)
+		if err != nil {
+			return false, fmt.Errorf("looking for a ready spec: %w", err)
+		}
+		if again {
+			return true, nil
+		}
+	}
+}
+
+// claimableSQL finds what a claim may take: ready specs of mission $1 with all
+// of the tags $2, and of the phase $3, also known as $4, unless that is ''.
+const claimableSQL = `
+	FROM specs s JOIN missions m ON m.id = s.mission_id
+	WHERE s.mission_id = $1 AND ` + readySQL + ` AND s.tags @> $2 AND ($3 = '' OR s.phase IN ($3, $4))`
+
+func (s *Server) validateClaim(in claimRequest) (lease time.Duration, err error) {
+	var v violations
+	v.line("agent", in.Agent, 1, 100)
+	v.line("phase", in.Phase, 0, 200)
+	v.tags("tags", in.Tags)
+	if in.WaitSeconds < 0 || in.WaitSeconds > maxWait {
+		v.add("wait_seconds", "out_of_range", "must be between 0 and %d", maxWait)
+	}
+	lease = s.leaseTime(&v, in.LeaseSeconds)
+	return lease, v.err()
+}
+
+// leaseTime is how long a lease is asked for: LEASE_DEFAULT unless given.
+func (s *Server) leaseTime(v *violations, seconds *int) time.Duration {
+	if seconds == nil {
+		return s.config.LeaseDefault
+	}
+	least, most := int(minLease/time.Second), int(s.config.LeaseMax/time.Second)
+	if *seconds < least || *seconds > most {
+		v.add("lease_seconds", "out_of_range", "must be between %d and %d", least, most)
+	}
+	return time.Duration(*seconds) * time.Second
+}
+
+// claim takes the next ready spec, after taking back what has expired.
+func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (reply, error) {
+	m, err := t.mission(ctx, missionID, lockShare, accessEditor)
+	if err != nil {
+		return reply{}, err
+	}
+	if m.Status != "active" {
+		return reply{}, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("status", m.Status)
+	}
+	if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
+		return reply{}, err
+	}
+	var id string
+	err = t.QueryRow(ctx, `SELECT s.id`+claimableSQL+`
+		ORDER BY s.priority DESC, s.number_order, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED`,
+		missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		if len(t.events) > 0 {
+			return reply{}, andCommit(errNothingReady) // what was taken back stays so
+		}
+		return reply{}, errNothingReady
+	}
+	if err != nil {
+		return reply{}, fmt.Errorf("looking for a ready spec: %w", err)
+	}
+	given, err := t.grant(ctx, missionID, id, in.Agent, lease)
+	if err != nil {
+		return reply{}, err
+	}
+	answer, err := t.specReply(ctx, id, http.StatusOK)
+	if err != nil {
+		return reply{}, err
+	}
+	answer.body = struct {
+		Spec  any       `json:"spec"`
+		Lease leaseView `json:"lease"`
+	}{answer.body, given}
+	answer.etag = ""
+	return answer, r.Context().Err() // a client that has gone wouldn't know of its lease
+}
+
+// grant makes an agent the holder of a ready spec, which is locked.
+func (t *tx) grant(ctx context.Context, missionID, specID, agent string, lease time.Duration) (leaseView, error) {
+	given := leaseView{Token: newSecret("lt_")}
+	if err := t.tally(ctx, missionID, specID); err != nil {
+		return given, err
+	}
+	err := t.QueryRow(ctx, `
+		WITH spec AS (
+			UPDATE specs SET status = 'in_progress', attempts = attempts + 1, version = version + 1, updated_at = clock_timestamp()
+			WHERE id = $1 RETURNING id, mission_id, attempts
+		)
+		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
+		SELECT id, mission_id, $2, $3, $4, attempts, clock_timestamp() + $5 FROM spec
+		RETURNING attempt, expires_at`, specID, t.account.userID, agent, given.Token, lease).Scan(&given.Attempt, &given.ExpiresAt)
+	if err != nil {
+		return given, fmt.Errorf("granting a lease: %w", err)
+	}
+	t.emit("spec.claimed", missionID, specID, agent, map[string]any{"attempt": given.Attempt, "expires_at": given.ExpiresAt})
+	return given, nil
+}
+
+// heartbeat is POST /api/v1/specs/{id}/heartbeat.
+func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		LeaseToken   string `json:"lease_token"`
+		LeaseSeconds *int   `json:"lease_seconds"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	var v violations
+	v.leaseToken(in.LeaseToken)
+	lease := s.leaseTime(&v, in.LeaseSeconds)
+	if err := v.err(); err != nil {
+		return err
+	}
+	at := callOf(r).target
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		if _, err := t.mission(ctx, at.mission, lockKeyShare, accessEditor); err != nil {
+			return reply{}, err
+		}
+		kept := leaseView{Token: in.LeaseToken}
+		err := t.QueryRow(ctx, `
+			UPDATE leases SET expires_at = clock_timestamp() + $3 WHERE spec_id = $1 AND token = $2
+			RETURNING attempt, expires_at`, at.spec, in.LeaseToken, lease).Scan(&kept.Attempt, &kept.ExpiresAt)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return reply{}, errLeaseLost()
+		}
+		if err != nil {
+			return reply{}, fmt.Errorf("prolonging a lease: %w", err)
+		}
+		return reply{status: http.StatusOK, body: kept}, nil
+	})
+}
+
+func (v *violations) leaseToken(token string) {
+	if token == "" {
+		v.add("lease_token", "required", "must be the token that the claim gave")
+	}
+}
+
+// releaseSpec is POST /api/v1/specs/{id}/release. The attempt is given back.
+// The mission's owner and admins need no token.
+func (s *Server) releaseSpec(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		LeaseToken string `json:"lease_token"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	at := callOf(r).target
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, spec, err := t.lockSpec(ctx, at, lockKeyShare)
+		if err != nil {
+			return reply{}, err
+		}
+		if in.LeaseToken == "" && m.access < accessOwner {
+			var v violations
+			v.leaseToken("")
+			return reply{}, v.err()
+		}
+		if err := t.release(ctx, spec, in.LeaseToken, ""); err != nil {
+			return reply{}, err
+		}
+		return t.specReply(ctx, spec.id, http.StatusOK)
+	})
+}
+
+// release gives a locked spec back: token is the lease's, or "" for whichever
+// there is. reason may be "".
+func (t *tx) release(ctx context.Context, spec specLock, token, reason string) error {
+	var agent string
+	err := t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND ($2 = '' OR token = $2) FOR UPDATE`, spec.id, token).Scan(&agent)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLeaseLost()
+	}
+	if err != nil {
+		return fmt.Errorf("reading a lease: %w", err)
+	}
+	if err := t.move(ctx, spec, "planned", max(0, spec.attempts-1)); err != nil {
+		return err
+	}
+	data := map[string]any{}
+	if reason != "" {
+		data["reason"] = reason
+	}
+	t.emit("spec.released", spec.missionID, spec.id, agent, data)
+	return nil
+}
+
+// endLeases gives back every spec of a mission that somebody holds.
+func (t *tx) endLeases(ctx context.Context, m missionLock, reason string) error {
+	held, err := t.lockHeld(ctx, m.ID, `SELECT spec_id FROM leases WHERE mission_id = $1`, "FOR NO KEY UPDATE")
+	if err != nil {
+		return err
+	}
+	for _, spec := range held {
+		if err := t.release(ctx, spec, "", reason); err != nil && !isLeaseLost(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockHeld locks, in the order of their ids, the specs of a mission that a
+// query on leases finds.
+func (t *tx) lockHeld(ctx context.Context, missionID, leases, lock string) ([]specLock, error) {
+	rows, err := t.Query(ctx, `
+		SELECT id, mission_id, key, title, status, version, attempts FROM specs
+		WHERE id IN (`+leases+`) ORDER BY id `+lock, missionID)
+	if err != nil {
+		return nil, fmt.Errorf("locking held specs: %w", err)
+	}
+	held, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec specLock, err error) {
+		err = row.Scan(&spec.id, &spec.missionID, &spec.key, &spec.title, &spec.status, &spec.version, &spec.attempts)
+		return spec, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("locking held specs: %w", err)
+	}
+	var ids []string
+	for _, spec := range held {
+		ids = append(ids, spec.id)
+	}
+	return held, t.tally(ctx, missionID, ids...)
+}
+
+// expiredSQL finds the leases of mission $1 whose time is over.
+const expiredSQL = `SELECT spec_id FROM leases WHERE mission_id = $1 AND expires_at < clock_timestamp()`
+
+// takeBackExpired ends the leases of a mission whose time is over. What
+// somebody else has locked is left to them, or to the next sweep.
+func (t *tx) takeBackExpired(ctx context.Context, missionID string, maxAttempts int) error {
+	expired, err := t.lockHeld(ctx, missionID, expiredSQL, "FOR NO KEY UPDATE SKIP LOCKED")
+	if err != nil || len(expired) == 0 {
+		return err
+	}
+	for _, spec := range expired {
+		if err := t.takeBack(ctx, spec, maxAttempts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeBack ends the lease on a locked spec if its time is still over.
+func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error {
+	var agent string
+	err := t.QueryRow(ctx, `DELETE FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() RETURNING agent`, spec.id).Scan(&agent)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil // a heartbeat came in time
+	}
+	if err != nil {
+		return fmt.Errorf("taking a lease back: %w", err)
+	}
+	status := "planned"
+	if spec.attempts >= maxAttempts {
+		status = "blocked"
+	}
+	if err := t.move(ctx, spec, status, spec.attempts); err != nil {
+		return err
+	}
+	t.emitAs(actor{Agent: &agent}, "spec.lease_expired", spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
+	if status != "blocked" {
+		return nil
+	}
+	m, err := t.missionUnasked(ctx, spec.missionID)
+	if err != nil {
+		return err
+	}
+	t.notifyBlocked(m, spec, "its lease expired")
+	return nil
+}
+
+// missionUnasked reads what a notification has to know of a mission.
+func (t *tx) missionUnasked(ctx context.Context, id string) (missionLock, error) {
+	m := missionLock{ID: id}
+	err := t.QueryRow(ctx, `SELECT owner_id, name FROM missions WHERE id = $1`, id).Scan(&m.OwnerID, &m.Name)
+	return m, notFoundOr(err, "reading a mission")
+}
+
+func errLeaseLost() error {
+	return problem(http.StatusConflict, "lease_lost", "This lease has ended: the spec was finished, released or taken over. Claim again.")
+}
+
+func isLeaseLost(err error) bool {
+	e, ok := errors.AsType[*apiError](err)
+	return ok && e.code == "lease_lost"
+}
