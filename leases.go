@@ -13,6 +13,8 @@ import (
 const (
 	minLease = 10 * time.Second
 	maxWait  = 50 // seconds that a claim waits at most
+	// claimRetry is how often a waiting claim looks by itself.
+	claimRetry = 5 * time.Second
 )
 
 // leaseView is a lease as its holder sees it. The token is its proof.
@@ -76,6 +78,7 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 	for {
 		select {
 		case <-grown:
+		case <-time.After(claimRetry): // a claim that was rolled back makes no event
 		case <-patience:
 			return false, nil
 		case <-s.stopping:
@@ -97,7 +100,7 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 }
 
 // claimableSQL finds what a claim may take: ready specs of mission $1 with all
-// of the tags $2, and of the phase $3, also known as $4, unless that is ''.
+// of the tags $2, and of the phase $3, also known as $4, unless that is ”.
 const claimableSQL = `
 	FROM specs s JOIN missions m ON m.id = s.mission_id
 	WHERE s.mission_id = $1 AND ` + readySQL + ` AND s.tags @> $2 AND ($3 = '' OR s.phase IN ($3, $4))`

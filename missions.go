@@ -57,14 +57,22 @@ const missionSQL = `
 	WHERE ` + readableSQL
 
 // scanMission reads a row of missionSQL.
-func scanMission(row pgx.CollectableRow) (missionView, error) {
-	var m missionView
+func scanMission(row pgx.CollectableRow) (m missionView, err error) {
+	err = m.scan(row)
+	return m, err
+}
+
+// scan reads a row of missionSQL into m, after the columns that go to before.
+func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	var have access
 	n := &m.Stats
-	err := row.Scan(&m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, &m.Metadata, &m.OwnerID, &have,
+	err := row.Scan(append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, &m.Metadata, &m.OwnerID, &have,
 		&m.Version, &m.CreatedAt, &m.UpdatedAt,
 		&n.Planned, &n.InProgress, &n.InReview, &n.Testing, &n.Completed, &n.Blocked, &n.Deferred,
-		&n.Ready, &n.CriteriaTotal, &n.CriteriaDone)
+		&n.Ready, &n.CriteriaTotal, &n.CriteriaDone)...)
+	if err != nil {
+		return err
+	}
 	m.MyRole = have.String()
 	if m.Status != "active" {
 		n.Ready = 0
@@ -73,7 +81,7 @@ func scanMission(row pgx.CollectableRow) (missionView, error) {
 	if n.Total > 0 {
 		n.CompletionPercentage = math.Round(float64(n.Completed)/float64(n.Total)*1000) / 10
 	}
-	return m, err
+	return nil
 }
 
 // String is the name of the access, as my_role tells it.
@@ -81,9 +89,12 @@ func (a access) String() string {
 	return [...]string{"none", "viewer", "editor", "owner"}[a]
 }
 
+// oneMissionSQL reads the mission $3.
+const oneMissionSQL = missionSQL + ` AND m.id = $3`
+
 // readMission reads one mission for an account.
 func readMission(ctx context.Context, q querier, a account, id string) (missionView, error) {
-	rows, err := q.Query(ctx, missionSQL+` AND m.id = $3`, a.userID, a.admin(), id)
+	rows, err := q.Query(ctx, oneMissionSQL, a.userID, a.admin(), id)
 	if err != nil {
 		return missionView{}, fmt.Errorf("reading a mission: %w", err)
 	}
@@ -214,9 +225,10 @@ func (s *Server) getMission(w http.ResponseWriter, r *http.Request) error {
 	if err := newQuery(r).err(); err != nil {
 		return err
 	}
-	m, err := readMission(r.Context(), s.db, callOf(r).account, callOf(r).target.mission)
+	a := callOf(r).account
+	m, err := s.missions.get(r.Context(), lookup{a.userID, a.admin(), callOf(r).target.mission})
 	if err != nil {
-		return err
+		return notFoundOr(err, "reading a mission")
 	}
 	return respond(w, r, reply{status: http.StatusOK, body: m, etag: etagOf(m.Version)})
 }

@@ -98,27 +98,51 @@ func (c nullableClaim) view() *claimView {
 	return &claimView{*c.agent, *c.userID, *c.claimedAt, *c.expiresAt, *c.attempt}
 }
 
+// oneSpecSQL reads the spec $3, whole.
+const oneSpecSQL = `SELECT ` + summaryColumns + `, s.body, s.done, s.derived_status,
+		(` + relatedSQL + `ON o.id = d.depends_on WHERE d.spec_id = s.id),
+		(` + relatedSQL + `ON o.id = d.spec_id WHERE d.depends_on = s.id)` + specsSQL + ` AND s.id = $3`
+
+// specRow is a row of oneSpecSQL, of which view makes what clients see.
+type specRow struct {
+	specSummary
+	claim                    nullableClaim
+	body, derived            string
+	done                     []bool
+	dependencies, dependents json.RawMessage
+}
+
+// scan reads a row of oneSpecSQL, after the columns that go to before.
+func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
+	fields := append(before, v.fields(&v.claim)...)
+	return row.Scan(append(fields, &v.body, &v.done, &v.derived, &v.dependencies, &v.dependents)...)
+}
+
+// view parses the body and shows its criteria and status as they stand.
+func (v specRow) view() specView {
+	view := specView{specSummary: v.specSummary, Criteria: parseCriteria(v.body), Dependencies: v.dependencies, Dependents: v.dependents}
+	view.Claim = v.claim.view()
+	for i := range view.Criteria {
+		view.Criteria[i].Done = v.done[i]
+	}
+	view.Body = renderSpec(v.body, v.done, v.Status, v.derived)
+	return view
+}
+
 // readSpec reads one spec for an account.
 func readSpec(ctx context.Context, q querier, a account, id string) (specView, error) {
-	var v specView
-	var claim nullableClaim
-	var done []bool
-	var derived string
-	row := q.QueryRow(ctx, `SELECT `+summaryColumns+`, s.body, s.done, s.derived_status,
-			(`+relatedSQL+`ON o.id = d.depends_on WHERE d.spec_id = s.id),
-			(`+relatedSQL+`ON o.id = d.spec_id WHERE d.depends_on = s.id)`+
-		specsSQL+` AND s.id = $3`, a.userID, a.admin(), id)
-	err := row.Scan(append(v.fields(&claim), &v.Body, &done, &derived, &v.Dependencies, &v.Dependents)...)
+	rows, err := q.Query(ctx, oneSpecSQL, a.userID, a.admin(), id)
 	if err != nil {
-		return v, notFoundOr(err, "reading a spec")
+		return specView{}, fmt.Errorf("reading a spec: %w", err)
 	}
-	v.Claim = claim.view()
-	v.Criteria = parseCriteria(v.Body)
-	for i := range v.Criteria {
-		v.Criteria[i].Done = done[i]
+	found, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (v specRow, err error) {
+		err = v.scan(row)
+		return v, err
+	})
+	if err != nil {
+		return specView{}, notFoundOr(err, "reading a spec")
 	}
-	v.Body = renderSpec(v.Body, done, v.Status, derived)
-	return v, nil
+	return found.view(), nil
 }
 
 // specReply flushes the events and answers with the spec as it then is.
@@ -183,10 +207,12 @@ func (s *Server) getSpec(w http.ResponseWriter, r *http.Request) error {
 	if err := newQuery(r).err(); err != nil {
 		return err
 	}
-	v, err := readSpec(r.Context(), s.db, callOf(r).account, callOf(r).target.spec)
+	a := callOf(r).account
+	found, err := s.specs.get(r.Context(), lookup{a.userID, a.admin(), callOf(r).target.spec})
 	if err != nil {
-		return err
+		return notFoundOr(err, "reading a spec")
 	}
+	v := found.view()
 	w.Header().Add("Vary", "Accept")
 	if strings.HasPrefix(r.Header.Get("Accept"), "text/markdown") {
 		w.Header().Set("ETag", etagOf(v.Version))

@@ -29,6 +29,8 @@ type state struct {
 	authRate    *limiter // of addresses on the public auth routes
 	metrics     *metrics
 	sockets     *sockets
+	missions    *gatherer[missionView]
+	specs       *gatherer[specRow]
 	imports     chan struct{} // holds as many as run
 	started     time.Time
 
@@ -77,6 +79,8 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 	if s.db, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
+	s.missions = newGatherer(s.db, oneMissionSQL, (*missionView).scan)
+	s.specs = newGatherer(s.db, oneSpecSQL, (*specRow).scan)
 	s.credentials = newCredentials(func() bool { return s.feed.fresh() })
 	s.feed = newFeed(s.db, s.hub, s.credentials.forget, s.log)
 	if s.secret, err = s.sharedSecret(ctx); err != nil {

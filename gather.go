@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// lookup is a read of one thing by its id, for an account.
+type lookup struct {
+	userID string
+	admin  bool
+	id     string
+}
+
+// gatherer reads single rows by id with few queries: the lookups that wait
+// right now go together. There is no timer and no delay: who comes while the
+// queries that may run do run goes with the next one. Safe for concurrent use.
+type gatherer[T any] struct {
+	db   *pgxpool.Pool
+	sql  string
+	scan func(into *T, row pgx.CollectableRow, before ...any) error
+
+	mu      sync.Mutex // guards the following
+	next    *round[T]  // gathers; nil when nobody waits
+	running int        // rounds on their way
+}
+
+// round is one query and those who wait for it.
+type round[T any] struct {
+	keys  map[lookup]struct{}
+	done  chan struct{} // closed when the following can be read
+	found map[lookup]T
+	err   error
+}
+
+// maxRounds is how many rounds of a gatherer are on their way at most: more
+// would only make each smaller.
+var maxRounds = max(2, runtime.GOMAXPROCS(0))
+
+// newGatherer gathers single, a query for one row with the parameters of a
+// lookup: $1 the account, $2 whether it is an admin's, $3 the id. scan reads a
+// row of it, after the columns that go to before.
+func newGatherer[T any](db *pgxpool.Pool, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *gatherer[T] {
+	wanted := strings.NewReplacer("$1", "want.user_id", "$2", "want.admin", "$3", "want.id").Replace(single)
+	return &gatherer[T]{db: db, scan: scan, sql: `
+		SELECT want.user_id, want.admin, want.id, found.*
+		FROM unnest($1::uuid[], $2::boolean[], $3::uuid[]) AS want (user_id, admin, id)
+		CROSS JOIN LATERAL (` + wanted + `) AS found`}
+}
+
+// get returns what a lookup finds, or pgx.ErrNoRows.
+func (g *gatherer[T]) get(ctx context.Context, key lookup) (found T, err error) {
+	g.mu.Lock()
+	r := g.next
+	if r == nil {
+		r = &round[T]{keys: make(map[lookup]struct{}), done: make(chan struct{})}
+		g.next = r
+	}
+	r.keys[key] = struct{}{}
+	if g.running < maxRounds {
+		g.running++
+		g.next = nil
+		go g.run(context.WithoutCancel(ctx), r)
+	}
+	g.mu.Unlock()
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return found, context.Cause(ctx)
+	}
+	if r.err != nil {
+		return found, r.err
+	}
+	found, ok := r.found[key]
+	if !ok {
+		return found, pgx.ErrNoRows
+	}
+	return found, nil
+}
+
+// run reads a round, and then whatever has gathered meanwhile.
+func (g *gatherer[T]) run(ctx context.Context, r *round[T]) {
+	for r != nil {
+		r.found, r.err = g.read(ctx, r.keys)
+		close(r.done)
+		g.mu.Lock()
+		if r, g.next = g.next, nil; r == nil {
+			g.running--
+		}
+		g.mu.Unlock()
+	}
+}
+
+func (g *gatherer[T]) read(ctx context.Context, keys map[lookup]struct{}) (map[lookup]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*acquireTimeout)
+	defer cancel()
+	users, admins, ids := make([]string, 0, len(keys)), make([]bool, 0, len(keys)), make([]string, 0, len(keys))
+	for k := range keys {
+		users, admins, ids = append(users, k.userID), append(admins, k.admin), append(ids, k.id)
+	}
+	rows, err := g.db.Query(ctx, g.sql, users, admins, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading by id: %w", err)
+	}
+	defer rows.Close()
+	found := make(map[lookup]T, len(keys))
+	for rows.Next() {
+		var k lookup
+		var v T
+		if err := g.scan(&v, rows, &k.userID, &k.admin, &k.id); err != nil {
+			return nil, fmt.Errorf("reading by id: %w", err)
+		}
+		found[k] = v
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading by id: %w", err)
+	}
+	return found, nil
+}
