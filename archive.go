@@ -81,7 +81,10 @@ func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
 			return err
 		}
 		// Part.FileName would drop the folders.
-		_, params, _ := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+		_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+		if err != nil {
+			return err
+		}
 		if params["filename"] == "" {
 			continue
 		}
@@ -99,35 +102,40 @@ func (a *archive) readTar(body io.Reader, limit int64) error {
 		if err != nil {
 			return err
 		}
-		stream = &cappedReader{unzipped, limit}
-	} else if len(magic) == 0 {
-		if _, err := buffered.ReadByte(); !errors.Is(err, io.EOF) {
-			return err
-		}
-		return errors.New("an empty body")
+		stream = unzipped
 	}
-	entries := tar.NewReader(stream)
+	capped := &cappedReader{Reader: stream, left: limit}
+	entries := tar.NewReader(capped)
 	for {
 		entry, err := entries.Next()
+		if errors.Is(err, io.EOF) && capped.ended {
+			return io.ErrUnexpectedEOF // tar.Reader does without the two blocks that end a whole archive
+		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if entry.Typeflag != tar.TypeReg {
-			continue
+		switch entry.Typeflag {
+		case tar.TypeReg:
+			limit, err = a.add(entry.Name, entries, limit)
+		case tar.TypeDir, tar.TypeXGlobalHeader:
+		default: // a link, which is never followed, or the like
+			limit, err = a.add(entry.Name, nil, limit)
 		}
-		if limit, err = a.add(entry.Name, entries, limit); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// cappedReader fails once more than left bytes are read.
+// cappedReader fails once more than left bytes are read, and notes when
+// somebody wants to read on behind the end.
 type cappedReader struct {
 	io.Reader
-	left int64
+	left  int64
+	ended bool
 }
 
 func (c *cappedReader) Read(p []byte) (int, error) {
@@ -135,17 +143,18 @@ func (c *cappedReader) Read(p []byte) (int, error) {
 	if c.left -= int64(n); c.left < 0 {
 		return 0, errArchiveTooLarge
 	}
+	c.ended = c.ended || n == 0 && errors.Is(err, io.EOF)
 	return n, err
 }
 
 // add takes one file, or names it as skipped, and returns how many bytes are
-// left of the limit.
+// left of the limit. content is nil for what is no regular file.
 func (a *archive) add(name string, content io.Reader, limit int64) (left int64, err error) {
 	if len(a.files)+len(a.skipped) >= maxImportFiles {
 		return 0, problem(http.StatusRequestEntityTooLarge, "too_many_files", "An import has at most %d files.", maxImportFiles)
 	}
 	name = strings.TrimPrefix(path.Clean("/"+strings.ToValidUTF8(strings.ReplaceAll(name, `\`, "/"), "\uFFFD")), "/")
-	if len(name) > maxImportPath || strings.ContainsRune(name, 0) || skippedSpecPath(name) {
+	if content == nil || len(name) > maxImportPath || strings.ContainsRune(name, 0) || skippedSpecPath(name) {
 		a.skipped = append(a.skipped, strings.ToValidUTF8(name[:min(len(name), maxImportPath)], ""))
 		return limit, nil
 	}
@@ -196,6 +205,10 @@ func (s *Server) exportSpecs(w http.ResponseWriter, r *http.Request) error {
 		if files, err = s.exportFiles(r.Context(), a, id, files[len(files)-1].id); err != nil {
 			s.abort(r, err)
 		}
+	}
+	// The last page is empty also for who may not read the mission any more.
+	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
+		s.abort(r, err)
 	}
 	if err := out.Close(); err != nil {
 		s.abort(r, err)

@@ -216,9 +216,14 @@ func (s *Server) limitRate(w http.ResponseWriter, r *http.Request, p permission)
 	v.setHeaders(w.Header())
 	if !v.allowed {
 		s.metrics.rateLimited()
-		return problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Slow down, and try again after the time in Retry-After.")
+		return errRateLimited(v)
 	}
 	return nil
+}
+
+func errRateLimited(v verdict) error {
+	return problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Slow down, and try again after the time in Retry-After.").
+		withHeader("Retry-After", roundedUp(v.retryAfter))
 }
 
 // bearerToken reads the Authorization header.
@@ -232,23 +237,26 @@ func bearerToken(r *http.Request) (string, error) {
 }
 
 // authenticate finds the account behind an access token or an API key. addr
-// pays for API keys that nobody has seen before, since these cost a query.
+// pays for API keys that aren't known, since these cost a query.
 func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr) (account, error) {
 	if strings.HasPrefix(token, keyPrefix) {
 		hash := sha256.Sum256([]byte(token))
 		return s.credentials.account(string(hash[:]), func() (account, time.Duration, error) {
-			if v := s.rate.take(limitKey(addr), time.Now()); !v.allowed {
-				return account{}, 0, problem(http.StatusTooManyRequests, "rate_limited",
-					"Too many unknown keys from your address.").withHeader("Retry-After", "60")
+			if v := s.rate.peek(limitKey(addr), time.Now()); !v.allowed {
+				return account{}, 0, errRateLimited(v)
 			}
-			return s.lookUpKey(ctx, hash[:])
+			a, lasts, err := s.lookUpKey(ctx, hash[:])
+			if err != nil {
+				s.rate.take(limitKey(addr), time.Now())
+			}
+			return a, lasts, err
 		})
 	}
 	claims, err := s.parseAccessToken(token)
 	if err != nil {
 		return account{}, err
 	}
-	return s.credentials.account(claims.Session, func() (account, time.Duration, error) {
+	return s.credentials.account(claims.Session+claims.Subject, func() (account, time.Duration, error) {
 		return s.lookUpSession(ctx, claims.Session, claims.Subject)
 	})
 }

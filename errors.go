@@ -139,6 +139,9 @@ func asProblem(err error) *apiError {
 	case "57014", "25P03": // query_canceled by a timeout, idle_in_transaction_session_timeout
 		return problem(http.StatusServiceUnavailable, "timeout",
 			"This took longer than the server allows.").withHeader("Retry-After", "1").because(err)
+	case "54000": // program_limit_exceeded: a text that can't be indexed
+		return problem(http.StatusUnprocessableEntity, "too_complex",
+			"The text is more than the search index can hold.").because(err)
 	case "55P03", "40001", "40P01": // lock_not_available, serialization_failure, deadlock_detected
 		return problem(http.StatusServiceUnavailable, "busy",
 			"Others are changing the same thing. Try again.").withHeader("Retry-After", "1").because(err)
@@ -162,7 +165,7 @@ func databaseGone(err error) bool {
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	_, network := errors.AsType[net.Error](err)
 	return connecting || network ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errDatabaseDown) ||
+		errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		pgconn.SafeToRetry(err)
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -169,7 +170,7 @@ const appendSQL = `
 		RETURNING seq
 	), stored AS (
 		INSERT INTO events (stream, seq, type, mission_id, spec_id, user_id, agent, at, data)
-		SELECT $1, head.seq - $2 + e.n, e.type, e.mission_id, e.spec_id, e.user_id, e.agent, clock_timestamp(), e.data::jsonb
+		SELECT $1, head.seq - $2 + e.n, e.type, e.mission_id, e.spec_id, e.user_id, e.agent, clock_timestamp(), e.data::json
 		FROM head, unnest($4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::uuid[], $9::text[])
 		     WITH ORDINALITY AS e (type, data, mission_id, spec_id, user_id, agent, n)
 	)
@@ -296,7 +297,9 @@ func validateLogs(entries []logEntry) (specs []string, err error) {
 		v.add("entries", "wrong_length", "must have 1 to 1,000 entries")
 		return nil, v.err()
 	}
-	for i, e := range entries {
+	for i := range entries {
+		entries[i].SpecID = strings.ToLower(entries[i].SpecID)
+		e := entries[i]
 		field := func(name string) string { return fmt.Sprintf("entries[%d].%s", i, name) }
 		if !slices.Contains(logLevels, e.Level) {
 			v.add(field("level"), "unknown_value", "must be one of debug, info, warn, error")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -24,9 +23,6 @@ const (
 	notifyBytes  = 7900                  // a payload of NOTIFY has less than 8,000
 )
 
-// errDatabaseDown refuses work while the watcher can't reach the database.
-var errDatabaseDown = errors.New("the database doesn't answer")
-
 // feed keeps this process in step with the others on the same database: it
 // has the one connection that listens and polls, for all who watch a stream
 // here, and it tells the others what has grown here. It also watches whether
@@ -35,6 +31,7 @@ type feed struct {
 	db     *pgxpool.Pool
 	hub    *hub
 	forget func(userID string) // an account's credentials changed; "": anybody's may have
+	cut    func()              // the database is lost: who waits for it must not
 	log    *slog.Logger
 
 	down     atomic.Bool
@@ -47,8 +44,9 @@ type feed struct {
 	wake  chan struct{} // dirty isn't empty any more
 }
 
-func newFeed(db *pgxpool.Pool, h *hub, forget func(string), log *slog.Logger) *feed {
-	return &feed{db: db, hub: h, forget: forget, log: log, started: time.Now(), dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
+func newFeed(db *pgxpool.Pool, h *hub, forget func(string), cut func(), log *slog.Logger) *feed {
+	return &feed{db: db, hub: h, forget: forget, cut: cut, log: log, started: time.Now(),
+		dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
 }
 
 // fresh reports whether a change on another instance would be known here.
@@ -68,6 +66,8 @@ func (f *feed) run(ctx context.Context) {
 		}
 		if !f.down.Swap(true) {
 			f.log.Error("the database is lost", "error", err)
+			f.cut()
+			f.db.Reset() // none of them is to be used again
 		}
 		select {
 		case <-ctx.Done():
@@ -84,7 +84,11 @@ func (f *feed) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(connecting)) }()
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), pollTimeout)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
 	if _, err := conn.Exec(connecting, "LISTEN "+feedChannel); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}

@@ -53,6 +53,9 @@ func (s *Server) status() string {
 
 // getHealth is GET /internal/health.
 func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
 	status := s.status()
 	database := check{Status: "failing"}
 	if s.opened.Load() {
@@ -70,12 +73,18 @@ func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
 
 // getLive is GET /internal/health/live: the process answers.
 func (s *Server) getLive(w http.ResponseWriter, r *http.Request) error {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
 	return respondOK(w, r, map[string]string{"status": "ok"})
 }
 
 // getReady is GET /internal/health/ready: requests should be sent here, or not
 // (503) while the server starts, drains or has no database.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
 	status := s.status()
 	return respond(w, r, reply{status: statusCode(status), body: map[string]string{"status": status}})
 }

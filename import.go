@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,6 +23,40 @@ type importReport struct {
 	Cycles    [][]string      `json:"cycles"`
 }
 
+// Each import is held in memory as a whole, so only some run at a time.
+const (
+	maxImports       = 8
+	maxImportsOfEach = 2 // account, so that one can't block the others
+)
+
+// slots are the places for imports. Safe for concurrent use.
+type slots struct {
+	mu    sync.Mutex // guards the following
+	taken int
+	by    map[string]int // account → places it has
+}
+
+// take takes a place for an account, if there is one.
+func (s *slots) take(account string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken == maxImports || s.by[account] == maxImportsOfEach {
+		return false
+	}
+	s.taken++
+	s.by[account]++
+	return true
+}
+
+func (s *slots) give(account string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken--
+	if s.by[account]--; s.by[account] == 0 {
+		delete(s.by, account)
+	}
+}
+
 // errDryRun rolls back what an import has only tried.
 var errDryRun = errors.New("dry run")
 
@@ -34,12 +69,11 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
 	if err := q.err(); err != nil {
 		return err
 	}
-	select {
-	case s.imports <- struct{}{}:
-		defer func() { <-s.imports }()
-	default:
+	account := callOf(r).account.userID
+	if !s.imports.take(account) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
 	}
+	defer s.imports.give(account)
 	sources, err := readArchive(r, s.config.MaxImportBytes)
 	if err != nil {
 		return err
@@ -196,11 +230,7 @@ func (t *tx) queueUpdate(ctx context.Context, batch *pgx.Batch, old storedSpec, 
 	if err := t.QueryRow(ctx, `SELECT body, done FROM specs WHERE id = $1`, old.id).Scan(&body, &done); err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
-	before := parseCriteria(body)
-	for i := range before {
-		before[i].Done = done[i]
-	}
-	now := carryCriteria(before, f.Criteria)
+	now := carryCriteria(criteriaAsDone(body, done), f.Criteria)
 	batch.Queue(`
 		UPDATE specs SET number = $2, title = $3, phase = $4, priority = $5, estimated_context = $6, body = $7,
 		       derived_status = $8, done = $9, criteria_total = $10, criteria_done = $11, path = $12, source_hash = $13,

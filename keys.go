@@ -61,11 +61,13 @@ func (s *Server) createKey(w http.ResponseWriter, r *http.Request) error {
 
 // insertKey stores a key. The database's clock says whether it has expired.
 func (t *tx) insertKey(ctx context.Context, key *keyView, hash []byte) error {
+	if _, err := t.Exec(ctx, `SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE`, t.account.userID); err != nil {
+		return fmt.Errorf("locking an account: %w", err)
+	}
 	var others int
 	var future bool
-	err := t.QueryRow(ctx, `
-		SELECT (SELECT count(*) FROM api_keys WHERE user_id = $1), coalesce($2 > clock_timestamp(), true)
-		FROM users WHERE id = $1 FOR NO KEY UPDATE`, t.account.userID, key.ExpiresAt).Scan(&others, &future)
+	err := t.QueryRow(ctx, `SELECT count(*), coalesce($2 > clock_timestamp(), true) FROM api_keys WHERE user_id = $1`,
+		t.account.userID, key.ExpiresAt).Scan(&others, &future)
 	switch {
 	case err != nil:
 		return fmt.Errorf("counting keys: %w", err)

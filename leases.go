@@ -100,10 +100,15 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 }
 
 // claimableSQL finds what a claim may take: ready specs of mission $1 with all
-// of the tags $2, and of the phase $3, also known as $4, unless that is ”.
+// of the tags $2, and of the phase $3, also known as $4, unless that is empty.
 const claimableSQL = `
 	FROM specs s JOIN missions m ON m.id = s.mission_id
 	WHERE s.mission_id = $1 AND ` + readySQL + ` AND s.tags @> $2 AND ($3 = '' OR s.phase IN ($3, $4))`
+
+// claimSQL locks the next of them: the first in the index specs_ready, but for
+// what others are taking right now.
+const claimSQL = `SELECT s.id` + claimableSQL + `
+	ORDER BY s.priority DESC, s.number_order, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED`
 
 func (s *Server) validateClaim(in claimRequest) (lease time.Duration, err error) {
 	var v violations
@@ -131,7 +136,7 @@ func (s *Server) leaseTime(v *violations, seconds *int) time.Duration {
 
 // claim takes the next ready spec, after taking back what has expired.
 func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (reply, error) {
-	m, err := t.mission(ctx, missionID, lockShare, accessEditor)
+	m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
 	if err != nil {
 		return reply{}, err
 	}
@@ -142,9 +147,7 @@ func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID st
 		return reply{}, err
 	}
 	var id string
-	err = t.QueryRow(ctx, `SELECT s.id`+claimableSQL+`
-		ORDER BY s.priority DESC, s.number_order, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED`,
-		missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&id)
+	err = t.QueryRow(ctx, claimSQL, missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		if len(t.events) > 0 {
 			return reply{}, andCommit(errNothingReady) // what was taken back stays so
@@ -272,11 +275,15 @@ func (t *tx) release(ctx context.Context, spec specLock, token, reason string) e
 	if err := t.move(ctx, spec, "planned", max(0, spec.attempts-1)); err != nil {
 		return err
 	}
-	data := map[string]any{}
+	data := map[string]any{"agent": agent}
 	if reason != "" {
 		data["reason"] = reason
 	}
-	t.emit("spec.released", spec.missionID, spec.id, agent, data)
+	by := agent
+	if token == "" {
+		by = "" // it was taken from its holder
+	}
+	t.emit("spec.released", spec.missionID, spec.id, by, data)
 	return nil
 }
 

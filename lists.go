@@ -4,12 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
-
-// searchLimit is how many results a full-text search has at most.
-const searchLimit = 200
 
 // listFilter gathers the conditions of a list and their arguments, of which
 // the first two are the account, for readableSQL.
@@ -20,8 +18,7 @@ type listFilter struct {
 }
 
 func newListFilter(a account) *listFilter {
-	f := &listFilter{args: []any{a.userID, a.admin()}}
-	return f
+	return &listFilter{args: []any{a.userID, a.admin()}}
 }
 
 // bind adds an argument and returns its place in the statement.
@@ -101,7 +98,7 @@ func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filte
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		names = append(names, name, "-"+name)
 	}
-	o := order[T]{name: q.choice("sort", preset, names...), text: q.text("q", 500)}
+	o := order[T]{name: q.choice("sort", preset, names...), text: q.search()}
 	name, descending := strings.CutPrefix(o.name, "-")
 	o.key, o.descending = keys[name], descending
 	o.shape = o.name + " " + filter.shape.String()
@@ -117,7 +114,7 @@ func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filte
 	o.limit = int(q.number("limit", 50, 1, 200))
 	if cursor := q.text("cursor", 2000); cursor != "" {
 		after, err := decodeCursor(cursor, o.shape, 2)
-		if err == nil && (!validID(after[1]) || o.key.kind == "timestamptz" && !isTime(after[0])) {
+		if err == nil && (!validID(after[1]) || !o.key.accepts(after[0])) {
 			err = errInvalidCursor()
 		}
 		if err != nil {
@@ -156,7 +153,16 @@ func (o order[T]) cursor(item T, id string) string {
 // timeText writes a time for a cursor, to the microsecond that PostgreSQL keeps.
 func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-func isTime(text string) bool {
-	_, err := time.Parse(time.RFC3339Nano, text)
-	return err == nil
+// accepts reports whether PostgreSQL can read text, from a cursor that a client
+// may have made up, as a value of the column.
+func (k sortKey[T]) accepts(text string) bool {
+	switch k.kind {
+	case "smallint":
+		_, err := strconv.ParseInt(text, 10, 16)
+		return err == nil
+	case "timestamptz":
+		at, err := time.Parse(time.RFC3339Nano, text)
+		return err == nil && at.Year() > 0 && timeText(at) == text
+	}
+	return true
 }

@@ -42,13 +42,13 @@ the working directory for those that aren't set:
 // run is the whole program: it serves, or does what the first argument says,
 // until it is done or ctx ends.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
-	command := strings.TrimLeft(strings.Join(args, " "), "-")
+	command := strings.Join(args, " ")
 	switch command {
-	case "help", "h":
+	case "-help", "--help", "-h", "help":
 		fmt.Fprint(stdout, usage)
 		configHelp(stdout)
 		return nil
-	case "version":
+	case "-version", "--version", "version":
 		fmt.Fprintln(stdout, version())
 		return nil
 	}
@@ -138,8 +138,10 @@ func runPasswd(ctx context.Context, config Config, email string, stdin io.Reader
 // of a running server, or of a private Postgres that runs for as long.
 func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s *Server, url string) error) error {
 	s := &Server{state: newState(config, newLogger(config, stderr))}
-	if url, ok := runningPostgres(config.DataDir); ok && config.DatabaseURL == "" {
-		return do(s, url)
+	if config.DatabaseURL == "" {
+		if url, running := runningPostgres(config.DataDir); running {
+			return do(s, url)
+		}
 	}
 	url, err := s.databaseURL(ctx)
 	if err != nil {

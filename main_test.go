@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(holdPostgresIn); dir != "" {
 		holdPostgres(dir) // this is a helper process, see postgres_test.go
 	}
+	if os.Getenv(runProgram) != "" {
+		main() // this is the program itself, see process_test.go
+		os.Exit(0)
+	}
 	code := m.Run()
 	if err := endTestCluster(); err != nil {
 		fmt.Fprintln(os.Stderr, "ending the tests' Postgres:", err)

@@ -29,6 +29,9 @@ func (s *Server) listMembers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a, id := callOf(r).account, callOf(r).target.mission
+	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
+		return err
+	}
 	rows, err := s.db.Query(r.Context(), `
 		WITH mission AS (SELECT m.id, m.owner_id, m.created_at FROM missions m WHERE m.id = $3 AND `+readableSQL+`),
 		people AS (
@@ -44,9 +47,6 @@ func (s *Server) listMembers(w http.ResponseWriter, r *http.Request) error {
 	members, err := pgx.CollectRows(rows, pgx.RowToStructByPos[memberView])
 	if err != nil {
 		return fmt.Errorf("listing members: %w", err)
-	}
-	if len(members) == 0 && after == "" { // a mission that can be read has an owner
-		return errNotFound()
 	}
 	return respondOK(w, r, page(members, limit, func(m memberView) string { return encodeCursor("members", m.Email) }))
 }

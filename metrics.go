@@ -52,6 +52,9 @@ func (s *Server) metricsRoutes(p permission) {
 
 // getMetrics is GET /internal/metrics, in Prometheus's text format.
 func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
 	var b bytes.Buffer
 	s.metrics.write(&b)
 	writeBytes(w, r, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes())

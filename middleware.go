@@ -103,7 +103,9 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 				slog.Int64("bytes", rec.bytes),
 				slog.Duration("duration", elapsed),
 				slog.String("request_id", c.requestID),
-				slog.String("addr", c.addr.String()),
+			}
+			if c.addr.IsValid() {
+				attrs = append(attrs, slog.String("addr", c.addr.String()))
 			}
 			if c.account.userID != "" {
 				attrs = append(attrs, slog.String("account", c.account.userID))
@@ -115,8 +117,8 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 			if c.cause != nil {
 				attrs = append(attrs, slog.String("error", c.cause.Error()))
 			}
-			if rec.status >= 500 {
-				level = slog.LevelError
+			if rec.status == http.StatusInternalServerError || rec.status > 500 && c.cause != nil {
+				level = slog.LevelError // a probe that finds the server not ready isn't one
 			}
 			s.log.LogAttrs(r.Context(), level, "request", attrs...)
 		}()
@@ -151,6 +153,9 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 func (s *Server) setHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close") // the next request goes elsewhere
+		}
 		if strings.HasPrefix(r.URL.Path, "/api/") || strings.HasPrefix(r.URL.Path, "/internal/") {
 			w.Header().Set("Cache-Control", "no-store")
 		}
@@ -190,6 +195,8 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 type limits struct {
 	body int64         // bytes of its body
 	time time.Duration // until the answer is complete; 0: the route bounds itself
+
+	stall time.Duration // that an upload may pause; 0: no bound of its own
 }
 
 // bound puts the limits on a request: a deadline on its context, on reading
@@ -198,29 +205,39 @@ type limits struct {
 // The returned function releases the context.
 func (l limits) bound(w http.ResponseWriter, r *http.Request) (*http.Request, context.CancelFunc) {
 	r.Body = http.MaxBytesReader(w, r.Body, l.body)
+	control := http.NewResponseController(w)
+	if r.ContentLength != 0 { // also where nobody reads the body: net/http will
+		_ = control.SetReadDeadline(time.Now().Add(max(l.time, headerTimeout))) // a recorder in a test has none
+	}
 	if l.time == 0 {
 		return r, func() {}
 	}
-	control := http.NewResponseController(w)
 	if r.ContentLength != 0 {
-		_ = control.SetReadDeadline(time.Now().Add(l.time)) // a recorder in a test has none
-		r.Body = &timedBody{ReadCloser: r.Body, lift: func() { _ = control.SetReadDeadline(time.Time{}) }}
+		r.Body = &timedBody{ReadCloser: r.Body, control: control, end: time.Now().Add(l.time), stall: l.stall}
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(l.time + 10*time.Second))
 	ctx, cancel := context.WithTimeout(r.Context(), l.time)
 	return r.WithContext(ctx), cancel
 }
 
-// timedBody lifts the read deadline at the end of the body.
+// timedBody is a body that has to be read by an end, and of which each read
+// may stall for so long. The deadline is lifted once all is read.
 type timedBody struct {
 	io.ReadCloser
-	lift func()
+	control *http.ResponseController
+	end     time.Time
+	stall   time.Duration // 0: as long as there is time
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
+	deadline := b.end
+	if next := time.Now().Add(b.stall); b.stall > 0 && next.Before(deadline) {
+		deadline = next
+	}
+	_ = b.control.SetReadDeadline(deadline) // a recorder in a test has none
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		b.lift()
+		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }

@@ -135,7 +135,7 @@ func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	fields := missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}
-	if err := fields.validate(); err != nil {
+	if err := fields.validate(missionFields{}); err != nil {
 		return err
 	}
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
@@ -161,13 +161,17 @@ type missionFields struct {
 	OwnerID     string
 }
 
-// validate checks the fields and fills in what may be left out.
-func (f *missionFields) validate() error {
+// validate checks the fields, which are to replace the stored ones, and fills
+// in what may be left out. Metadata that stays is left alone: PostgreSQL writes
+// it longer than it came.
+func (f *missionFields) validate(stored missionFields) error {
 	var v violations
 	v.line("name", f.Name, 1, 200)
 	v.text("description", f.Description, 0, 2000)
 	v.tags("tags", f.Tags)
-	v.object("metadata", f.Metadata)
+	if !sameJSON(f.Metadata, stored.Metadata) {
+		v.object("metadata", f.Metadata)
+	}
 	if f.Tags == nil {
 		f.Tags = []string{}
 	}
@@ -209,7 +213,13 @@ func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 	if err := q.err(); err != nil {
 		return err
 	}
-	rows, err := s.db.Query(r.Context(), missionSQL+filter.sql()+order.sql("m", filter), filter.args...)
+	ctx, end, err := s.beginSearch(r.Context(), order.text)
+	if err != nil {
+		return err
+	}
+	defer end()
+	sql := missionSQL + filter.sql() + order.sql("m", filter)
+	rows, err := s.db.Query(ctx, sql, filter.args...)
 	if err != nil {
 		return fmt.Errorf("listing missions: %w", err)
 	}
@@ -251,9 +261,6 @@ func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return reply{}, err
 		}
-		if err := checkIfMatch(r, m.Version); err != nil {
-			return reply{}, err
-		}
 		now, err := readMission(ctx, t, t.account, id)
 		if err != nil {
 			return reply{}, err
@@ -268,7 +275,10 @@ func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
 		if err := after.mergeMetadata(in.Metadata); err != nil {
 			return reply{}, err
 		}
-		if err := after.validate(); err != nil {
+		if err := after.validate(before); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, m.Version); err != nil {
 			return reply{}, err
 		}
 		if err := t.storeMission(ctx, m, before, after); err != nil {
@@ -320,9 +330,9 @@ func (t *tx) storeMission(ctx context.Context, m missionLock, before, after miss
 		}
 	}
 	_, err := t.Exec(ctx, `
-		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5,
+		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5, owner_id = $6,
 		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
-		m.ID, after.Name, after.Description, after.Tags, after.Metadata)
+		m.ID, after.Name, after.Description, after.Tags, after.Metadata, after.OwnerID)
 	if err != nil {
 		return fmt.Errorf("updating a mission: %w", err)
 	}
@@ -336,7 +346,7 @@ func sameJSON(a, b json.RawMessage) bool {
 	return unmarshal(a, &x) == nil && unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
-// handOver gives the mission to another account. Who had it stays an editor.
+// handOver prepares the mission for another owner. Who had it stays an editor.
 func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 	if m.access < accessOwner {
 		return errForbidden("Only the owner can give a mission away.")
@@ -350,7 +360,6 @@ func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 		return fmt.Errorf("looking for the new owner: %w", err)
 	}
 	batch := &pgx.Batch{}
-	batch.Queue(`UPDATE missions SET owner_id = $2 WHERE id = $1`, m.ID, to)
 	batch.Queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
 	batch.Queue(`INSERT INTO members (mission_id, user_id, role) VALUES ($1, $2, 'editor')`, m.ID, m.OwnerID)
 	if err := t.SendBatch(ctx, batch).Close(); err != nil {
@@ -388,7 +397,11 @@ func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
 		if _, err := t.Exec(ctx, `SELECT FROM specs WHERE mission_id = $1 ORDER BY id FOR UPDATE`, id); err != nil {
 			return reply{}, fmt.Errorf("locking a mission's specs: %w", err)
 		}
-		if _, err := t.Exec(ctx, `DELETE FROM missions WHERE id = $1`, id); err != nil {
+		// The edges first: a cascade would find specs that others depend on.
+		batch := &pgx.Batch{}
+		batch.Queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, id)
+		batch.Queue(`DELETE FROM missions WHERE id = $1`, id)
+		if err := t.SendBatch(ctx, batch).Close(); err != nil {
 			return reply{}, fmt.Errorf("deleting a mission: %w", err)
 		}
 		t.emit("mission.deleted", id, "", "", map[string]any{"name": m.Name})

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/pprof"
+	"path"
+	runtimepprof "runtime/pprof"
 	"strings"
 	"time"
 )
@@ -108,6 +112,9 @@ func profile(w http.ResponseWriter, r *http.Request) error {
 	case "":
 		pprof.Index(w, r)
 	default:
+		if runtimepprof.Lookup(name) == nil {
+			return errNotFound()
+		}
 		pprof.Handler(name).ServeHTTP(w, r)
 	}
 	return nil
@@ -119,7 +126,9 @@ func (s *Server) usual() limits {
 }
 
 // bulk bounds imports and exports.
-func (s *Server) bulk() limits { return limits{body: s.config.MaxImportBytes, time: bulkTime} }
+func (s *Server) bulk() limits {
+	return limits{body: s.config.MaxImportBytes, time: bulkTime, stall: s.config.RequestTimeout}
+}
 
 // waiting bounds claims, which may wait for work.
 func (s *Server) waiting() limits {
@@ -151,12 +160,31 @@ func (s *Server) handleWithin(l limits, p permission, pattern string, h handler)
 			err = h(w, r)
 		}
 		if err != nil {
-			e := asProblem(err)
-			c.cause = e.cause
-			writeProblem(w, r, e)
+			s.fail(w, r, p, err)
 		}
 	})
 }
+
+// fail answers with an error. Who may not see the mission in the path learns
+// that and nothing of other mistakes, and a client that has gone is told
+// nothing at all.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, p permission, err error) {
+	e := asProblem(err)
+	if p.access == accessReader && e.status == http.StatusUnprocessableEntity {
+		if hidden := s.admitToMission(r.Context(), callOf(r), p, false); hidden != nil {
+			e = asProblem(hidden)
+		}
+	}
+	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+		e = problem(statusClientGone, "client_gone", "The client went before the answer was ready.")
+	}
+	callOf(r).cause = e.cause
+	writeProblem(w, r, e)
+}
+
+// statusClientGone is what the access log says of a request whose client has
+// gone, as nginx does.
+const statusClientGone = 499
 
 // refuseIdempotencyKey refuses the header on the POSTs that hand out secrets:
 // their answers aren't kept. Imports are idempotent by what they hold, and all
@@ -183,6 +211,15 @@ type route struct {
 // problem instead of the plain text of http.ServeMux.
 func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern == "" {
+			var cancel context.CancelFunc
+			r, cancel = s.usual().bound(w, r)
+			defer cancel()
+		}
+		if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
+			writeProblem(w, r, errNotFound()) // http.ServeMux would redirect, in HTML
+			return
+		}
 		h, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)

@@ -54,11 +54,11 @@ func (s *Server) addr() string { return s.listener.Addr().String() }
 
 // url is where a client on this machine reaches the server.
 func (s *Server) url() string {
-	scheme, host, port := "http", s.config.Host, ""
+	scheme, host := "http", s.config.Host
 	if s.tls != nil {
 		scheme = "https"
 	}
-	_, port, _ = net.SplitHostPort(s.addr())
+	_, port, _ := net.SplitHostPort(s.addr()) // a listener's address always has one
 	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
@@ -119,6 +119,9 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 		}
 	}
 	err := s.open(ctx)
+	if ctx.Err() != nil { // asked to stop before it was up, which is no failure
+		return s.drain(main, internal, 0)
+	}
 	if err == nil {
 		var lost <-chan struct{}
 		if s.postgres != nil {
@@ -132,7 +135,10 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 			err = errors.New("the private Postgres has ended; its log says why")
 		}
 	}
-	return errors.Join(err, s.drain(main, internal))
+	if err != nil { // nobody is to be kept waiting
+		return errors.Join(err, s.drain(main, internal, 0))
+	}
+	return s.drain(main, internal, s.config.DrainDelay)
 }
 
 // serve answers requests on the main listener, with TLS if configured.
@@ -163,20 +169,20 @@ func (s *Server) serveInternal(failed chan<- error) (*http.Server, error) {
 func (s *Server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: min(headerTimeout, s.config.RequestTimeout),
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
-// drain stops in the order that loses nothing: readiness first, then, after
-// DRAIN_DELAY, the requests, then what they use.
-func (s *Server) drain(main, internal *http.Server) error {
+// drain stops in the order that loses nothing: readiness first, and answers ask
+// their clients to close; then, after the delay, the requests; then what they
+// use.
+func (s *Server) drain(main, internal *http.Server, delay time.Duration) error {
 	s.draining.Store(true)
-	main.SetKeepAlivesEnabled(false)
-	s.log.Info("stopping", "drain_delay", s.config.DrainDelay)
-	time.Sleep(s.config.DrainDelay)
+	s.log.Info("stopping", "drain_delay", delay)
+	time.Sleep(delay)
 
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.ShutdownTimeout)
 	defer cancel()
@@ -200,7 +206,9 @@ func (s *Server) close() error {
 		s.work.Wait()
 	}
 	if s.db != nil {
+		hung := time.AfterFunc(acquireTimeout, s.conns.cut)
 		s.db.Close()
+		hung.Stop()
 	}
 	if s.postgres == nil {
 		return nil

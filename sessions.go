@@ -53,7 +53,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 	if err := s.mayRegister(first, in.SetupToken); err != nil {
 		return err
 	}
-	hash, err := s.validateAccount(r.Context(), &in.Email, in.Password, in.Name)
+	hash, err := s.validateAccount(r.Context(), violations{}, &in.Email, in.Password, in.Name)
 	if err != nil {
 		return err
 	}
@@ -154,17 +154,36 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	if u.Disabled {
 		return problem(http.StatusForbidden, "account_disabled", "This account is disabled. Ask an admin.")
 	}
+	stronger := ""
 	if weak {
-		if hash, err = s.hasher.hash(r.Context(), in.Password); err != nil {
+		if stronger, err = s.hasher.hash(r.Context(), in.Password); err != nil {
 			return err
 		}
 	}
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if err := s.noteLogin(ctx, t, u, hash, address, known); err != nil {
+		if err := t.lockLogin(ctx, u.ID, hash); err != nil {
+			return reply{}, err
+		}
+		if err := s.noteLogin(ctx, t, u, stronger, address, known); err != nil {
 			return reply{}, err
 		}
 		return s.openSession(ctx, t, u, http.StatusOK)
 	})
+}
+
+// lockLogin locks an account whose password was right a moment ago, and checks
+// that it still has that hash and isn't disabled: a change of either ends all
+// sessions, and this one comes after it.
+func (t *tx) lockLogin(ctx context.Context, id, checked string) error {
+	var current bool
+	err := t.QueryRow(ctx, `SELECT password_hash = $2 AND NOT disabled FROM users WHERE id = $1 FOR NO KEY UPDATE`, id, checked).Scan(&current)
+	if err != nil {
+		return fmt.Errorf("locking an account: %w", err)
+	}
+	if !current {
+		return errInvalidCredentials()
+	}
+	return nil
 }
 
 func errInvalidCredentials() error {
@@ -219,13 +238,15 @@ func refundFailure(batch *pgx.Batch, email string) {
 }
 
 // noteLogin gives back what chargeFailure took, remembers the address, and
-// keeps the hash if it was made anew.
+// keeps a hash that was made anew; "" is none.
 func (s *Server) noteLogin(ctx context.Context, t *tx, u userView, hash, address string, known bool) error {
 	batch := &pgx.Batch{}
 	if !known {
 		refundFailure(batch, u.Email)
 	}
-	batch.Queue(`UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash <> $2`, u.ID, hash)
+	if hash != "" {
+		batch.Queue(`UPDATE users SET password_hash = $2 WHERE id = $1`, u.ID, hash)
+	}
 	batch.Queue(`INSERT INTO known_addresses (user_id, address, seen_at) VALUES ($1, $2, clock_timestamp())
 		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`, u.ID, address)
 	if err := t.SendBatch(ctx, batch).Close(); err != nil {

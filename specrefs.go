@@ -15,6 +15,7 @@ import (
 // Bounds on what clients can make resolving cost.
 const (
 	maxFollowed = 4 * maxReferences // members of a spec's groups, those named twice included
+	maxEdges    = 100_000           // of all specs that are resolved together
 	maxTwins    = 50                // specs with one number or slug that a reference is compared with
 )
 
@@ -29,17 +30,20 @@ type specNode struct {
 
 // resolveRefs resolves every node's references against all nodes. edges[key]
 // lists the keys that key depends on: sorted, without duplicates, without
-// itself, and at most maxReferences; nodes without any have no entry.
+// itself, and at most maxReferences; nodes without any have no entry, and all
+// together have at most maxEdges.
 func resolveRefs(nodes []specNode) (edges map[string][]string, warnings []importWarning) {
 	index := newSpecIndex(nodes)
 	edges = make(map[string][]string)
+	all := 0
 	for _, node := range nodes {
 		targets := make(map[string]bool)
 		followed := 0
 		for i, item := range node.Refs {
 			found, problem := index.resolve(node, parseReference(item))
 			followed += len(found)
-			if problem == nil && (followed > maxFollowed || len(targets)+countNew(targets, found) > maxReferences) {
+			more := countNew(targets, found)
+			if problem == nil && (followed > maxFollowed || len(targets)+more > maxReferences || all+more > maxEdges) {
 				problem = tooMany()
 			}
 			if problem != nil {
@@ -49,6 +53,7 @@ func resolveRefs(nodes []specNode) (edges map[string][]string, warnings []import
 			for _, target := range found {
 				targets[target.Key] = true
 			}
+			all += more
 		}
 		if len(targets) > 0 {
 			edges[node.Key] = slices.Sorted(maps.Keys(targets))

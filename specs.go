@@ -24,23 +24,24 @@ const readySQL = `(m.status = 'active' AND s.status = 'planned' AND s.unmet = 0)
 
 // specSummary is a spec as lists show it.
 type specSummary struct {
-	ID               string     `json:"id"`
-	MissionID        string     `json:"mission_id"`
-	Key              string     `json:"key"`
-	Number           string     `json:"number"`
-	Title            string     `json:"title"`
-	Phase            string     `json:"phase"`
-	Status           string     `json:"status"`
-	Priority         int        `json:"priority"`
-	Tags             []string   `json:"tags"`
-	EstimatedContext string     `json:"estimated_context"`
-	Ready            bool       `json:"ready"`
-	Claim            *claimView `json:"claim"`
-	Attempts         int        `json:"attempts"`
-	Version          int64      `json:"version"`
-	CreatedAt        time.Time  `json:"created_at"`
-	UpdatedAt        time.Time  `json:"updated_at"`
-	Snippet          *string    `json:"snippet,omitempty"` // of a search
+	ID               string          `json:"id"`
+	MissionID        string          `json:"mission_id"`
+	Key              string          `json:"key"`
+	Number           string          `json:"number"`
+	Title            string          `json:"title"`
+	Phase            string          `json:"phase"`
+	Status           string          `json:"status"`
+	Priority         int             `json:"priority"`
+	Tags             []string        `json:"tags"`
+	EstimatedContext string          `json:"estimated_context"`
+	Dependencies     json.RawMessage `json:"dependencies"`
+	Ready            bool            `json:"ready"`
+	Claim            *claimView      `json:"claim"`
+	Attempts         int             `json:"attempts"`
+	Version          int64           `json:"version"`
+	CreatedAt        time.Time       `json:"created_at"`
+	UpdatedAt        time.Time       `json:"updated_at"`
+	Snippet          *string         `json:"snippet,omitempty"` // of a search
 
 	numberOrder string
 }
@@ -48,10 +49,9 @@ type specSummary struct {
 // specView is a spec as it is shown alone.
 type specView struct {
 	specSummary
-	Body         string          `json:"body"`
-	Criteria     []criterion     `json:"criteria"`
-	Dependencies json.RawMessage `json:"dependencies"`
-	Dependents   json.RawMessage `json:"dependents"`
+	Body       string          `json:"body"`
+	Criteria   []criterion     `json:"criteria"`
+	Dependents json.RawMessage `json:"dependents"`
 }
 
 // claimView says who holds a spec.
@@ -66,7 +66,8 @@ type claimView struct {
 const (
 	summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, s.status, s.priority, s.tags,
 		s.estimated_context, ` + readySQL + `, s.attempts, s.version, s.created_at, s.updated_at, s.number_order,
-		l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt`
+		l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt,
+		(` + relatedSQL + `ON o.id = d.depends_on WHERE d.spec_id = s.id)`
 
 	// specsSQL reads specs s of missions that user $1 ($2: an admin) may see.
 	specsSQL = `
@@ -81,7 +82,7 @@ const (
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
 		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.numberOrder,
-		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt}
+		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, &v.Dependencies}
 }
 
 // nullableClaim is a lease that may not be there.
@@ -100,31 +101,36 @@ func (c nullableClaim) view() *claimView {
 
 // oneSpecSQL reads the spec $3, whole.
 const oneSpecSQL = `SELECT ` + summaryColumns + `, s.body, s.done, s.derived_status,
-		(` + relatedSQL + `ON o.id = d.depends_on WHERE d.spec_id = s.id),
 		(` + relatedSQL + `ON o.id = d.spec_id WHERE d.depends_on = s.id)` + specsSQL + ` AND s.id = $3`
+
+// criteriaAsDone are a body's criteria, in the states that are stored of them.
+func criteriaAsDone(body string, done []bool) []criterion {
+	criteria := parseCriteria(body)
+	for i := range min(len(criteria), len(done)) {
+		criteria[i].Done = done[i]
+	}
+	return criteria
+}
 
 // specRow is a row of oneSpecSQL, of which view makes what clients see.
 type specRow struct {
 	specSummary
-	claim                    nullableClaim
-	body, derived            string
-	done                     []bool
-	dependencies, dependents json.RawMessage
+	claim         nullableClaim
+	body, derived string
+	done          []bool
+	dependents    json.RawMessage
 }
 
 // scan reads a row of oneSpecSQL, after the columns that go to before.
 func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
 	fields := append(before, v.fields(&v.claim)...)
-	return row.Scan(append(fields, &v.body, &v.done, &v.derived, &v.dependencies, &v.dependents)...)
+	return row.Scan(append(fields, &v.body, &v.done, &v.derived, &v.dependents)...)
 }
 
 // view parses the body and shows its criteria and status as they stand.
 func (v specRow) view() specView {
-	view := specView{specSummary: v.specSummary, Criteria: parseCriteria(v.body), Dependencies: v.dependencies, Dependents: v.dependents}
+	view := specView{specSummary: v.specSummary, Criteria: orEmpty(criteriaAsDone(v.body, v.done)), Dependents: v.dependents}
 	view.Claim = v.claim.view()
-	for i := range view.Criteria {
-		view.Criteria[i].Done = v.done[i]
-	}
 	view.Body = renderSpec(v.body, v.done, v.Status, v.derived)
 	return view
 }
@@ -171,20 +177,25 @@ func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 	filter.having("s.tags @> ARRAY[%s]", q.text("tag", 64))
 	filter.is(readySQL, q.flag("ready"))
 	if q.choice("claimed", "", "mine") == "mine" {
-		mine := true
-		filter.is("(l.user_id IS NOT DISTINCT FROM $1)", &mine)
+		filter.is("l.user_id = $1", new(true))
 	}
 	order := readOrder(q, specSorts, "number", filter)
 	filter.search("s.search", order.text)
 	if err := q.err(); err != nil {
 		return err
 	}
+	ctx, end, err := s.beginSearch(r.Context(), order.text)
+	if err != nil {
+		return err
+	}
+	defer end()
 	snippet := "NULL"
 	if order.text != "" {
-		snippet = fmt.Sprintf(`ts_headline('english', left(s.body, 16384), websearch_to_tsquery('english', %s),
-			'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=20, MinWords=8')`, filter.bind(order.text))
+		snippet = fmt.Sprintf(`ts_headline('english', left(s.body, 4096), websearch_to_tsquery('english', %s),
+			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`, filter.bind(order.text))
 	}
-	rows, err := s.db.Query(r.Context(), `SELECT `+summaryColumns+`, `+snippet+specsSQL+filter.sql()+order.sql("s", filter), filter.args...)
+	sql := `SELECT ` + summaryColumns + `, ` + snippet + specsSQL + filter.sql() + order.sql("s", filter)
+	rows, err := s.db.Query(ctx, sql, filter.args...)
 	if err != nil {
 		return fmt.Errorf("listing specs: %w", err)
 	}
@@ -214,7 +225,7 @@ func (s *Server) getSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	v := found.view()
 	w.Header().Add("Vary", "Accept")
-	if strings.HasPrefix(r.Header.Get("Accept"), "text/markdown") {
+	if strings.Contains(r.Header.Get("Accept"), "text/markdown") {
 		w.Header().Set("ETag", etagOf(v.Version))
 		writeBytes(w, r, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.Body))
 		return nil
@@ -230,8 +241,9 @@ type specFields struct {
 	EstimatedContext, Body    string
 }
 
-func (f *specFields) validate() error {
-	var v violations
+// spec checks fields that are to replace the stored ones. A body that stays is
+// left alone: with another status line it may be longer than it came.
+func (v *violations) spec(f, stored specFields) {
 	if !validKey(f.Key) {
 		v.add("key", "invalid_key", "must have 1 to 128 of a-z, 0-9, dot, underscore and dash")
 	}
@@ -243,13 +255,15 @@ func (f *specFields) validate() error {
 		v.add("priority", "out_of_range", "must be between 0 and 9")
 	}
 	v.tags("tags", f.Tags)
-	if len(f.Body) > maxSpecBody {
+	if f.Body != stored.Body && len(f.Body) > maxSpecBody {
 		v.add("body", "too_long", "must have at most 256 KiB")
 	}
-	if f.Tags == nil {
-		f.Tags = []string{}
+}
+
+func (v *violations) specStatus(status string) {
+	if !slices.Contains(specStatuses, status) {
+		v.add("status", "unknown_value", "must be one of %s", strings.Join(specStatuses, ", "))
 	}
-	return v.err()
 }
 
 const maxSpecBody = 256 << 10 // bytes
@@ -277,19 +291,19 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
-	fields := specFields{in.Key, in.Number, in.Title, in.Phase, defaultPriority, in.Tags, in.EstimatedContext, in.Body}
+	fields := specFields{in.Key, in.Number, in.Title, in.Phase, defaultPriority, orEmpty(in.Tags), in.EstimatedContext, in.Body}
 	if in.Priority != nil {
 		fields.Priority = *in.Priority
-	}
-	if err := fields.validate(); err != nil {
-		return err
 	}
 	status := "planned"
 	if in.Status != nil {
 		status = *in.Status
 	}
-	if !slices.Contains(specStatuses, status) {
-		return errUnknownStatus()
+	var v violations
+	v.spec(fields, specFields{})
+	v.specStatus(status)
+	if err := v.err(); err != nil {
+		return err
 	}
 	criteria := parseCriteria(fields.Body)
 	missionID := callOf(r).target.mission
@@ -321,10 +335,6 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 		answer.location = "/api/v1/specs/" + id
 		return answer, err
 	})
-}
-
-func errUnknownStatus() error {
-	return invalidField("status", "unknown_value", "must be one of %s", strings.Join(specStatuses, ", "))
 }
 
 // insertSpec stores a new spec, without its dependencies.
@@ -387,12 +397,6 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return reply{}, err
 		}
-		if err := m.open(); err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, spec.version); err != nil {
-			return reply{}, err
-		}
 		now, err := readSpec(ctx, t, t.account, target.spec)
 		if err != nil {
 			return reply{}, err
@@ -407,7 +411,15 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 		in.Priority.apply(&after.Priority, defaultPriority)
 		in.Tags.apply(&after.Tags, []string{})
 		in.EstimatedContext.apply(&after.EstimatedContext, "")
-		if err := after.validate(); err != nil {
+		var v violations
+		v.spec(after, before)
+		if err := v.err(); err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, spec.version); err != nil {
 			return reply{}, err
 		}
 		if before.Body != after.Body && now.Claim != nil {
@@ -462,6 +474,7 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFie
 	}
 	_, err := t.Exec(ctx, `
 		UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8,
+		       path = CASE WHEN key = $2 THEN path END, source_hash = CASE WHEN key = $2 THEN source_hash END,
 		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
 		spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +21,8 @@ type state struct {
 	config      Config
 	log         *slog.Logger
 	db          *pgxpool.Pool
-	secret      []byte // signs access tokens; all else is derived from it
+	conns       *connections // of db
+	secret      []byte       // signs access tokens; all else is derived from it
 	hasher      *passwordHasher
 	hub         *hub
 	feed        *feed
@@ -31,7 +33,8 @@ type state struct {
 	sockets     *sockets
 	missions    *gatherer[missionView]
 	specs       *gatherer[specRow]
-	imports     chan struct{} // holds as many as run
+	imports     *slots        // for imports
+	searches    chan struct{} // holds as many as run
 	started     time.Time
 
 	opened   atomic.Bool   // the database is there and migrated
@@ -44,12 +47,14 @@ func newState(config Config, log *slog.Logger) state {
 		config:   config,
 		log:      log,
 		hasher:   newPasswordHasher(todaysArgon2),
+		conns:    &connections{open: make(map[*pgx.Conn]struct{})},
 		hub:      newHub(),
 		rate:     newLimiter(config.RateLimit, limiterKeys),
 		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
 		metrics:  newMetrics(),
 		sockets:  newSockets(),
-		imports:  make(chan struct{}, maxImports),
+		imports:  &slots{by: make(map[string]int)},
+		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
 		started:  time.Now(),
 		stopping: make(chan struct{}),
 	}
@@ -57,7 +62,6 @@ func newState(config Config, log *slog.Logger) state {
 
 const (
 	limiterKeys = 100_000 // clients that a rate limit remembers
-	maxImports  = 4       // at a time, since each is held in memory as a whole
 )
 
 // openState connects to a database that is migrated.
@@ -70,7 +74,9 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 	config.ConnConfig.Tracer = acquireLimit{down: func() bool { return s.feed.down.Load() }}
 	config.ConnConfig.RuntimeParams["application_name"] = "tachikoma"
 	config.ConnConfig.ConnectTimeout = acquireTimeout
+	config.BeforeClose = s.conns.remove
 	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		s.conns.add(conn)
 		conn.TypeMap().RegisterType(&pgtype.Type{
 			Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &pgtype.TimestamptzCodec{ScanLocation: time.UTC},
 		})
@@ -82,11 +88,39 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 	s.missions = newGatherer(s.db, oneMissionSQL, (*missionView).scan)
 	s.specs = newGatherer(s.db, oneSpecSQL, (*specRow).scan)
 	s.credentials = newCredentials(func() bool { return s.feed.fresh() })
-	s.feed = newFeed(s.db, s.hub, s.credentials.forget, s.log)
+	s.feed = newFeed(s.db, s.hub, s.credentials.forget, s.conns.cut, s.log)
 	if s.secret, err = s.sharedSecret(ctx); err != nil {
 		return err
 	}
 	return nil
+}
+
+// connections are the open ones of the pool. Safe for concurrent use.
+type connections struct {
+	mu   sync.Mutex // guards open
+	open map[*pgx.Conn]struct{}
+}
+
+func (c *connections) add(conn *pgx.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open[conn] = struct{}{}
+}
+
+func (c *connections) remove(conn *pgx.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, conn)
+}
+
+// cut closes them under the feet of who waits for an answer: a database that
+// has gone silent would let them wait for as long as their requests may take.
+func (c *connections) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		_ = conn.PgConn().Conn().Close()
+	}
 }
 
 // sharedSecret is JWT_SECRET, or else one that the first instance made and all
@@ -118,12 +152,11 @@ type acquireLimit struct{ down func() bool }
 type acquireCancel struct{}
 
 func (l acquireLimit) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
+	limit := acquireTimeout
 	if l.down() {
-		refused, cancel := context.WithCancelCause(ctx)
-		cancel(errDatabaseDown)
-		return refused
+		limit = 0
 	}
-	limited, cancel := context.WithTimeout(ctx, acquireTimeout)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	return context.WithValue(limited, acquireCancel{}, cancel)
 }
 

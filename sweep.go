@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -56,15 +57,13 @@ func (s *Server) sweepLeases(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for expired leases: %w", err)
 	}
+	var errs []error // of one mission; the others go on
 	for _, mission := range missions {
-		err := s.sweepOnce(ctx, func(t *tx) error {
+		errs = append(errs, s.sweepOnce(ctx, func(t *tx) error {
 			return t.takeBackExpired(ctx, mission, s.config.MaxAttempts)
-		})
-		if err != nil {
-			return err
-		}
+		}))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // sweepOnce runs fn in a transaction of the server's own, unless another
@@ -93,6 +92,8 @@ var tidySQL = []string{
 	`DELETE FROM idempotency_keys WHERE (user_id, key) IN
 		(SELECT user_id, key FROM idempotency_keys WHERE created_at < clock_timestamp() - interval '24 hours' LIMIT $1)`,
 	`DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < clock_timestamp() LIMIT $1)`,
+	`DELETE FROM refresh_tokens WHERE hash IN
+		(SELECT hash FROM refresh_tokens WHERE spent_at < clock_timestamp() - interval '30 days' LIMIT $1)`,
 	`DELETE FROM login_failures WHERE account IN
 		(SELECT account FROM login_failures WHERE since < clock_timestamp() - interval '1 hour' LIMIT $1)`,
 	`DELETE FROM known_addresses WHERE (user_id, address) IN
@@ -107,6 +108,7 @@ func (s *Server) tidy(ctx context.Context) error {
 	defer cancel()
 	for _, statement := range tidySQL {
 		for full := true; full; {
+			full = false
 			err := s.sweepOnce(ctx, func(t *tx) error {
 				tag, err := t.Exec(ctx, statement, sweepBatch)
 				full = tag.RowsAffected() == sweepBatch

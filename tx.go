@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,7 +30,9 @@ type querier interface {
 // forget. It belongs to the closure it is given to.
 //
 // Rows are locked in this order, so that no two writes wait for each other:
-// idempotency key, accounts by id, mission, specs by id, heads by stream.
+// idempotency key, accounts by id, mission, specs by id, leases, heads by
+// stream. What notes only itself doesn't come through here: the last use of a
+// key, a failed log-in, and what the sweep clears away.
 type tx struct {
 	pgx.Tx
 	account account
@@ -67,8 +70,10 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, fn func(ctx conte
 // same key gets the first one's answer.
 func (s *Server) writeOnce(w http.ResponseWriter, r *http.Request, fn func(ctx context.Context, t *tx) (reply, error)) error {
 	key := r.Header.Get("Idempotency-Key")
-	if len(key) > 255 || len(r.Header.Values("Idempotency-Key")) > 1 {
-		return problem(http.StatusBadRequest, "invalid_idempotency_key", "Send one Idempotency-Key of at most 255 characters.")
+	visible := func(c rune) bool { return c > ' ' && c < 0x7f }
+	given := r.Header.Values("Idempotency-Key")
+	if len(given) > 1 || len(given) == 1 && (key == "" || len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return !visible(c) })) {
+		return problem(http.StatusBadRequest, "invalid_idempotency_key", "Send one Idempotency-Key of 1 to 255 visible ASCII characters.")
 	}
 	answer, encoded, err := s.commit(r, key, fn)
 	if err != nil {
@@ -120,7 +125,9 @@ func (s *Server) tryCommit(ctx context.Context, r *http.Request, key string, fn 
 		return reply{}, nil, flushErr
 	}
 	if commitErr := begun.Commit(ctx); commitErr != nil {
-		if _, refused := errors.AsType[*pgconn.PgError](commitErr); refused || errors.Is(commitErr, pgx.ErrTxCommitRollback) {
+		// A FATAL error, such as a shutdown, may come after the commit.
+		refusal, refused := errors.AsType[*pgconn.PgError](commitErr)
+		if refused && refusal.Severity == "ERROR" || errors.Is(commitErr, pgx.ErrTxCommitRollback) {
 			return reply{}, nil, fmt.Errorf("committing: %w", commitErr)
 		}
 		return reply{}, nil, problem(http.StatusServiceUnavailable, "outcome_unknown",
@@ -238,12 +245,11 @@ func (t *tx) revoke(userID string) {
 	t.events = append(t.events, event{Stream: serverStream, Type: "account.changed", Actor: actor{UserID: &userID}})
 }
 
-// Lock modes for tx.mission, weakest first. A claim shares the mission with
-// other claims, and whoever changes its status or the graph of its specs
-// excludes them.
+// Lock modes for tx.mission, weakest first. Claims take turns, like whoever
+// changes the mission's status or the graph of its specs: were they to share
+// it, a stream of claims could keep the others waiting for ever.
 const (
 	lockKeyShare    = "FOR KEY SHARE"     // it can't be deleted
-	lockShare       = "FOR SHARE"         // nor changed
 	lockNoKeyUpdate = "FOR NO KEY UPDATE" // by us alone
 	lockUpdate      = "FOR UPDATE"        // and it can be deleted
 )

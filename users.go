@@ -25,19 +25,20 @@ type userView struct {
 const userColumns = `id, email, name, role, disabled, created_at`
 
 // normalizeEmail returns an e-mail address in the form accounts are known by:
-// in lower case. Only a bare address will do.
+// in lower case. Only a bare address of visible ASCII will do: other letters have
+// look-alikes, and some become ASCII in lower case.
 func normalizeEmail(email string) (string, bool) {
 	address, err := mail.ParseAddress(email)
-	if err != nil || address.Address != email || len(email) > 254 || strings.ContainsFunc(email, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+	if err != nil || address.Address != email || len(email) > 254 || strings.ContainsFunc(email, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return "", false
 	}
 	return strings.ToLower(email), true
 }
 
-// validateAccount checks what a new account is made of, brings its e-mail into
-// normal form and hashes its password, which takes a while.
-func (s *Server) validateAccount(ctx context.Context, email *string, password, name string) (hash string, err error) {
-	var v violations
+// validateAccount checks what a new account is made of, besides what v has
+// found, brings its e-mail into normal form and hashes its password, which takes
+// a while.
+func (s *Server) validateAccount(ctx context.Context, v violations, email *string, password, name string) (hash string, err error) {
 	normal, ok := normalizeEmail(*email)
 	if !ok {
 		v.add("email", "not_an_email", "must be an e-mail address")
@@ -145,10 +146,11 @@ func (s *Server) createUser(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
+	var v violations
 	if roles[in.Role] == roleNone {
-		return errUnknownRole()
+		v.add("role", "unknown_value", "must be admin, user or viewer")
 	}
-	hash, err := s.validateAccount(r.Context(), &in.Email, in.Password, in.Name)
+	hash, err := s.validateAccount(r.Context(), v, &in.Email, in.Password, in.Name)
 	if err != nil {
 		return err
 	}
@@ -156,10 +158,6 @@ func (s *Server) createUser(w http.ResponseWriter, r *http.Request) error {
 		u, err := insertUser(ctx, t, in.Email, in.Name, in.Role, hash)
 		return reply{status: http.StatusCreated, body: u}, err
 	})
-}
-
-func errUnknownRole() error {
-	return invalidField("role", "unknown_value", "must be admin, user or viewer")
 }
 
 // userPatch is what an admin may change of an account.
@@ -173,16 +171,16 @@ type userPatch struct {
 // updateUser is PATCH /api/v1/users/{id}. What takes rights away holds at
 // once: a new password or a disabled account ends its sessions.
 func (s *Server) updateUser(w http.ResponseWriter, r *http.Request) error {
-	var in userPatch
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
 	id := strings.ToLower(r.PathValue("id"))
 	if !validID(id) {
 		return errNotFound()
 	}
 	u, err := readUser(r.Context(), s.db, id)
 	if err != nil {
+		return err
+	}
+	var in userPatch
+	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
 	var v violations

@@ -145,13 +145,10 @@ func (t *tx) check(ctx context.Context, specID string, check, uncheck []int) (ch
 	if err := v.err(); err != nil {
 		return 0, 0, err
 	}
-	for _, d := range done {
-		if d {
-			checked++
-		}
-	}
-	_, err = t.Exec(ctx, `UPDATE specs SET done = $2, criteria_done = $3, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
-		specID, done, checked)
+	checked = countDone(done)
+	_, err = t.Exec(ctx, `
+		UPDATE specs SET done = $2, criteria_done = $3, version = version + 1, updated_at = clock_timestamp()
+		WHERE id = $1 AND done <> $2`, specID, done, checked)
 	if err != nil {
 		return 0, 0, fmt.Errorf("storing criteria: %w", err)
 	}
@@ -168,6 +165,9 @@ type completion struct {
 func (v *violations) completion(c completion) {
 	v.text("notes", c.Notes, 0, 2000)
 	v.text("override", c.Override, 0, 2000)
+	if c.Override != "" && strings.TrimSpace(c.Override) == "" {
+		v.add("override", "required", "must give the reason, or be left out")
+	}
 }
 
 // completeSpec is POST /api/v1/specs/{id}/complete.
@@ -200,11 +200,12 @@ func (s *Server) completeSpec(w http.ResponseWriter, r *http.Request) error {
 
 // complete finishes a locked spec, and its mission if it was the last.
 func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent string, c completion) error {
-	v, err := readSpec(ctx, t, t.account, spec.id)
-	if err != nil {
-		return err
+	var body string
+	var done []bool
+	if err := t.QueryRow(ctx, `SELECT body, done FROM specs WHERE id = $1`, spec.id).Scan(&body, &done); err != nil {
+		return fmt.Errorf("reading criteria: %w", err)
 	}
-	open := slices.DeleteFunc(v.Criteria, func(c criterion) bool { return c.Done })
+	open := slices.DeleteFunc(criteriaAsDone(body, done), func(c criterion) bool { return c.Done })
 	if len(open) > 0 && c.Override == "" {
 		return problem(http.StatusConflict, "criteria_unmet",
 			"%d of its acceptance criteria aren't checked. Check them, or give the reason in override.", len(open)).with("criteria", open)
@@ -286,10 +287,8 @@ func (s *Server) setStatus(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
-	if !slices.Contains(specStatuses, in.Status) {
-		return errUnknownStatus()
-	}
 	var v violations
+	v.specStatus(in.Status)
 	v.completion(in.completion)
 	if err := v.err(); err != nil {
 		return err
@@ -319,7 +318,7 @@ func (s *Server) setStatus(w http.ResponseWriter, r *http.Request) error {
 }
 
 // step takes a locked spec to any status but completed. Whoever unblocks one
-// gives it all its attempts again; an open one makes its mission active again.
+// gives it all its attempts again; who reopens one, its mission too.
 func (t *tx) step(ctx context.Context, m *missionLock, spec specLock, status, notes string) error {
 	attempts := spec.attempts
 	if spec.status == "blocked" {
@@ -333,8 +332,8 @@ func (t *tx) step(ctx context.Context, m *missionLock, spec specLock, status, no
 		data["notes"] = notes
 	}
 	t.emit("spec.status_changed", spec.missionID, spec.id, "", data)
-	if status == "deferred" {
-		return t.completeIfDone(ctx, m)
+	if spec.status == "completed" {
+		return t.reopen(ctx, m)
 	}
-	return t.reopen(ctx, m)
+	return t.completeIfDone(ctx, m)
 }

@@ -100,7 +100,14 @@ func (s *Server) socketRoutes() {
 // serveSocket is GET /ws. The credential is in the Authorization header, in a
 // subprotocol "bearer.<token>" beside "tachikoma.v1", or in the first message.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
-	if err := refuseForeign(r, s.config.CORSAllowedOrigins); err != nil {
+	if err := newQuery(r).err(); err != nil {
+		return err
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return problem(http.StatusUpgradeRequired, "upgrade_required", "This is a WebSocket: ask for the upgrade.").
+			withHeader("Upgrade", "websocket")
+	}
+	if err := refuseForeign(r, s.config.CORSAllowedOrigins, trusts(s.config.TrustedProxies, parseHop(r.RemoteAddr))); err != nil {
 		return err
 	}
 	c := &socket{id: newID(), addr: callOf(r).addr, since: time.Now()}
@@ -252,13 +259,14 @@ func socketCredential(r *http.Request) string {
 
 // refuseForeign refuses browsers' requests from other sites: scheme, host and
 // port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
-func refuseForeign(r *http.Request, allowed []string) error {
+// trusted says whether the peer is a proxy whose word counts for the scheme.
+func refuseForeign(r *http.Request, allowed []string, trusted bool) error {
 	origin := r.Header.Get("Origin")
 	if origin == "" || slices.Contains(allowed, origin) {
 		return nil
 	}
 	scheme := "http"
-	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+	if r.TLS != nil || trusted && r.Header.Get("X-Forwarded-Proto") == "https" {
 		scheme = "https"
 	}
 	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, r.Host) {

@@ -8,7 +8,7 @@ CREATE TABLE secrets (
 
 CREATE TABLE users (
     id            uuid        PRIMARY KEY,
-    email         text        NOT NULL,               -- lower case
+    email         text        NOT NULL COLLATE "C",   -- lower case
     name          text        NOT NULL,
     role          text        NOT NULL CHECK (role IN ('admin', 'user', 'viewer')),
     disabled      boolean     NOT NULL DEFAULT false,
@@ -34,6 +34,7 @@ CREATE TABLE refresh_tokens (
     spent_at   timestamptz
 );
 CREATE INDEX refresh_tokens_session ON refresh_tokens (session_id);
+CREATE INDEX refresh_tokens_spent ON refresh_tokens (spent_at);
 
 CREATE TABLE api_keys (
     id           uuid        PRIMARY KEY,

@@ -9,7 +9,7 @@ CREATE TABLE missions (
     status      text        NOT NULL DEFAULT 'draft'
                 CHECK (status IN ('draft', 'active', 'paused', 'completed', 'cancelled', 'archived')),
     tags        text[]      NOT NULL,
-    metadata    jsonb       NOT NULL,
+    metadata    json        NOT NULL,
     version     bigint      NOT NULL DEFAULT 1,
     created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -80,8 +80,9 @@ CREATE TABLE specs (
 CREATE INDEX specs_ready    ON specs (mission_id, priority DESC, number_order, id)
     WHERE status = 'planned' AND unmet = 0;
 CREATE INDEX specs_number   ON specs (mission_id, number_order, id);
-CREATE INDEX specs_priority ON specs (mission_id, priority, id);
-CREATE INDEX specs_updated  ON specs (mission_id, updated_at, id);
+CREATE INDEX specs_all_number   ON specs (number_order, id);
+CREATE INDEX specs_all_priority ON specs (priority, id);
+CREATE INDEX specs_all_updated  ON specs (updated_at, id);
 CREATE INDEX specs_open     ON specs (mission_id) WHERE status NOT IN ('completed', 'deferred');
 CREATE INDEX specs_search   ON specs USING gin (search);
 

@@ -30,6 +30,6 @@ CREATE TABLE events (
     user_id    uuid,
     agent      text,
     at         timestamptz NOT NULL,
-    data       jsonb       NOT NULL,
+    data       json        NOT NULL,
     PRIMARY KEY (stream, seq)
 );

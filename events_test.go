@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// events reads a mission's stream from its oldest event on, page by page.
+func (c *client) events(mission string, limit int) []event {
+	c.t.Helper()
+	var all []event
+	for path := fmt.Sprintf("%s/events?limit=%d", mission, limit); ; {
+		var view eventsView
+		c.get(path).want(http.StatusOK).into(&view)
+		if len(view.Items) > limit {
+			c.t.Fatalf("%d events on a page of %d", len(view.Items), limit)
+		}
+		if all = append(all, view.Items...); len(view.Items) == 0 {
+			return all
+		}
+		path = fmt.Sprintf("%s/events?limit=%d&after=%d", mission, limit, all[len(all)-1].Seq)
+	}
+}
+
+func idOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }
+
+// runSQL runs statements on the server's own database.
+func (s *testServer) runSQL(statements ...string) {
+	s.t.Helper()
+	for _, sql := range statements {
+		if _, err := s.db.Exec(s.t.Context(), sql); err != nil {
+			s.t.Fatalf("%s: %v", sql, err)
+		}
+	}
+}
+
+// Writers of every kind at once, of which some are refused and some give up in
+// the middle, leave no gap and count right.
+func TestEventNumbersHaveNoGaps(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Busy")
+	ada.newSpec(mission, "taken", nil)
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	var writers sync.WaitGroup
+	var logs, created atomic.Int32
+	for writer := range 16 {
+		writers.Go(func() {
+			for i := range 12 {
+				// On a busy machine some get a 503, which is no change either.
+				post := func(path string, body any, done *atomic.Int32) {
+					a, err := ada.try(t.Context(), "POST", mission+path, body)
+					if err != nil {
+						t.Error(err)
+					} else if a.status == http.StatusCreated {
+						done.Add(1)
+					}
+				}
+				switch key := fmt.Sprintf("%d-%d", writer, i); (writer + i) % 4 {
+				case 0:
+					entry := map[string]any{"level": "info", "message": key}
+					post("/logs", map[string]any{"entries": []any{entry, entry, entry}}, &logs)
+				case 1:
+					post("/specs", map[string]any{"key": key, "title": key}, &created)
+				case 2:
+					post("/specs", map[string]any{"key": "taken", "title": key}, &created)
+				case 3: // a claim whose client goes away is rolled back
+					ctx, cancel := context.WithTimeout(t.Context(), rand.N(20*time.Millisecond))
+					_, _ = ada.try(ctx, "POST", mission+"/claim", map[string]any{"agent": key})
+					cancel()
+				}
+			}
+		})
+	}
+	writers.Wait()
+	if err := s.stop(); err != nil { // what was given up may still go on until here
+		t.Fatal(err)
+	}
+
+	ada.base = startTestServer(t, s.config.DatabaseURL, nil).url()
+	events := ada.events(mission, 50)
+	kinds := make(map[string]int)
+	for i, e := range events {
+		if e.Seq != int64(i+1) || e.Stream != idOf(mission) {
+			t.Fatalf("event %d has the number %d of the stream %s", i+1, e.Seq, e.Stream)
+		}
+		kinds[e.Type]++
+	}
+	if last := ada.lastSeq(mission); last != len(events) {
+		t.Errorf("last_seq is %d of %d events", last, len(events))
+	}
+	specs := 1 + int(created.Load())
+	if kinds["log"] != 3*int(logs.Load()) || kinds["spec.created"] != specs {
+		t.Errorf("got %v from %d logs and %d specs", kinds, logs.Load(), specs)
+	}
+	m := ada.get(mission)
+	if m.number("stats.in_progress") != kinds["spec.claimed"] || m.number("stats.total") != specs || m.number("stats.ready") != specs-kinds["spec.claimed"] {
+		t.Errorf("of %v the stats say %s", kinds, m.body)
+	}
+}
+
+func TestNewMissionHasOneEvent(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("New")
+	events := ada.events(mission, 200)
+	if len(events) != 1 {
+		t.Fatalf("there are %d", len(events))
+	}
+	e := events[0]
+	if e.Seq != 1 || e.Type != "mission.created" || *e.MissionID != idOf(mission) || e.SpecID != nil || *e.Actor.UserID != ada.user.ID || e.Actor.Agent != nil {
+		t.Errorf("got %+v", e)
+	}
+	if a := ada.get(mission + "/events"); a.number("first_seq") != 1 || a.number("last_seq") != 1 {
+		t.Errorf("got %s", a.body)
+	}
+}
+
+func TestEventsArePaged(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Pages")
+	for i := range 6 {
+		ada.newSpec(mission, fmt.Sprintf("spec-%d", i), nil)
+	}
+	for _, limit := range []int{1, 3, 7, 200} {
+		if events := ada.events(mission, limit); len(events) != 7 {
+			t.Errorf("%d events in pages of %d", len(events), limit)
+		}
+	}
+	for query, want := range map[string]string{"?after=0&limit=2": "1 2", "?after=5": "6 7", "?after=7": "", "?limit=1": "1"} {
+		var view eventsView
+		ada.get(mission + "/events" + query).want(http.StatusOK).into(&view)
+		var got []string
+		for _, e := range view.Items {
+			got = append(got, fmt.Sprint(e.Seq))
+		}
+		if strings.Join(got, " ") != want || view.FirstSeq != 1 || view.LastSeq != 7 || view.Items == nil {
+			t.Errorf("%s: %v from %d to %d, want %s", query, got, view.FirstSeq, view.LastSeq, want)
+		}
+	}
+	for _, query := range []string{"after=-1", "after=x", "after=9223372036854775808"} {
+		ada.get(mission + "/events?" + query).wantFields("after")
+	}
+	ada.get(mission + "/events?limit=201").wantFields("limit")
+	ada.get(mission+"/events?after=8").wantProblem(http.StatusConflict, "cursor_ahead")
+}
+
+func TestEventsThatAreGoneAreSaidToBe(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Gone")
+	for i := range 5 {
+		ada.newSpec(mission, fmt.Sprintf("spec-%d", i), nil)
+	}
+	s.runSQL("UPDATE heads SET first_seq = 4 WHERE stream = '"+idOf(mission)+"'",
+		"DELETE FROM events WHERE seq < 4 AND stream = '"+idOf(mission)+"'")
+	for after, status := range map[int]int{0: http.StatusGone, 2: http.StatusGone, 3: http.StatusOK, 6: http.StatusOK, 7: http.StatusConflict} {
+		a := ada.get(fmt.Sprintf("%s/events?after=%d", mission, after)).want(status)
+		switch {
+		case status == http.StatusGone:
+			if a.wantProblem(status, "cursor_gone"); a.number("first_seq") != 4 {
+				t.Errorf("got %s", a.body)
+			}
+		case status == http.StatusConflict && a.number("last_seq") != 6, after == 3 && a.number("items.0.seq") != 4:
+			t.Errorf("got %s", a.body)
+		}
+	}
+	if events := ada.events(mission, 2); len(events) != 3 || events[0].Seq != 4 {
+		t.Errorf("without a cursor: %+v", events)
+	}
+}
+
+func TestLogsJoinTheStream(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission, other := ada.newMission("Logs"), ada.newMission("Other")
+	spec, foreign := idOf(ada.newSpec(mission, "here", nil)), idOf(ada.newSpec(other, "there", nil))
+	entry := func(fields map[string]any) map[string]any {
+		e := map[string]any{"level": "info", "message": "hello"}
+		for name, value := range fields {
+			if e[name] = value; value == nil {
+				delete(e, name)
+			}
+		}
+		return e
+	}
+	many := slices.Repeat([]any{entry(nil)}, 1001)
+	if a := ada.post(mission+"/logs", map[string]any{"entries": many[:1000]}).want(http.StatusCreated); a.number("last_seq") != 1002 {
+		t.Errorf("got %s", a.body)
+	}
+	full := entry(map[string]any{"level": "error", "fields": map[string]any{"n": 1.5, "deep": []any{nil, "é"}}, "spec_id": spec})
+	ada.post(mission+"/logs", map[string]any{"entries": []any{full, entry(nil)}}).want(http.StatusCreated)
+	got := ada.get(mission + "/events?after=1002")
+	if got.text("items.0.data.level") != "error" || got.text("items.0.data.fields.deep.1") != "é" || got.text("items.0.spec_id") != spec ||
+		got.text("items.0.type") != "log" || got.at("items.1.spec_id") != nil {
+		t.Errorf("got %s", got.body)
+	}
+	for _, c := range []struct {
+		name    string
+		entries []any
+		field   string
+	}{
+		{"none", []any{}, "entries"},
+		{"too many", many, "entries"},
+		{"no level", []any{entry(map[string]any{"level": nil})}, "entries[0].level"},
+		{"unknown level", []any{entry(nil), entry(map[string]any{"level": "INFO"})}, "entries[1].level"},
+		{"no message", []any{entry(map[string]any{"message": ""})}, "entries[0].message"},
+		{"long message", []any{entry(map[string]any{"message": strings.Repeat("x", 8193)})}, "entries[0].message"},
+		{"large fields", []any{entry(map[string]any{"fields": map[string]any{"x": strings.Repeat("x", 16<<10)}})}, "entries[0].fields"},
+		{"fields a list", []any{entry(map[string]any{"fields": []any{}})}, "entries[0].fields"},
+		{"no id", []any{entry(map[string]any{"spec_id": "here"})}, "entries[0].spec_id"},
+		{"another mission's spec", []any{entry(map[string]any{"spec_id": spec}), entry(map[string]any{"spec_id": foreign})}, "entries"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ada.in(t).post(mission+"/logs", map[string]any{"entries": c.entries}).wantFields(c.field)
+		})
+	}
+	if last := ada.lastSeq(mission); last != 1004 {
+		t.Errorf("what was refused made events: %d", last)
+	}
+}
+
+func TestDeletedMissionKeepsItsLastEvent(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Deleted")
+	ada.newSpec(mission, "spec", nil)
+	ada.delete(mission).want(http.StatusNoContent)
+	ada.get(mission+"/events").wantProblem(http.StatusNotFound, "not_found")
+	rows, err := s.db.Query(t.Context(), `SELECT seq || ' ' || type FROM events WHERE stream = $1 ORDER BY seq`, idOf(mission))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if want := []string{"1 mission.created", "2 spec.created", "3 mission.deleted"}; err != nil || !slices.Equal(events, want) {
+		t.Errorf("got %q (%v), want %q", events, err, want)
+	}
+}

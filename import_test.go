@@ -1,0 +1,674 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tarOf packs files, each a path and what is in it.
+func tarOf(t testing.TB, files ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := 0; i+1 < len(files); i += 2 {
+		header := &tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1])), Typeflag: tar.TypeReg}
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, files[i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func gzipped(content []byte) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = z.Write(content) // a bytes.Buffer takes everything
+	_ = z.Close()
+	return b.Bytes()
+}
+
+// untar reads a tar's files by their paths.
+func untar(t testing.TB, content []byte) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	for r := tar.NewReader(bytes.NewReader(content)); ; {
+		header, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := files[header.Name]; twice {
+			t.Errorf("%s is twice in the tar", header.Name)
+		}
+		files[header.Name] = string(text)
+	}
+}
+
+// form packs files as a browser or curl -F does, and returns the body with its
+// Content-Type. A name goes into the header as it is.
+func form(t testing.TB, files ...string) (body []byte, contentType string) {
+	t.Helper()
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	for i := 0; i+1 < len(files); i += 2 {
+		part, err := w.CreatePart(textproto.MIMEHeader{"Content-Disposition": {`form-data; name="files"; ` + files[i]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(part, files[i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes(), w.FormDataContentType()
+}
+
+// in is the client in a subtest.
+func (c *client) in(t testing.TB) *client {
+	return &client{t: t, base: c.base, token: c.token, user: c.user}
+}
+
+// importFiles imports files, each a path and what is in it, into the mission
+// at a path.
+func (c *client) importFiles(mission string, files ...string) importReport {
+	c.t.Helper()
+	return c.importTar(mission, tarOf(c.t, files...))
+}
+
+func (c *client) importTar(mission string, content []byte) (report importReport) {
+	c.t.Helper()
+	c.do("POST", mission+"/import", content, "Content-Type", "application/x-tar").want(http.StatusOK).into(&report)
+	return report
+}
+
+// specByKey returns the path of a mission's spec.
+func (c *client) specByKey(mission, key string) string {
+	c.t.Helper()
+	for _, spec := range c.specs(mission) {
+		if spec.Key == key {
+			return "/api/v1/specs/" + spec.ID
+		}
+	}
+	c.t.Fatalf("the mission has no spec %s", key)
+	return ""
+}
+
+// specs lists a mission's specs, at most 200.
+func (c *client) specs(mission string) []specSummary {
+	c.t.Helper()
+	var specs list[specSummary]
+	c.get("/api/v1/specs?limit=200&mission_id=" + mission[strings.LastIndex(mission, "/")+1:]).want(http.StatusOK).into(&specs)
+	return specs.Items
+}
+
+// dependencyKeys are the keys of what the spec at a path depends on.
+func (c *client) dependencyKeys(spec string) []string {
+	c.t.Helper()
+	var view struct{ Dependencies []struct{ Key string } }
+	c.get(spec).want(http.StatusOK).into(&view)
+	var keys []string
+	for _, d := range view.Dependencies {
+		keys = append(keys, d.Key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// lastSeq is the number of the mission's newest event.
+func (c *client) lastSeq(mission string) int {
+	c.t.Helper()
+	return c.get(mission + "/events?limit=1").want(http.StatusOK).number("last_seq")
+}
+
+// readFiles reads the files below a folder; where there is none, it says so
+// and returns nil.
+func readFiles(t testing.TB, folder string) map[string]string {
+	t.Helper()
+	root := os.DirFS(folder)
+	if _, err := fs.Stat(root, "."); err != nil {
+		t.Logf("%s isn't here, so only the small fixtures are checked", folder)
+		return nil
+	}
+	files := make(map[string]string)
+	err := fs.WalkDir(root, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(root, name)
+		files[name] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// pairs lists files as tarOf takes them, by path.
+func pairs(files map[string]string) []string {
+	var flat []string
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		flat = append(flat, name, files[name])
+	}
+	return flat
+}
+
+// specText is a spec file with a header in bold, and open criteria.
+func specText(number, title, dependencies string, criteria ...string) string {
+	text := fmt.Sprintf("# %s - %s\n\n**Status:** Planned\n**Dependencies:** %s\n\n## Acceptance Criteria\n\n", number, title, dependencies)
+	for _, c := range criteria {
+		text += "- [ ] " + c + "\n"
+	}
+	return text
+}
+
+func TestImportTellsTheFormatByItsFirstBytes(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	fixtures := pairs(readFiles(t, "testdata/specs"))
+	packed := tarOf(t, fixtures...)
+	var named []string
+	for i := 0; i < len(fixtures); i += 2 {
+		named = append(named, fmt.Sprintf("filename=%q", fixtures[i]), fixtures[i+1])
+	}
+	files, multipartType := form(t, named...)
+	for _, c := range []struct {
+		name        string
+		body        []byte
+		contentType string
+	}{
+		{"tar", packed, "application/x-tar"},
+		{"tar.gz", gzipped(packed), "application/gzip"},
+		{"tar.gz said to be something else", gzipped(packed), "application/x-www-form-urlencoded"},
+		{"multipart", files, multipartType},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ada := ada.in(t)
+			mission := ada.newMission(c.name)
+			a := ada.do("POST", mission+"/import", c.body, "Content-Type", c.contentType).want(http.StatusOK)
+			if a.number("created") != 4 {
+				t.Errorf("got %s", a.body)
+			}
+			if got := ada.get(ada.specByKey(mission, "042-index")).text("phase"); got != "Phase 3" {
+				t.Errorf("phase %q", got)
+			}
+			if got := untar(t, ada.get(mission+"/export").want(http.StatusOK).body); !maps.Equal(got, readFiles(t, "testdata/specs")) {
+				t.Errorf("exported %q", slices.Sorted(maps.Keys(got)))
+			}
+		})
+	}
+}
+
+func TestImportOfTheSameFilesChangesNothing(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Twice")
+	fixtures := pairs(readFiles(t, "testdata/specs"))
+	first := ada.importFiles(mission, fixtures...)
+	if seq := ada.lastSeq(mission); first.Created != 4 || seq != 2 {
+		t.Errorf("created %d with %d events, want 4 with mission.created and one more", first.Created, seq)
+	}
+	before := ada.get("/api/v1/specs").want(http.StatusOK).body
+	second := ada.importFiles(mission, fixtures...)
+	if second.Created != 0 || second.Updated != 0 || second.Unchanged != 4 || len(second.Warnings) != len(first.Warnings) {
+		t.Errorf("got %+v, at first %+v", second, first)
+	}
+	if seq := ada.lastSeq(mission); seq != 2 {
+		t.Errorf("there are %d events", seq)
+	}
+	if after := ada.get("/api/v1/specs").want(http.StatusOK).body; !bytes.Equal(before, after) {
+		t.Errorf("before %s\nafter  %s", before, after)
+	}
+}
+
+func TestImportOfAChangedFileKeepsTheWork(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Changed")
+	ada.importFiles(mission, "a/1-one.md", specText("1", "One", "None", "stays", "goes", "stays"))
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	spec, token := ada.claim(mission, "bot")
+	ada.post(spec+"/progress", map[string]any{"lease_token": token, "check": []int{2, 3}}).want(http.StatusOK)
+	ada.post(spec+"/status", map[string]any{"status": "in_review"}).want(http.StatusOK)
+	seq := ada.lastSeq(mission)
+
+	report := ada.importFiles(mission, "b/1-one.md", specText("1", "Uno", "None", "new", "stays", "stays"))
+	got := ada.get(spec)
+	if report.Updated != 1 || got.text("title") != "Uno" || got.text("status") != "in_review" {
+		t.Errorf("%+v: %s", report, got.body)
+	}
+	// The first "stays" was open and the second checked, and so it still is.
+	for i, done := range []bool{false, false, true} {
+		if got.at(fmt.Sprintf("criteria.%d.done", i)) != done {
+			t.Errorf("criterion %d: %s", i+1, got.body)
+		}
+	}
+	m := ada.get(mission)
+	if m.number("stats.criteria_total") != 3 || m.number("stats.criteria_done") != 1 || m.number("stats.in_review") != 1 {
+		t.Errorf("stats: %s", m.body)
+	}
+	if now := ada.lastSeq(mission); now != seq+1 {
+		t.Errorf("the import made %d events", now-seq)
+	}
+	if files := untar(t, ada.get(mission+"/export").body); len(files) != 1 || files["b/1-one.md"] == "" {
+		t.Errorf("exported %q", files)
+	}
+}
+
+func TestImportRefusesTheSameStemTwice(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Stem")
+	for _, twin := range []string{"b/1-one.md", "a/1-One.MD", "a/1-one.md"} {
+		ada.do("POST", mission+"/import", tarOf(t, "a/1-one.md", "# 1", twin, "# 2")).wantFields(twin)
+	}
+	if n := len(ada.specs(mission)); n != 0 {
+		t.Errorf("%d specs came in", n)
+	}
+}
+
+func TestImportNamesWhatItSkips(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	skipped := map[string]string{
+		"README.md": "# R", "deep/readme.md": "# r", "LICENSE": "x", "LICENSE.md": "x", "1-old.md.superseded": "# 1",
+		"._1-one.md": "\x00\x05\x16\x07", "__MACOSX/1-one.md": "x", "notes.txt": "x", "2-latin.md": "caf\xe9", "3-nul.md": "a\x00b",
+	}
+	content := append(pairs(skipped), "1-one.md", "# 1 - One\n")
+	report := ada.importFiles(ada.newMission("Skipped"), content...)
+	want := slices.Sorted(maps.Keys(skipped))
+	if slices.Sort(report.Skipped); report.Created != 1 || !slices.Equal(report.Skipped, want) {
+		t.Errorf("skipped %q\nwant    %q", report.Skipped, want)
+	}
+}
+
+func TestImportNamesLinks(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, header := range []*tar.Header{
+		{Name: "specs/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "specs/1-passwd.md", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"},
+		{Name: "specs/2-hard.md", Typeflag: tar.TypeLink, Linkname: "specs/1-passwd.md"},
+		{Name: "specs/3-pipe.md", Typeflag: tar.TypeFifo},
+	} {
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	report := ada.importTar(ada.newMission("Links"), b.Bytes())
+	want := []string{"specs/1-passwd.md", "specs/2-hard.md", "specs/3-pipe.md"}
+	if report.Created != 0 || !slices.Equal(report.Skipped, want) {
+		t.Errorf("got %+v", report)
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Dry")
+	ada.importFiles(mission, "1-one.md", specText("1", "One", "None", "a"))
+	before := ada.get(mission).body
+	content := tarOf(t, "1-one.md", specText("1", "Uno", "2", "a"), "2-two.md", specText("2", "Two", "1, 9-nothing"), "x.txt", "x")
+	dry := ada.do("POST", mission+"/import?dry_run=true", content).want(http.StatusOK)
+	if after := ada.get(mission).body; !bytes.Equal(before, after) || ada.lastSeq(mission) != 2 || len(ada.specs(mission)) != 1 {
+		t.Errorf("before %s\nafter  %s", before, after)
+	}
+	wet := ada.do("POST", mission+"/import?dry_run=false", content).want(http.StatusOK)
+	if !bytes.Equal(dry.body, wet.body) || wet.number("updated") != 1 || wet.number("created") != 1 || wet.text("cycles.0.1") != "2-two" {
+		t.Errorf("dry %s\nwet %s", dry.body, wet.body)
+	}
+	ada.do("POST", mission+"/import?dry_run=maybe", content).wantFields("dry_run")
+}
+
+func TestLaterFilesResolveEarlierReferences(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Later")
+	report := ada.importFiles(mission, "1-one.md", specText("1", "One", "None"), "2-two.md", specText("2", "Two", "1-one, 3-three"))
+	if len(report.Warnings) != 1 || report.Warnings[0].Code != "dangling_reference" || report.Warnings[0].Line != 4 || report.Warnings[0].File != "2-two.md" {
+		t.Fatalf("warnings %+v", report.Warnings)
+	}
+	two := ada.specByKey(mission, "2-two")
+	if got := ada.dependencyKeys(two); !slices.Equal(got, []string{"1-one"}) {
+		t.Errorf("depends on %q", got)
+	}
+	if report = ada.importFiles(mission, "3-three.md", specText("3", "Three", "None")); len(report.Warnings) != 0 {
+		t.Errorf("warnings %+v", report.Warnings)
+	}
+	if got := ada.dependencyKeys(two); !slices.Equal(got, []string{"1-one", "3-three"}) {
+		t.Errorf("depends on %q", got)
+	}
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	if n := ada.get(mission).number("stats.ready"); n != 2 {
+		t.Errorf("%d ready, want 1-one and 3-three", n)
+	}
+}
+
+func TestDependenciesSetByHandSurviveAnImport(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("By hand")
+	files := []string{"1-one.md", specText("1", "One", "None"), "2-two.md", specText("2", "Two", "1-one"), "3-three.md", specText("3", "Three", "None")}
+	ada.importFiles(mission, files...)
+	two := ada.specByKey(mission, "2-two")
+	ada.patch(two, map[string]any{"dependencies": []string{"3-three"}}).want(http.StatusOK)
+	if report := ada.importFiles(mission, append(files, "4-four.md", specText("4", "Four", "2"))...); report.Unchanged != 3 {
+		t.Errorf("got %+v", report)
+	}
+	if got := ada.dependencyKeys(two); !slices.Equal(got, []string{"3-three"}) {
+		t.Errorf("depends on %q", got)
+	}
+	hand := ada.newSpec(mission, "hand", map[string]any{"dependencies": []string{"4-four"}})
+	ada.importFiles(mission, "5-five.md", specText("5", "Five", "hand"))
+	if got := ada.dependencyKeys(hand); !slices.Equal(got, []string{"4-four"}) {
+		t.Errorf("a spec without a file depends on %q", got)
+	}
+}
+
+func TestImportLeavesLeasedSpecsAlone(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Leased")
+	ada.importFiles(mission, "1-one.md", specText("1", "One", "None", "a"))
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	spec, token := ada.claim(mission, "bot")
+	changed := []string{"1-one.md", specText("1", "Uno", "None", "a", "b"), "2-two.md", specText("2", "Two", "None")}
+	report := ada.importFiles(mission, changed...)
+	if report.Created != 1 || report.Updated != 0 || report.Unchanged != 1 || len(report.Warnings) != 1 || report.Warnings[0].Code != "leased" {
+		t.Errorf("got %+v", report)
+	}
+	if got := ada.get(spec); got.text("title") != "One" || got.number("version") != 2 {
+		t.Errorf("got %s", got.body)
+	}
+	ada.post(spec+"/release", map[string]any{"lease_token": token}).want(http.StatusOK)
+	if report = ada.importFiles(mission, changed...); report.Updated != 1 || len(report.Warnings) != 0 {
+		t.Errorf("after the lease: %+v", report)
+	}
+}
+
+func TestImportKeepsCycles(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Cycles")
+	report := ada.importFiles(mission, "1-one.md", specText("1", "One", "2"), "2-two.md", specText("2", "Two", "3"),
+		"3-three.md", specText("3", "Three", "1"), "4-four.md", specText("4", "Four", "None"))
+	if len(report.Cycles) != 1 || !slices.Equal(report.Cycles[0], []string{"1-one", "2-two", "3-three"}) {
+		t.Fatalf("cycles %q", report.Cycles)
+	}
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	one := ada.specByKey(mission, "1-one")
+	if got := ada.get(one + "/explain"); got.at("ready") != false || !strings.Contains(string(got.body), "dependency_cycle") {
+		t.Errorf("explain says %s", got.body)
+	}
+	if got := ada.get(mission + "/graph"); got.text("cycles.0.2") != "3-three" {
+		t.Errorf("graph says %s", got.body)
+	}
+	ada.patch(one, map[string]any{"title": "Edited"}).want(http.StatusOK)
+	ada.newSpec(mission, "5-five", map[string]any{"dependencies": []string{"1-one"}})
+	ada.patch(one, map[string]any{"dependencies": []string{"2-two", "4-four"}}).want(http.StatusOK)
+	ada.patch(one, map[string]any{"dependencies": []string{"2-two", "5-five"}}).wantProblem(http.StatusConflict, "dependency_cycle")
+	ada.importFiles(mission, "6-six.md", specText("6", "Six", "None"))
+	ada.patch(one, map[string]any{"dependencies": []string{"4-four"}}).want(http.StatusOK)
+	if got := ada.get(mission + "/graph"); got.at("cycles.0") != nil {
+		t.Errorf("the cycle is still there: %s", got.body)
+	}
+}
+
+func TestExportIsByteForByteWhatNobodyTouched(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	files := map[string]string{
+		"odd/1-crlf.md":                          "# 1 - One\r\n\r\n**Status:** Planned  \r\n\r\n## Acceptance Criteria\r\n- [ ] a\r\n* [X] b",
+		"odd/2-bom.md":                           "\ufeff# 2 - Two\n\n\n\n",
+		"odd/3-empty.md":                         "",
+		"odd/4-worked.md":                        "# 4 - Four\n\n- **Status**: Planned <!-- soon -->\n\n## Acceptance Criteria\n- [ ] a\n- [ ] b\n\n```\n- [ ] c\n```\n",
+		"odd/5-" + "日本語" + ".md":                 "# 5 - 五\n",
+		strings.Repeat("long/", 40) + "6-six.md": "# 6 - Six\n\n**Status:** Done\n",
+	}
+	mission := ada.newMission("Bytes")
+	ada.importFiles(mission, pairs(files)...)
+	if got := untar(t, ada.get(mission+"/export").want(http.StatusOK).body); !maps.Equal(got, files) {
+		t.Errorf("got  %q\nwant %q", got, files)
+	}
+	spec := ada.specByKey(mission, "4-worked")
+	ada.post(spec+"/status", map[string]any{"status": "in_progress"}).want(http.StatusOK)
+	files["odd/4-worked.md"] = strings.Replace(files["odd/4-worked.md"], "Planned <!-- soon -->", "In Progress", 1)
+	got := untar(t, ada.get(mission+"/export").body)
+	if !strings.Contains(got["odd/4-worked.md"], "- **Status**: In Progress") {
+		t.Errorf("got %q", got["odd/4-worked.md"])
+	}
+	shown := ada.do("GET", spec, nil, "Accept", "text/markdown").want(http.StatusOK)
+	if string(shown.body) != got["odd/4-worked.md"] || shown.header.Get("Content-Type") != "text/markdown; charset=utf-8" {
+		t.Errorf("shown %q, exported %q", shown.body, got["odd/4-worked.md"])
+	}
+	delete(files, "odd/4-worked.md")
+	delete(got, "odd/4-worked.md")
+	if !maps.Equal(got, files) {
+		t.Errorf("got  %q\nwant %q", got, files)
+	}
+}
+
+func TestExportImportedElsewhereIsTheSameMission(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	from, to := ada.newMission("From"), ada.newMission("To")
+	ada.importFiles(from, pairs(readFiles(t, "testdata/specs"))...)
+	ada.post(from+"/start", nil).want(http.StatusOK)
+	for _, status := range []string{"testing", "completed"} {
+		ada.post(ada.specByKey(from, "042-index")+"/status", map[string]any{"status": status, "override": "by hand"}).want(http.StatusOK)
+	}
+	for _, status := range []string{"blocked"} {
+		ada.post(ada.specByKey(from, "041-record-log")+"/status", map[string]any{"status": status}).want(http.StatusOK)
+	}
+	ada.newSpec(from, "made-here", map[string]any{"body": "# Made here\n\n**Status:** Planned\n"})
+	exported := ada.get(from + "/export").want(http.StatusOK).body
+	if report := ada.importTar(to, exported); report.Created != 5 {
+		t.Fatalf("got %+v", report)
+	}
+	was, is := ada.specs(from), ada.specs(to)
+	for i, spec := range was {
+		if i >= len(is) || is[i].Key != spec.Key || is[i].Status != spec.Status || is[i].Title != spec.Title && spec.Key != "made-here" {
+			t.Errorf("was %+v\nis  %+v", spec, is)
+		}
+	}
+	if again := ada.get(to + "/export").want(http.StatusOK).body; !maps.Equal(untar(t, again), untar(t, exported)) {
+		t.Error("a second export differs from the first")
+	}
+}
+
+func TestImportPathsAreHarmless(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Paths")
+	long := strings.Repeat("d/", 600) + "7-long.md"
+	body, contentType := form(t,
+		`filename="../../etc/1-passwd.md"`, "# 1",
+		`filename="/etc/2-absolute.md"`, "# 2",
+		`filename="..\\..\\windows\\3-back.md"`, "# 3",
+		`filename="a/../../4-up.md"`, "# 4",
+		`filename*=UTF-8''5-nul%00.md`, "# 5",
+		`filename="`+long+`"`, "# 7",
+		`filename="8-caf\xe9.md"`, "# 8",
+		`filename="../.."`, "# 9",
+	)
+	var report importReport
+	ada.do("POST", mission+"/import", body, "Content-Type", contentType).want(http.StatusOK).into(&report)
+	files := untar(t, ada.get(mission+"/export").want(http.StatusOK).body)
+	for name := range files {
+		if strings.Contains(name, "..") || strings.HasPrefix(name, "/") || strings.ContainsAny(name, "\\\x00") {
+			t.Errorf("exported %q", name)
+		}
+	}
+	for _, name := range []string{"etc/1-passwd.md", "etc/2-absolute.md", "4-up.md"} {
+		if files[name] == "" {
+			t.Errorf("%s isn't there: %q", name, files)
+		}
+	}
+	if report.Created+len(report.Skipped) != 8 {
+		t.Errorf("a file went missing: %+v, %q", report, files)
+	}
+
+	// A name that nobody can read is no reason to drop a file silently.
+	body, contentType = form(t, `filename="1-one.md"; filename="2-two.md"`, "# 1")
+	ada.do("POST", mission+"/import", body, "Content-Type", contentType).wantProblem(http.StatusBadRequest, "malformed_archive")
+}
+
+func TestBadArchivesAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.MaxImportBytes = 1 << 20 })
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Bad")
+	good := tarOf(t, "1-one.md", specText("1", "One", "None"), "2-two.md", strings.Repeat("text ", 1000))
+	many := make([]string, 0, 2*maxImportFiles+2)
+	for i := range maxImportFiles + 1 {
+		many = append(many, fmt.Sprintf("%d.txt", i), "")
+	}
+	files, multipartType := form(t, `filename="1-one.md"`, "# 1")
+	const tarType = "application/x-tar"
+	for _, c := range []struct {
+		name, contentType string
+		body              []byte
+		status            int
+		code              string
+	}{
+		{"empty", tarType, nil, http.StatusBadRequest, "malformed_archive"},
+		{"garbage", tarType, []byte(strings.Repeat("garbage ", 500)), http.StatusBadRequest, "malformed_archive"},
+		{"a spec file itself", "text/markdown", []byte(specText("1", "One", "None")), http.StatusBadRequest, "malformed_archive"},
+		{"truncated tar", tarType, good[:1000], http.StatusBadRequest, "malformed_archive"},
+		{"truncated gzip", tarType, gzipped(good)[:80], http.StatusBadRequest, "malformed_archive"},
+		{"gzip of garbage", tarType, gzipped([]byte(strings.Repeat("x", 2000))), http.StatusBadRequest, "malformed_archive"},
+		{"gzip header alone", tarType, []byte{0x1f, 0x8b}, http.StatusBadRequest, "malformed_archive"},
+		{"truncated multipart", multipartType, files[:len(files)-10], http.StatusBadRequest, "malformed_archive"},
+		{"multipart without boundary", "multipart/form-data", files, http.StatusBadRequest, "malformed_archive"},
+		{"multipart said, tar sent", multipartType, good, http.StatusBadRequest, "malformed_archive"},
+		{"gzip bomb", tarType, gzipped(tarOf(t, "1-one.txt", strings.Repeat("x", 4<<20))), http.StatusRequestEntityTooLarge, "body_too_large"},
+		{"too large", tarType, tarOf(t, "1.txt", strings.Repeat("x", 2<<20)), http.StatusRequestEntityTooLarge, "body_too_large"},
+		{"spec too large", tarType, tarOf(t, "1.md", strings.Repeat("x", maxSpecBody+1)), http.StatusUnprocessableEntity, "validation_failed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ada.in(t).do("POST", mission+"/import", c.body, "Content-Type", c.contentType).wantProblem(c.status, c.code)
+		})
+	}
+	ada.do("POST", mission+"/import", good, "Content-Encoding", "gzip").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
+	if seq := ada.lastSeq(mission); seq != 1 {
+		t.Errorf("%d events", seq)
+	}
+
+	roomy := startTestServer(t, s.config.DatabaseURL, nil)
+	ada.base = roomy.url()
+	ada.do("POST", mission+"/import", gzipped(tarOf(t, many...))).wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
+}
+
+// The counts are independent ones, of a real corpus that isn't part of this
+// repository.
+func TestImportOfTheCorpus(t *testing.T) {
+	t.Parallel()
+	files := readFiles(t, filepath.FromSlash("../shared/specs"))
+	if files == nil {
+		return
+	}
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Corpus")
+	content := gzipped(tarOf(t, pairs(files)...))
+	report := ada.importTar(mission, content)
+	inCycles := 0
+	for _, cycle := range report.Cycles {
+		inCycles += len(cycle)
+	}
+	if report.Created != 167 || len(report.Cycles) != 3 || inCycles != 9 || !slices.Equal(report.Skipped, []string{"LICENSE"}) {
+		t.Errorf("created %d, skipped %q, cycles %q", report.Created, report.Skipped, report.Cycles)
+	}
+	var graph struct{ Edges []graphEdge }
+	ada.get(mission + "/graph").want(http.StatusOK).into(&graph)
+	var m missionView
+	ada.post(mission+"/start", nil).want(http.StatusOK).into(&m)
+	if n := m.Stats; len(graph.Edges) != 345 || n.CriteriaTotal != 993 || n.Completed != 141 || n.Ready != 2 || n.Planned != 26 {
+		t.Errorf("%d edges, stats %+v", len(graph.Edges), n)
+	}
+	if again := ada.importTar(mission, content); again.Unchanged != 167 || len(again.Warnings) != len(report.Warnings) {
+		t.Errorf("again: %+v", again)
+	}
+	delete(files, "LICENSE")
+	if got := untar(t, ada.get(mission+"/export").want(http.StatusOK).body); !maps.Equal(got, files) {
+		t.Errorf("the export of %d files isn't what came in", len(got))
+	}
+}
+
+// corpusLike makes n spec files of about size bytes, with references to
+// earlier ones.
+func corpusLike(n, size int) []string {
+	random := rand.New(rand.NewPCG(1, 2))
+	words := strings.Fields("the server keeps each record in order and answers when it is asked for by its key or a range of keys")
+	files := make([]string, 0, 2*n)
+	for i := 1; i <= n; i++ {
+		dependencies := "None"
+		if i > 3 {
+			dependencies = fmt.Sprintf("%03d-spec, Spec %03d: Title %d", 1+random.IntN(i-1), 1+random.IntN(i-1), i)
+		}
+		var b strings.Builder
+		b.WriteString(specText(fmt.Sprintf("%03d", i), fmt.Sprintf("Title %d", i), dependencies, "one", "two", "three", "four", "five", "six"))
+		paragraph := "\n"
+		for range 100 {
+			paragraph += words[random.IntN(len(words))] + " "
+		}
+		for b.Len() < size {
+			b.WriteString(paragraph)
+		}
+		files = append(files, fmt.Sprintf("phase-%02d/%03d-spec.md", i/50, i), b.String())
+	}
+	return files
+}
+
+func TestImportOfALargeCorpusTakesSeconds(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	mission := ada.newMission("Large")
+	content := gzipped(tarOf(t, corpusLike(750, 15_000)...))
+	start := time.Now()
+	if report := ada.importTar(mission, content); report.Created != 750 {
+		t.Errorf("created %d", report.Created)
+	}
+	took := time.Since(start)
+	t.Logf("750 files of 11 MB in %v", took.Round(time.Millisecond))
+	if took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if n := ada.get(mission).number("stats.total"); n != 750 {
+		t.Errorf("the mission has %d specs", n)
+	}
+}

@@ -1,0 +1,189 @@
+package main
+
+// What the README says is true: its walk-through runs, and its tables name
+// every route, code and file.
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func readme(t *testing.T) string {
+	t.Helper()
+	content, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// readmeSection is what stands between a heading and the next of its level or
+// of a higher one.
+func readmeSection(t *testing.T, heading string) string {
+	t.Helper()
+	level, fenced, inside := strings.Index(heading, " "), false, false
+	var section strings.Builder
+	for line := range strings.Lines(readme(t)) {
+		if strings.HasPrefix(line, "```") {
+			fenced = !fenced
+		}
+		hashes := len(line) - len(strings.TrimLeft(line, "#"))
+		if !fenced && hashes > 0 && hashes <= level {
+			inside = strings.TrimSpace(line) == heading
+		} else if inside {
+			section.WriteString(line)
+		}
+	}
+	if section.Len() == 0 {
+		t.Fatalf("README.md has no %q", heading)
+	}
+	return section.String()
+}
+
+// blocks are the fenced blocks of a language in a section.
+func blocks(section, language string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(section, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// The script in the README runs as it stands, but for the port, and prints
+// what the README says: the claims in the order of the dependencies, by two
+// agents, the stats and events that tell of it, and why the rest waits.
+func TestWalkThroughOfTheReadme(t *testing.T) {
+	t.Parallel()
+	section := readmeSection(t, "## Walk-through")
+	bash := blocks(section, "bash")
+	if len(bash) != 2 {
+		t.Fatalf("the walk-through has %d bash blocks, want the line that runs the script and the script", len(bash))
+	}
+	for _, tool := range []string{"bash", "curl", "jq", "tar", "sed"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Fatalf("the walk-through needs %s: install it, as .ci/run does", tool)
+		}
+	}
+	extract, _, _ := strings.Cut(strings.TrimSpace(bash[0]), " | bash")
+	script, err := exec.Command("bash", "-c", extract).Output()
+	if err != nil || string(script) != bash[1] {
+		t.Fatalf("%s doesn't print the script (%v):\n%s", extract, err, script)
+	}
+
+	const address = "http://127.0.0.1:8080"
+	if strings.Count(bash[1], address) != 1 {
+		t.Fatalf("the script doesn't name %s once", address)
+	}
+	s := newTestServer(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash")
+	cmd.Stdin = strings.NewReader(strings.Replace(bash[1], address, s.url(), 1))
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	printed, err := cmd.Output()
+	if err != nil || stderr.Len() > 0 {
+		t.Fatalf("%v\n%s%s", err, stderr.Bytes(), printed)
+	}
+	if want := blocks(section, "text"); len(want) != 1 || string(printed) != want[0] {
+		t.Errorf("it printed\n%s\nand the README says\n%s", printed, want)
+	}
+}
+
+// whoInReadme is how the README calls the permissions.
+var whoInReadme = map[string]string{
+	"probe": "anyone", "public": "anyone", "guest": "anyone", "signed in": "signed in", "session": "session",
+	"maker": "user", "admin": "admin", "manager": "admin's session", "reader": "reader", "editor": "editor", "owner": "owner",
+}
+
+func TestReadmeHasEveryRoute(t *testing.T) {
+	t.Parallel()
+	s := &Server{state: newState(Config{}, nil)}
+	s.routes()
+	routes := make(map[string]string)
+	for _, route := range s.table {
+		method, path, _ := strings.Cut(route.pattern, " ")
+		routes[method+" "+strings.TrimPrefix(path, "/api/v1")] = whoInReadme[route.permission.name]
+	}
+	documented := make(map[string]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| ([^|]+) \\| `([A-Z]+ /[^`]*)` \\|").FindAllStringSubmatch(readmeSection(t, "### Routes"), -1) {
+		documented[m[2]] = m[1]
+	}
+	for route, who := range routes {
+		if documented[route] != who {
+			t.Errorf("%s is for %q, and README.md says %q", route, who, documented[route])
+		}
+	}
+	absent := []string{"GET /ws", "GET /internal/metrics"} // in builds with nows, nometrics
+	for route := range documented {
+		if _, there := routes[route]; !there && !slices.Contains(absent, route) {
+			t.Errorf("README.md has %s, which isn't a route", route)
+		}
+	}
+}
+
+// goFiles are the names of the files of the program, without its tests.
+func goFiles(t *testing.T) []string {
+	t.Helper()
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
+}
+
+func TestReadmeHasEveryErrorCode(t *testing.T) {
+	t.Parallel()
+	errors := readmeSection(t, "### Errors")
+	for _, name := range goFiles(t) {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`problem\(http\.Status\w+,\s*"(\w+)"`).FindAllSubmatch(content, -1) {
+			if !strings.Contains(errors, "`"+string(m[1])+"`") {
+				t.Errorf("%s has the code %s, and README.md doesn't", name, m[1])
+			}
+		}
+	}
+}
+
+func TestReadmeNamesEveryFile(t *testing.T) {
+	t.Parallel()
+	reading, original := readmeSection(t, "## Reading the code"), readmeSection(t, "## Where the original's parts are")
+	names := goFiles(t)
+	for _, name := range names {
+		if !strings.Contains(reading, "`"+name+"`") {
+			t.Errorf("the reading order doesn't have %s", name)
+		}
+	}
+	for _, m := range regexp.MustCompile("`(\\w+\\.go)`").FindAllStringSubmatch(reading+original, -1) {
+		if _, err := os.Stat(m[1]); err != nil {
+			t.Errorf("README.md names %s, which isn't there", m[1])
+		}
+	}
+}
+
+// CI tests what the README tells others to run.
+func TestCIRunsTheTestCommandOfTheReadme(t *testing.T) {
+	t.Parallel()
+	ci, err := os.ReadFile(".ci/run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := blocks(readmeSection(t, "## Test"), "bash")
+	if len(command) != 1 || !strings.HasPrefix(command[0], "go test ") {
+		t.Fatalf("the README's test command is %q", command)
+	}
+	if !strings.Contains(string(ci), "sed -n '/^## Test$/,/^## /p' README.md") {
+		t.Error(".ci/run doesn't read the test command from README.md")
+	}
+}

@@ -1,0 +1,201 @@
+//go:build !nows
+
+package main
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/coder/websocket/wsjson"
+)
+
+// dialSocket opens a WebSocket with an Authorization and an Origin, either of which
+// may be "", and answers with the handshake's response too.
+func (s *testServer) dialSocket(authorization, origin string, protocols ...string) (*websocket.Conn, *http.Response, error) {
+	s.t.Helper()
+	header := make(http.Header)
+	for name, value := range map[string]string{"Authorization": authorization, "Origin": origin} {
+		if value != "" {
+			header.Set(name, value)
+		}
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	conn, response, err := websocket.Dial(ctx, s.url()+"/ws", &websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
+	if err == nil {
+		s.t.Cleanup(func() { _ = conn.CloseNow() })
+	}
+	return conn, response, err
+}
+
+// openSocket is dialSocket for a handshake that has to succeed.
+func (s *testServer) openSocket(authorization string, protocols ...string) *websocket.Conn {
+	s.t.Helper()
+	conn, _, err := s.dialSocket(authorization, "", protocols...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return conn
+}
+
+// say sends a message and returns the answer.
+func say(t *testing.T, conn *websocket.Conn, message string) map[string]any {
+	t.Helper()
+	if err := conn.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
+		t.Fatal(err)
+	}
+	return hear(t, conn)
+}
+
+// hear returns the next message.
+func hear(t *testing.T, conn *websocket.Conn) map[string]any {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var message map[string]any
+	if err := wsjson.Read(ctx, conn, &message); err != nil {
+		t.Fatal(err)
+	}
+	return message
+}
+
+func wantClose(t *testing.T, conn *websocket.Conn, code websocket.StatusCode) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, _, err := conn.Read(ctx); websocket.CloseStatus(err) != code {
+		t.Errorf("closed with %v, want %d", err, code)
+	}
+}
+
+func TestSocketGreetsAndAnswersPings(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "admin")
+	conn := s.openSocket("Bearer " + ada.withKey("read").token)
+	welcome := hear(t, conn)
+	if welcome["type"] != "welcome" || welcome["connection_id"] == "" || welcome["limits"] == nil {
+		t.Errorf("got %v", welcome)
+	}
+	for _, test := range []struct{ message, kind, replyTo string }{
+		{`{"type":"ping"}`, "pong", ""},
+		{`{"type":"ping","id":"7"}`, "pong", "7"},
+		{`{"type":"dance","id":"8"}`, "error", "8"},
+		{`[]`, "error", ""},
+		{`{"type":"ping","type":"ping"}`, "error", ""},
+		{`no JSON`, "error", ""},
+		{`{"type":"ping"}`, "pong", ""},
+	} {
+		got := say(t, conn, test.message)
+		if replyTo, _ := got["reply_to"].(string); got["type"] != test.kind || replyTo != test.replyTo {
+			t.Errorf("%s: got %v", test.message, got)
+		}
+	}
+	listed := ada.get("/internal/connections").want(http.StatusOK)
+	if listed.text("items.0.id") != welcome["connection_id"] || listed.text("items.0.user_id") != ada.user.ID {
+		t.Errorf("got %s", listed.body)
+	}
+	if err := conn.Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the connection is off the list", func() bool {
+		return len(ada.get("/internal/connections").at("items").([]any)) == 0
+	})
+}
+
+func TestSocketEndsWithGoingAwayAtShutdown(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	var conns []*websocket.Conn
+	for range 20 {
+		conn := s.openSocket("Bearer " + ada.token)
+		hear(t, conn)
+		conns = append(conns, conn)
+	}
+	ended := make(chan error, 1)
+	began := time.Now()
+	go func() { ended <- s.stop() }()
+	for _, conn := range conns {
+		wantClose(t, conn, websocket.StatusGoingAway)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 4*time.Second { // one close waits up to 5 s for its client
+		t.Errorf("20 sockets took %v to close", took)
+	}
+}
+
+func TestSocketEchoesOnlyItsOwnSubprotocol(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	token := s.signUp("ada", "user").token
+	for _, test := range []struct {
+		offered []string
+		echoed  string
+	}{
+		{[]string{"tachikoma.v1", "bearer." + token}, "tachikoma.v1"},
+		{[]string{"bearer." + token, "tachikoma.v1"}, "tachikoma.v1"},
+		{[]string{"bearer." + token}, ""},
+	} {
+		conn := s.openSocket("", test.offered...)
+		if got := conn.Subprotocol(); got != test.echoed {
+			t.Errorf("echoed %q, want %q", got, test.echoed)
+		}
+		if got := hear(t, conn)["type"]; got != "welcome" {
+			t.Errorf("greeted with %v", got)
+		}
+	}
+}
+
+func TestSocketSignsInWithTheFirstMessage(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	token := s.signUp("ada", "user").token
+	conn := s.openSocket("")
+	if got := say(t, conn, `{"type":"authenticate","token":"`+token+`"}`); got["type"] != "welcome" {
+		t.Errorf("got %v", got)
+	}
+	for _, first := range []string{`{"type":"authenticate","token":"tk_none"}`, `{"type":"ping"}`, `hello`} {
+		conn := s.openSocket("")
+		if err := conn.Write(t.Context(), websocket.MessageText, []byte(first)); err != nil {
+			t.Fatal(err)
+		}
+		wantClose(t, conn, 4401)
+	}
+}
+
+func TestSocketHandshakesThatAreRefused(t *testing.T) {
+	t.Parallel()
+	const friend = "https://app.example.com"
+	s := newTestServer(t, func(c *Config) { c.CORSAllowedOrigins = []string{friend} })
+	bearer := "Bearer " + s.signUp("ada", "user").token
+	for _, test := range []struct {
+		name, origin, credential string
+		status                   int
+	}{
+		{"the server's own origin", s.url(), bearer, http.StatusSwitchingProtocols},
+		{"an allowed origin", friend, bearer, http.StatusSwitchingProtocols},
+		{"another scheme", strings.Replace(s.url(), "http:", "https:", 1), bearer, http.StatusForbidden},
+		{"another port", "http://127.0.0.1:1", bearer, http.StatusForbidden},
+		{"another host", "http://evil.example.com", bearer, http.StatusForbidden},
+		{"a page without an origin", "null", bearer, http.StatusForbidden},
+		{"another host, nobody", "http://evil.example.com", "", http.StatusForbidden},
+		{"a wrong token", "", "Bearer nonsense", http.StatusUnauthorized},
+		{"a wrong key", "", "Bearer tk_nonsense", http.StatusUnauthorized},
+	} {
+		_, response, err := s.dialSocket(test.credential, test.origin)
+		if response == nil || response.StatusCode != test.status {
+			t.Errorf("%s: %v, %v; want %d", test.name, response, err, test.status)
+		}
+	}
+	// Without an upgrade it is a request like any other.
+	if a := s.anonymous().get("/ws"); a.status != http.StatusUpgradeRequired {
+		t.Errorf("a plain GET: %d %s", a.status, a.body)
+	}
+}
