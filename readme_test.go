@@ -68,7 +68,10 @@ func TestWalkThroughOfTheReadme(t *testing.T) {
 	}
 	for _, tool := range []string{"bash", "curl", "jq", "tar", "sed"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Fatalf("the walk-through needs %s: install it, as .ci/run does", tool)
+			if os.Getenv("CI") != "" {
+				t.Fatalf("the walk-through needs %s", tool)
+			}
+			t.Skipf("the walk-through is a script for people, and needs %s; .ci/run installs it and runs this", tool)
 		}
 	}
 	extract, _, _ := strings.Cut(strings.TrimSpace(bash[0]), " | bash")

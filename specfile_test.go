@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 )
 
@@ -279,21 +278,20 @@ func TestCarryCriteriaGoesByText(t *testing.T) {
 }
 
 // Parsing takes time in proportion to the input, however it is made up.
-func TestParseSpecFileIsLinear(t *testing.T) {
+// What is quadratic in any of these runs into the test binary's own time limit.
+func TestParseSpecFileTakesAMegabyteOfAnything(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 20
 	for _, piece := range []string{
 		"`", "~", "#", " ", "*", "**", "**:", "- ", "\n", "```\n", "- [ ] a\n", "## Acceptance Criteria\n- [ ] a\n",
 		"# x #", "# A\n**Dependencies:** (", "# A\n**Dependencies:** a,", "1. ", "[](", "\r", "ä", "1",
 	} {
-		start := time.Now()
 		source := "# A\n**Dependencies:** 1\n## Acceptance Criteria\n" + strings.Repeat(piece, size/len(piece))
 		f := parseSpecFile("1-a.md", source)
-		renderSpec(source, make([]bool, len(f.Criteria)), "blocked", f.Status)
-		resolveRefs([]specNode{{Key: f.Key, Refs: f.Refs}})
-		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("%q over and over: %s for %d bytes", piece, took, size)
+		if rendered := renderSpec(source, make([]bool, len(f.Criteria)), "blocked", f.Status); len(rendered) < len(source)-16 {
+			t.Errorf("%q over and over: %d bytes became %d", piece, len(source), len(rendered))
 		}
+		resolveRefs([]specNode{{Key: f.Key, Refs: f.Refs}})
 	}
 }
 

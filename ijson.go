@@ -1,0 +1,175 @@
+package main
+
+// What I-JSON (RFC 7493) asks of a body beyond JSON.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// checkJSON reports what keeps body from being I-JSON (RFC 7493) that can be
+// stored, as a 400 malformed_json with the offset of the offending byte:
+// syntax, invalid UTF-8, lone surrogates, noncharacters, NUL, a name twice in
+// an object, over maxDepth levels, and numbers that a float64 can't hold.
+func checkJSON(body []byte) error {
+	for i := 0; i < len(body); {
+		r, size := utf8.DecodeRune(body[i:])
+		if r == utf8.RuneError && size == 1 {
+			return malformed(i, "this isn't UTF-8")
+		}
+		i += size
+	}
+	if !json.Valid(body) {
+		offset, reason := 0, "this isn't JSON"
+		if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(body, new(json.RawMessage))); ok {
+			offset, reason = max(0, int(syntax.Offset)-1), syntax.Error()
+		}
+		return malformed(offset, reason)
+	}
+	return checkIJSON(body)
+}
+
+func malformed(offset int, reason string) error {
+	return problem(http.StatusBadRequest, "malformed_json", "At byte %d of the body: %s.", offset, reason)
+}
+
+// container is an object or a list that checkIJSON is in.
+type container struct {
+	object bool
+	names  map[string]bool // of an object's members so far; made for the first
+}
+
+// checkIJSON goes once over body, which must be valid JSON, for what
+// encoding/json lets pass. Syntax being settled, it only has to know strings,
+// numbers and where containers begin and end.
+func checkIJSON(body []byte) error {
+	var open []container
+	name := false // the next string is a member's name
+	for i := 0; i < len(body); {
+		switch c := body[i]; {
+		case c == '{' || c == '[':
+			if len(open) == maxDepth {
+				return malformed(i, fmt.Sprintf("this is nested over %d levels deep", maxDepth))
+			}
+			open = append(open, container{object: c == '{'})
+			name = c == '{'
+		case c == '}' || c == ']':
+			open = open[:len(open)-1]
+		case c == ',':
+			name = open[len(open)-1].object
+		case c == '"':
+			text, end, err := checkString(body, i, name)
+			if err != nil {
+				return err
+			}
+			if name && !open[len(open)-1].add(text) {
+				return malformed(i, "this name is twice in its object")
+			}
+			name = false
+			i = end
+			continue
+		case c == '-' || '0' <= c && c <= '9':
+			end := i + 1
+			for end < len(body) && strings.IndexByte("0123456789+-.eE", body[end]) >= 0 {
+				end++
+			}
+			if !storable(string(body[i:end])) {
+				return malformed(i, "this number doesn't fit into 64 bits of floating point")
+			}
+			i = end
+			continue
+		}
+		i++
+	}
+	return nil
+}
+
+// add reports whether name is new.
+func (c *container) add(name string) bool {
+	if c.names == nil {
+		c.names = make(map[string]bool)
+	}
+	if c.names[name] {
+		return false
+	}
+	c.names[name] = true
+	return true
+}
+
+// checkString checks the string that starts at body[start] and returns its end
+// and, where it is wanted, its unescaped text.
+func checkString(body []byte, start int, wanted bool) (text string, end int, err error) {
+	var unescaped []byte
+	for i := start + 1; ; {
+		if body[i] == '"' {
+			return string(unescaped), i + 1, nil
+		}
+		r, size := nextRune(body[i:])
+		switch {
+		case r == 0:
+			return "", 0, malformed(i, "NUL can't be stored")
+		case r == unicode.MaxRune+1:
+			return "", 0, malformed(i, "this is half of a surrogate pair")
+		case r&0xFFFE == 0xFFFE, 0xFDD0 <= r && r <= 0xFDEF:
+			return "", 0, malformed(i, "this is a noncharacter")
+		}
+		if wanted {
+			unescaped = utf8.AppendRune(unescaped, r)
+		}
+		i += size
+	}
+}
+
+// nextRune is the first character of s, part of a valid JSON string, and the
+// bytes it takes there. A lone surrogate is unicode.MaxRune+1.
+func nextRune(s []byte) (r rune, size int) {
+	if s[0] != '\\' {
+		return utf8.DecodeRune(s)
+	}
+	if i := strings.IndexByte("bfnrt", s[1]); i >= 0 {
+		return rune("\b\f\n\r\t"[i]), 2
+	}
+	if s[1] != 'u' {
+		return rune(s[1]), 2 // a quote, a slash or a backslash
+	}
+	r = hex4(s[2:])
+	if !utf16.IsSurrogate(r) {
+		return r, 6
+	}
+	if s[6] == '\\' && s[7] == 'u' {
+		if r = utf16.DecodeRune(r, hex4(s[8:])); r != unicode.ReplacementChar {
+			return r, 12
+		}
+	}
+	return unicode.MaxRune + 1, 6
+}
+
+// hex4 reads the four hexadecimal digits at the start of s.
+func hex4(s []byte) rune {
+	n, _ := strconv.ParseUint(string(s[:4]), 16, 32) // the syntax is known to be right
+	return rune(n)
+}
+
+// storable reports whether a number is one that a float64 can hold without
+// becoming infinite or vanishing, and that jsonb accepts: PostgreSQL keeps the
+// decimals of its text, however small, so 0e-20000 is too much for it.
+func storable(number string) bool {
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || len(number) > maxNumberLen {
+		return false
+	}
+	digits, exponent, scientific := strings.Cut(strings.ToLower(number), "e")
+	if scientific {
+		if e, err := strconv.Atoi(exponent); err != nil || max(e, -e) > maxNumberLen {
+			return false
+		}
+	}
+	return f != 0 || strings.Trim(digits, "-0.") == ""
+}

@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// specFields are what may be written of a spec.
+type specFields struct {
+	Key, Number, Title, Phase string
+	Priority                  int
+	Tags                      []string
+	EstimatedContext, Body    string
+}
+
+// spec checks fields that are to replace the stored ones. A body that stays is
+// left alone: with another status line it may be longer than it came.
+func (v *violations) spec(f, stored specFields) {
+	if !validKey(f.Key) {
+		v.add("key", "invalid_key", "must have 1 to 128 of a-z, 0-9, dot, underscore and dash")
+	}
+	v.line("title", f.Title, 1, 200)
+	v.line("number", f.Number, 0, 16)
+	v.line("phase", f.Phase, 0, 200)
+	v.line("estimated_context", f.EstimatedContext, 0, 200)
+	if f.Priority < 0 || f.Priority > 9 {
+		v.add("priority", "out_of_range", "must be between 0 and 9")
+	}
+	v.tags("tags", f.Tags)
+	if f.Body != stored.Body && len(f.Body) > maxSpecBody {
+		v.add("body", "too_long", "must have at most 256 KiB")
+	}
+}
+
+func (v *violations) specStatus(status string) {
+	if !slices.Contains(specStatuses, status) {
+		v.add("status", "unknown_value", "must be one of %s", strings.Join(specStatuses, ", "))
+	}
+}
+
+const maxSpecBody = 256 << 10 // bytes
+
+func validKey(key string) bool {
+	return key != "" && len(key) <= 128 && !strings.ContainsFunc(key, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-')
+	})
+}
+
+// createSpec is POST /api/v1/missions/{id}/specs.
+func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Key              string   `json:"key"`
+		Title            string   `json:"title"`
+		Body             string   `json:"body"`
+		Number           string   `json:"number"`
+		Phase            string   `json:"phase"`
+		Status           *string  `json:"status"`
+		Priority         *int     `json:"priority"`
+		Tags             []string `json:"tags"`
+		EstimatedContext string   `json:"estimated_context"`
+		Dependencies     []string `json:"dependencies"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	fields := specFields{in.Key, in.Number, in.Title, in.Phase, defaultPriority, orEmpty(in.Tags), in.EstimatedContext, in.Body}
+	if in.Priority != nil {
+		fields.Priority = *in.Priority
+	}
+	status := "planned"
+	if in.Status != nil {
+		status = *in.Status
+	}
+	var v violations
+	v.spec(fields, specFields{})
+	v.specStatus(status)
+	if err := v.err(); err != nil {
+		return err
+	}
+	criteria := parseCriteria(fields.Body)
+	missionID := callOf(r).target.mission
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		id := newID()
+		if err := t.insertSpec(ctx, m, id, fields, status, criteria); err != nil {
+			return reply{}, err
+		}
+		if err := t.setDependencies(ctx, m, id, in.Dependencies); err != nil {
+			return reply{}, err
+		}
+		t.emit("spec.created", m.ID, id, "", map[string]any{"key": fields.Key, "title": fields.Title, "status": status})
+		if status != "completed" && status != "deferred" {
+			err = t.reopen(ctx, &m)
+		} else {
+			err = t.completeIfDone(ctx, &m)
+		}
+		if err != nil {
+			return reply{}, err
+		}
+		answer, err := t.specReply(ctx, id, http.StatusCreated)
+		answer.location = "/api/v1/specs/" + id
+		return answer, err
+	})
+}
+
+// insertSpec stores a new spec, without its dependencies.
+func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, criteria []criterion) error {
+	if err := t.tally(ctx, m.ID, id); err != nil {
+		return err
+	}
+	done, checked := doneFlags(criteria)
+	_, err := t.Exec(ctx, `
+		INSERT INTO specs (id, mission_id, key, number, title, phase, status, priority, tags, estimated_context,
+		                   body, derived_status, done, criteria_total, criteria_done)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $7, $12, $13, $14)`,
+		id, m.ID, f.Key, f.Number, f.Title, f.Phase, status, f.Priority, f.Tags, f.EstimatedContext,
+		f.Body, done, len(done), checked)
+	return specStoreError(err)
+}
+
+// specStoreError names what a constraint found.
+func specStoreError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case violated(err) == "specs_key_unique":
+		return problem(http.StatusConflict, "key_taken", "The mission has a spec with this key already.")
+	}
+	return fmt.Errorf("storing a spec: %w", err)
+}
+
+// doneFlags are the criteria's states, as they are stored, and how many are done.
+func doneFlags(criteria []criterion) (done []bool, checked int) {
+	done = make([]bool, len(criteria))
+	for i, c := range criteria {
+		if done[i] = c.Done; c.Done {
+			checked++
+		}
+	}
+	return done, checked
+}
+
+// updateSpec is PATCH /api/v1/specs/{id}, a merge patch (RFC 7396). The status
+// has a route of its own, since it follows a workflow.
+func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Key              optional[string]   `json:"key"`
+		Title            optional[string]   `json:"title"`
+		Body             optional[string]   `json:"body"`
+		Number           optional[string]   `json:"number"`
+		Phase            optional[string]   `json:"phase"`
+		Priority         optional[int]      `json:"priority"`
+		Tags             optional[[]string] `json:"tags"`
+		EstimatedContext optional[string]   `json:"estimated_context"`
+		Dependencies     optional[[]string] `json:"dependencies"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	target := callOf(r).target
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate)
+		if err != nil {
+			return reply{}, err
+		}
+		now, err := readSpec(ctx, t, t.account, target.spec)
+		if err != nil {
+			return reply{}, err
+		}
+		before := specFields{now.Key, now.Number, now.Title, now.Phase, now.Priority, now.Tags, now.EstimatedContext, now.Body}
+		after := before
+		in.Key.apply(&after.Key, "")
+		in.Title.apply(&after.Title, "")
+		in.Body.apply(&after.Body, "")
+		in.Number.apply(&after.Number, "")
+		in.Phase.apply(&after.Phase, "")
+		in.Priority.apply(&after.Priority, defaultPriority)
+		in.Tags.apply(&after.Tags, []string{})
+		in.EstimatedContext.apply(&after.EstimatedContext, "")
+		var v violations
+		v.spec(after, before)
+		if err := v.err(); err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, spec.version); err != nil {
+			return reply{}, err
+		}
+		if before.Body != after.Body && now.Claim != nil {
+			return reply{}, problem(http.StatusConflict, "leased",
+				"%s works on this spec: its body can't be edited until the lease ends.", now.Claim.Agent)
+		}
+		changed := before.differences(after)
+		if in.Dependencies.Set {
+			moved, err := t.replaceDependencies(ctx, m, target.spec, in.Dependencies.Value)
+			if err != nil {
+				return reply{}, err
+			}
+			if moved {
+				changed = append(changed, "dependencies")
+			}
+		}
+		if err := t.storeSpec(ctx, spec, before, after, changed); err != nil {
+			return reply{}, err
+		}
+		return t.specReply(ctx, target.spec, http.StatusOK)
+	})
+}
+
+// differences names the fields in which two versions of a spec differ.
+func (f specFields) differences(other specFields) []string {
+	var changed []string
+	for _, field := range []struct {
+		name string
+		same bool
+	}{
+		{"key", f.Key == other.Key},
+		{"title", f.Title == other.Title},
+		{"body", f.Body == other.Body},
+		{"number", f.Number == other.Number},
+		{"phase", f.Phase == other.Phase},
+		{"priority", f.Priority == other.Priority},
+		{"tags", slices.Equal(f.Tags, other.Tags)},
+		{"estimated_context", f.EstimatedContext == other.EstimatedContext},
+	} {
+		if !field.same {
+			changed = append(changed, field.name)
+		}
+	}
+	return changed
+}
+
+// storeSpec writes the fields that changed, if any did, with the event. A new
+// body speaks for its criteria, and of the status as it is now.
+func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFields, changed []string) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	_, err := t.Exec(ctx, `
+		UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8,
+		       path = CASE WHEN key = $2 THEN path END, source_hash = CASE WHEN key = $2 THEN source_hash END,
+		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+		spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
+	if err != nil {
+		return specStoreError(err)
+	}
+	if before.Body != after.Body {
+		done, checked := doneFlags(parseCriteria(after.Body))
+		_, err := t.Exec(ctx, `
+			UPDATE specs SET body = $2, derived_status = status, done = $3, criteria_total = $4, criteria_done = $5
+			WHERE id = $1`, spec.id, after.Body, done, len(done), checked)
+		if err != nil {
+			return specStoreError(err)
+		}
+	}
+	t.emit("spec.updated", spec.missionID, spec.id, "", map[string]any{"key": after.Key, "changed": changed, "version": spec.version + 1})
+	return nil
+}
+
+// deleteSpec is DELETE /api/v1/specs/{id}.
+func (s *Server) deleteSpec(w http.ResponseWriter, r *http.Request) error {
+	if err := decodeRequest(r, &struct{}{}); err != nil {
+		return err
+	}
+	target := callOf(r).target
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := m.open(); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, spec.version); err != nil {
+			return reply{}, err
+		}
+		_, err = t.Exec(ctx, `DELETE FROM specs WHERE id = $1`, target.spec)
+		if violated(err) == "dependencies_dependents" {
+			return reply{}, problem(http.StatusConflict, "has_dependents", "Other specs depend on this one. Take it out of their dependencies first.")
+		}
+		if err != nil {
+			return reply{}, fmt.Errorf("deleting a spec: %w", err)
+		}
+		t.emit("spec.deleted", m.ID, target.spec, "", map[string]any{"key": spec.key})
+		if err := t.completeIfDone(ctx, &m); err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusNoContent}, nil
+	})
+}
