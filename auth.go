@@ -384,9 +384,10 @@ const (
 type credentials struct {
 	fresh func() bool // whether the feed would have told of a change
 
-	mu      sync.Mutex // guards the following
-	entries map[string]remembered
-	changes uint64 // counts calls of forget, so that a look-up which one overtakes isn't kept
+	mu       sync.Mutex // guards the following
+	entries  map[string]remembered
+	watchers map[string]map[chan struct{}]struct{} // by account: who wants to know when it changes
+	changes  uint64                                // counts calls of forget, so that a look-up which one overtakes isn't kept
 }
 
 type remembered struct {
@@ -395,7 +396,26 @@ type remembered struct {
 }
 
 func newCredentials(fresh func() bool) *credentials {
-	return &credentials{fresh: fresh, entries: make(map[string]remembered)}
+	return &credentials{fresh: fresh, entries: make(map[string]remembered), watchers: make(map[string]map[chan struct{}]struct{})}
+}
+
+// watch tells of changes to an account, for connections that outlast a
+// request. The caller calls stop when done.
+func (c *credentials) watch(userID string) (changed <-chan struct{}, stop func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watchers[userID] == nil {
+		c.watchers[userID] = make(map[chan struct{}]struct{})
+	}
+	w := make(chan struct{}, 1)
+	c.watchers[userID][w] = struct{}{}
+	return w, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if delete(c.watchers[userID], w); len(c.watchers[userID]) == 0 {
+			delete(c.watchers, userID)
+		}
+	}
 }
 
 // account returns the account behind a credential: remembered, or else as
@@ -431,6 +451,14 @@ func (c *credentials) forget(userID string) {
 	for credential, e := range c.entries {
 		if userID == "" || e.account.userID == userID {
 			delete(c.entries, credential)
+		}
+	}
+	for id, watchers := range c.watchers {
+		if userID != "" && id != userID {
+			continue
+		}
+		for w := range watchers {
+			nudge(w)
 		}
 	}
 }

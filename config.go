@@ -59,6 +59,15 @@ type Config struct {
 	LeaseMax     time.Duration
 	MaxAttempts  int
 
+	EventRetention time.Duration
+
+	WSMaxMessage       int64
+	WSQueue            int
+	WSPing, WSPong     time.Duration
+	WSMaxSubscriptions int
+	WSMaxConnections   int
+	WSMaxPerAccount    int
+
 	DrainDelay      time.Duration
 	ShutdownTimeout time.Duration
 }
@@ -94,6 +103,14 @@ func (c *Config) settings() []setting {
 		newSetting("AUTH_RATE_LIMIT", "10", "Requests a minute on the public auth routes for each address, and failed log-ins for each account. 0: off.", &c.AuthRateLimit, kindNumber(0, 10_000_000)),
 		newSetting("LEASE_DEFAULT", "5m", "How long a claim holds a spec, if the agent doesn't say.", &c.LeaseDefault, kindDuration(time.Second, 720*time.Hour)),
 		newSetting("LEASE_MAX", "4h", "How long a claim may hold a spec, at most.", &c.LeaseMax, kindDuration(10*time.Second, 720*time.Hour)),
+		newSetting("EVENT_RETENTION", "720h", "How long events are kept.", &c.EventRetention, kindDuration(time.Hour, 100*365*24*time.Hour)),
+		newSetting("WS_MAX_MESSAGE", "64KiB", "Size of a message that a WebSocket client may send.", &c.WSMaxMessage, kindSize(1<<10, 16<<20)),
+		newSetting("WS_QUEUE", "1000", "Events that may wait for one client, by WebSocket or server-sent events.", &c.WSQueue, kindNumber(10, 1_000_000)),
+		newSetting("WS_PING", "30s", "Time between pings.", &c.WSPing, kindDuration(time.Second, time.Hour)),
+		newSetting("WS_PONG_TIMEOUT", "10s", "Time a client has to answer a ping.", &c.WSPong, kindDuration(time.Second, time.Hour)),
+		newSetting("WS_MAX_SUBSCRIPTIONS", "100", "Subscriptions of one WebSocket.", &c.WSMaxSubscriptions, kindNumber(1, 100_000)),
+		newSetting("WS_MAX_CONNECTIONS", "10000", "WebSockets of this server.", &c.WSMaxConnections, kindNumber(1, 10_000_000)),
+		newSetting("WS_MAX_PER_ACCOUNT", "1000", "WebSockets of one account on this server.", &c.WSMaxPerAccount, kindNumber(1, 10_000_000)),
 		newSetting("MAX_ATTEMPTS", "3", "Attempts at a spec before it is blocked.", &c.MaxAttempts, kindNumber(1, 1000)),
 		newSetting("DRAIN_DELAY", "0s", "How long to go on serving, not ready, after SIGTERM, so that load balancers notice.", &c.DrainDelay, kindDuration(0, time.Hour)),
 		newSetting("SHUTDOWN_TIMEOUT", "30s", "How long requests in flight may take to end after that.", &c.ShutdownTimeout, kindDuration(time.Second, time.Hour)),

@@ -59,7 +59,9 @@ func TestConfigDefaults(t *testing.T) {
 		RequestTimeout: 30 * time.Second, MaxBodyBytes: 1 << 20, MaxImportBytes: 64 << 20,
 		RateLimit: 1200, AuthRateLimit: 10,
 		LeaseDefault: 5 * time.Minute, LeaseMax: 4 * time.Hour, MaxAttempts: 3,
-		ShutdownTimeout: 30 * time.Second,
+		ShutdownTimeout: 30 * time.Second, EventRetention: 720 * time.Hour,
+		WSMaxMessage: 64 << 10, WSQueue: 1000, WSPing: 30 * time.Second, WSPong: 10 * time.Second,
+		WSMaxSubscriptions: 100, WSMaxConnections: 10_000, WSMaxPerAccount: 1000,
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v\nwant %v", got, err, want)
@@ -82,6 +84,8 @@ func TestConfigAcceptsEverySetting(t *testing.T) {
 		"REQUEST_TIMEOUT":      "10s", "MAX_BODY_BYTES": "2048", "MAX_IMPORT_BYTES": "1 GiB",
 		"RATE_LIMIT": "0", "AUTH_RATE_LIMIT": "5", "LEASE_DEFAULT": "10s", "LEASE_MAX": "10s",
 		"MAX_ATTEMPTS": "1", "DRAIN_DELAY": "5s", "SHUTDOWN_TIMEOUT": "1m30s",
+		"EVENT_RETENTION": "24h", "WS_MAX_MESSAGE": "4KiB", "WS_QUEUE": "50", "WS_PING": "5s", "WS_PONG_TIMEOUT": "2s",
+		"WS_MAX_SUBSCRIPTIONS": "7", "WS_MAX_CONNECTIONS": "70", "WS_MAX_PER_ACCOUNT": "8",
 	}
 	got, err := load(t, env, "")
 	if err != nil {
@@ -101,6 +105,8 @@ func TestConfigAcceptsEverySetting(t *testing.T) {
 		RequestTimeout: 10 * time.Second, MaxBodyBytes: 2048, MaxImportBytes: 1 << 30,
 		AuthRateLimit: 5, LeaseDefault: 10 * time.Second, LeaseMax: 10 * time.Second,
 		MaxAttempts: 1, DrainDelay: 5 * time.Second, ShutdownTimeout: 90 * time.Second,
+		EventRetention: 24 * time.Hour, WSMaxMessage: 4 << 10, WSQueue: 50, WSPing: 5 * time.Second, WSPong: 2 * time.Second,
+		WSMaxSubscriptions: 7, WSMaxConnections: 70, WSMaxPerAccount: 8,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

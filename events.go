@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -183,38 +185,89 @@ type eventsView struct {
 	LastSeq  int64   `json:"last_seq"`
 }
 
-// listEvents is GET /api/v1/missions/{id}/events.
-func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
+// readHead reads the bounds of a stream that the account may read: a mission's,
+// or its own.
+func (s *Server) readHead(ctx context.Context, a account, stream string) (eventsView, error) {
+	view := eventsView{Items: []event{}, FirstSeq: 1}
+	err := s.db.QueryRow(ctx, `
+		SELECT h.first_seq, h.seq FROM heads h LEFT JOIN missions m ON m.id = h.stream
+		WHERE h.stream = $3 AND (h.stream = $1 OR m.id IS NOT NULL AND `+readableSQL+`)`,
+		a.userID, a.admin(), stream).Scan(&view.FirstSeq, &view.LastSeq)
+	if errors.Is(err, pgx.ErrNoRows) && stream == a.userID {
+		return view, nil // nothing has happened yet
+	}
+	return view, notFoundOr(err, "reading a stream's head")
+}
+
+// listMissionEvents is GET /api/v1/missions/{id}/events.
+func (s *Server) listMissionEvents(w http.ResponseWriter, r *http.Request) error {
+	return s.serveEvents(w, r, callOf(r).target.mission)
+}
+
+// listOwnEvents is GET /api/v1/events: the caller's notifications.
+func (s *Server) listOwnEvents(w http.ResponseWriter, r *http.Request) error {
+	return s.serveEvents(w, r, callOf(r).account.userID)
+}
+
+// serveEvents answers with a stretch of a stream, or follows it live where the
+// client accepts text/event-stream.
+func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream string) error {
+	live := wantsEventStream(r)
 	q := newQuery(r, "after", "limit")
-	after := q.number("after", -1, 0, 1<<62)
 	limit := q.number("limit", 50, 1, 200)
+	after := q.after(r.Header.Get("Last-Event-ID"), live)
 	if err := q.err(); err != nil {
 		return err
 	}
-	a, id := callOf(r).account, callOf(r).target.mission
-	var view eventsView
-	err := s.db.QueryRow(r.Context(), `
-		SELECT h.first_seq, h.seq FROM missions m JOIN heads h ON h.stream = m.id WHERE m.id = $3 AND `+readableSQL,
-		a.userID, a.admin(), id).Scan(&view.FirstSeq, &view.LastSeq)
+	view, err := s.readHead(r.Context(), callOf(r).account, stream)
 	if err != nil {
-		return notFoundOr(err, "reading a stream's head")
+		return err
 	}
 	if after, err = view.start(after); err != nil {
 		return err
 	}
-	if view.Items, err = readEvents(r.Context(), s.db, id, after, view.LastSeq, limit); err != nil {
+	if live {
+		return s.streamEvents(w, r, &follower{topic: &topicName{Stream: stream}, last: after}, view.LastSeq)
+	}
+	if view.Items, err = readEvents(r.Context(), s.db, stream, after, limit); err != nil {
 		return err
+	}
+	if n := len(view.Items); n > 0 { // what came since the head was read
+		view.LastSeq = max(view.LastSeq, view.Items[n-1].Seq)
 	}
 	return respondOK(w, r, view)
 }
 
-// start is the seq that reading goes on after, for the one a client gave (-1
-// for none): the oldest kept without one, and an error where what it asks for
-// is gone or not there yet.
+// Places to start reading at that aren't numbers of events.
+const (
+	fromOldest = -1
+	fromLatest = -2
+)
+
+// after reads where to start: Last-Event-ID, which beats the parameter, the
+// number of an event, or "latest".
+func (q *query) after(lastEventID string, live bool) int64 {
+	if live && lastEventID != "" {
+		n, err := strconv.ParseInt(lastEventID, 10, 64)
+		if err != nil || n < 0 {
+			q.fail("Last-Event-ID", "out_of_range", "must be the id of an event")
+		}
+		return n
+	}
+	if q.values["after"] == "latest" {
+		return fromLatest
+	}
+	return q.number("after", fromOldest, 0, 1<<62)
+}
+
+// start is the seq that reading goes on after, for the one a client gave, and
+// an error where what it asks for is gone or not there yet.
 func (v eventsView) start(after int64) (int64, error) {
 	switch {
-	case after < 0:
+	case after == fromOldest:
 		return v.FirstSeq - 1, nil
+	case after == fromLatest:
+		return v.LastSeq, nil
 	case after < v.FirstSeq-1:
 		return 0, problem(http.StatusGone, "cursor_gone",
 			"Events up to %d are no longer kept. Read the mission anew, and go on from there.", v.FirstSeq-1).with("first_seq", v.FirstSeq)
@@ -225,21 +278,23 @@ func (v eventsView) start(after int64) (int64, error) {
 	return after, nil
 }
 
-// readEvents reads at most limit events of a stream, after one seq and up to
-// another.
-func readEvents(ctx context.Context, q querier, stream string, after, upTo, limit int64) ([]event, error) {
-	rows, err := q.Query(ctx, `
-		SELECT stream, seq, type, mission_id, spec_id, user_id, agent, at, data FROM events
-		WHERE stream = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`, stream, after, upTo, limit)
+const eventColumns = `stream, seq, type, mission_id, spec_id, user_id, agent, at, data`
+
+// scanEvent reads a row of eventColumns.
+func scanEvent(row pgx.CollectableRow) (e event, err error) {
+	var data json.RawMessage
+	err = row.Scan(&e.Stream, &e.Seq, &e.Type, &e.MissionID, &e.SpecID, &e.Actor.UserID, &e.Actor.Agent, &e.At, &data)
+	e.Data = data
+	return e, err
+}
+
+// readEvents reads at most limit events of a stream, after one seq.
+func readEvents(ctx context.Context, q querier, stream string, after, limit int64) ([]event, error) {
+	rows, err := q.Query(ctx, `SELECT `+eventColumns+` FROM events WHERE stream = $1 AND seq > $2 ORDER BY seq LIMIT $3`, stream, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading events: %w", err)
 	}
-	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e event, err error) {
-		var data json.RawMessage
-		err = row.Scan(&e.Stream, &e.Seq, &e.Type, &e.MissionID, &e.SpecID, &e.Actor.UserID, &e.Actor.Agent, &e.At, &data)
-		e.Data = data
-		return e, err
-	})
+	events, err := pgx.CollectRows(rows, scanEvent)
 	if err != nil {
 		return nil, fmt.Errorf("reading events: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 
 const (
 	feedChannel  = "tachikoma"
-	pollEvery    = time.Second           // correctness rests on this
+	pollEvery    = time.Second / 2       // correctness rests on this
 	announceEach = 25 * time.Millisecond // and speed on this
 	pollTimeout  = time.Second           // a database that takes longer is down
 	feedStale    = 10 * time.Second      // after this, nothing remembered is trusted
@@ -125,7 +125,7 @@ func (f *feed) follow(ctx context.Context) error {
 func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	start := time.Now()
+	start, positions := time.Now(), f.hub.positions()
 	rows, err := conn.Query(ctx, `SELECT stream, seq FROM heads WHERE stream = ANY($1)`, append(f.hub.watched(), serverStream))
 	if err != nil {
 		return server, err
@@ -149,6 +149,12 @@ func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, e
 	f.polledAt.Store(int64(time.Since(f.started)))
 	if f.down.Swap(false) {
 		f.log.Info("the database is back")
+	}
+	for stream, seq := range heads {
+		if seq < positions[stream] {
+			f.log.Error("a stream is shorter than it was: the database has lost commits", "stream", stream, "was", positions[stream], "is", seq)
+			f.hub.lost(stream)
+		}
 	}
 	f.hub.wake(heads)
 	return server, nil

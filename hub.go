@@ -1,70 +1,306 @@
 package main
 
 import (
-	"maps"
-	"slices"
+	"context"
+	"fmt"
+	"log/slog"
 	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// hub tells those who watch a stream, in this process, that it has grown. A
-// wake-up is a hint and carries nothing: who is woken reads the stream. Safe
-// for concurrent use; no call blocks.
+const (
+	pumpPage    = 500 // events of one stream that the pump reads at a time
+	pumpStreams = 200 // streams it reads in one query
+	pumpTimeout = 10 * time.Second
+)
+
+// hub brings the events of streams to those in this process who follow them.
+// A stream that somebody follows is read once for all of them, by the one pump,
+// and each event is encoded once. What wakes the pump is a hint: the events
+// come from the database, in the order of their numbers. Safe for concurrent
+// use; no call waits for a follower.
 type hub struct {
-	mu     sync.Mutex        // guards topics and what they hold
-	topics map[string]*topic // by stream; one for each that somebody watches
+	db      *pgxpool.Pool
+	log     *slog.Logger
+	metrics *metrics
+	grown   chan struct{} // some topic has events to read
+
+	mu     sync.Mutex        // guards the following and what topics hold
+	topics map[string]*topic // by stream; one for each that somebody watches or follows
 }
 
-// topic is a stream that somebody watches.
+// topic is a stream that somebody in this process watches or follows.
 type topic struct {
-	seq      int64 // the newest known
-	watchers map[chan struct{}]struct{}
+	stream    string
+	known     int64 // the newest seq heard of
+	delivered int64 // the newest seq handed to the followers
+	watchers  map[chan struct{}]struct{}
+	followers map[*follower]struct{}
 }
 
-func newHub() *hub { return &hub{topics: make(map[string]*topic)} }
+// follower gets the events of one stream into a queue, each once and in order.
+// While it catches up it reads the database by itself; once it has reached the
+// topic it is live. What a follower holds is guarded by the hub.
+type follower struct {
+	topic *topicName
+	queue *queue
+	last  int64 // the newest seq that went into the queue
+	live  bool
+}
 
-// watch subscribes to a stream. The channel gets a value whenever the stream
+// topicName is what a client knows a stream by.
+type topicName struct {
+	Topic     string `json:"topic"` // mission, user or metrics
+	MissionID string `json:"mission_id,omitempty"`
+	Stream    string `json:"-"`
+}
+
+func newHub(log *slog.Logger, m *metrics) *hub {
+	return &hub{log: log, metrics: m, grown: make(chan struct{}, 1), topics: make(map[string]*topic)}
+}
+
+// topicOf returns the topic of a stream, making it if need be. The caller holds mu.
+func (h *hub) topicOf(stream string) *topic {
+	t := h.topics[stream]
+	if t == nil {
+		t = &topic{stream: stream, watchers: make(map[chan struct{}]struct{}), followers: make(map[*follower]struct{})}
+		h.topics[stream] = t
+	}
+	return t
+}
+
+// dropIfIdle forgets a topic that nobody is interested in. The caller holds mu.
+func (h *hub) dropIfIdle(t *topic) {
+	if len(t.watchers)+len(t.followers) == 0 && h.topics[t.stream] == t {
+		delete(h.topics, t.stream)
+	}
+}
+
+// watch subscribes to wake-ups: the channel gets a value whenever the stream
 // has grown since the last one was taken. The caller calls stop when done.
 func (h *hub) watch(stream string) (grown <-chan struct{}, stop func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := h.topics[stream]
-	if t == nil {
-		t = &topic{watchers: make(map[chan struct{}]struct{})}
-		h.topics[stream] = t
-	}
-	c := make(chan struct{}, 1)
+	t, c := h.topicOf(stream), make(chan struct{}, 1)
 	t.watchers[c] = struct{}{}
 	return c, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if delete(t.watchers, c); len(t.watchers) == 0 && h.topics[stream] == t {
-			delete(h.topics, stream)
-		}
+		delete(t.watchers, c)
+		h.dropIfIdle(t)
 	}
 }
 
-// wake tells the watchers of streams whose newest seq is past the one known.
+// follow adds a follower that has all events up to last. head is the stream's
+// newest seq, just read: from there the topic begins, if it is new here.
+func (h *hub) follow(f *follower, head int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topicOf(f.topic.Stream)
+	if len(t.followers) == 0 {
+		t.delivered = max(head, t.delivered)
+	}
+	t.known = max(t.known, head)
+	t.followers[f] = struct{}{}
+	f.live = f.last >= t.delivered
+}
+
+// unfollow ends a follower. It gets nothing after that.
+func (h *hub) unfollow(f *follower) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.topics[f.topic.Stream]; t != nil {
+		delete(t.followers, f)
+		h.dropIfIdle(t)
+	}
+}
+
+// caughtUp makes a follower live if it has reached its topic, and reports
+// whether it has.
+func (h *hub) caughtUp(f *follower) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topics[f.topic.Stream]
+	f.live = t != nil && f.last >= t.delivered
+	return f.live
+}
+
+// wake tells of streams' newest seqs.
 func (h *hub) wake(heads map[string]int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for stream, seq := range heads {
 		t := h.topics[stream]
-		if t == nil || seq <= t.seq {
+		if t == nil || seq <= t.known {
 			continue
 		}
-		t.seq = seq
+		t.known = seq
 		for c := range t.watchers {
 			select {
 			case c <- struct{}{}:
 			default: // it has one to take already
 			}
 		}
+		if len(t.followers) > 0 {
+			nudge(h.grown)
+		}
 	}
 }
 
-// watched returns the streams that somebody watches.
+// nudge leaves a token in a channel of capacity 1, if there is none.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watched returns the streams that somebody watches or follows.
 func (h *hub) watched() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Collect(maps.Keys(h.topics))
+	streams := make([]string, 0, len(h.topics)+1)
+	for stream := range h.topics {
+		streams = append(streams, stream)
+	}
+	return streams
+}
+
+// pump reads what topics have grown by and hands it to their followers, until
+// ctx ends.
+func (h *hub) pump(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.grown:
+		}
+		for behind := h.behind(); len(behind) > 0 && ctx.Err() == nil; behind = h.behind() {
+			if err := h.read(ctx, behind); err != nil {
+				if ctx.Err() == nil {
+					h.log.Warn("events weren't read; the next poll tries again", "error", err)
+				}
+				h.forgetKnown(behind)
+				break
+			}
+		}
+	}
+}
+
+// behind returns topics with events to read, by stream, and where they are.
+func (h *hub) behind() map[string]int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	behind := make(map[string]int64)
+	for stream, t := range h.topics {
+		if len(t.followers) > 0 && t.delivered < t.known {
+			behind[stream] = t.delivered
+			if len(behind) == pumpStreams {
+				break
+			}
+		}
+	}
+	return behind
+}
+
+// forgetKnown makes the next poll wake topics again that couldn't be read.
+func (h *hub) forgetKnown(behind map[string]int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for stream := range behind {
+		if t := h.topics[stream]; t != nil {
+			t.known = t.delivered
+		}
+	}
+}
+
+// read reads the next events of topics in one query and delivers them.
+func (h *hub) read(ctx context.Context, behind map[string]int64) error {
+	ctx, cancel := context.WithTimeout(ctx, pumpTimeout)
+	defer cancel()
+	streams, after := make([]string, 0, len(behind)), make([]int64, 0, len(behind))
+	for stream, seq := range behind {
+		streams, after = append(streams, stream), append(after, seq)
+	}
+	rows, err := h.db.Query(ctx, `
+		SELECT e.stream, e.seq, e.type, e.mission_id, e.spec_id, e.user_id, e.agent, e.at, e.data
+		FROM unnest($1::uuid[], $2::bigint[]) AS t (stream, seq)
+		CROSS JOIN LATERAL (SELECT `+eventColumns+` FROM events
+			WHERE stream = t.stream AND seq > t.seq ORDER BY seq LIMIT $3) AS e
+		ORDER BY e.stream, e.seq`, streams, after, pumpPage)
+	if err != nil {
+		return fmt.Errorf("reading events: %w", err)
+	}
+	events, err := pgx.CollectRows(rows, scanEvent)
+	if err != nil {
+		return fmt.Errorf("reading events: %w", err)
+	}
+	h.deliver(behind, events)
+	return nil
+}
+
+// deliver hands events, sorted by stream and seq, to the followers of their
+// topics. behind are the topics that were asked for.
+func (h *hub) deliver(behind map[string]int64, events []event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delivered, found := 0, make(map[string]bool, len(behind))
+	for _, e := range events {
+		found[e.Stream] = true
+		t := h.topics[e.Stream]
+		if t == nil || e.Seq <= t.delivered {
+			continue
+		}
+		payload, err := encode(e)
+		if err != nil {
+			h.log.Error("an event can't be encoded", "stream", e.Stream, "seq", e.Seq, "error", err)
+		}
+		gap := e.Seq != t.delivered+1
+		t.delivered = e.Seq
+		for f := range t.followers {
+			switch {
+			case !f.live || e.Seq <= f.last:
+			case gap || err != nil:
+				f.queue.end(errCursorGone)
+			default:
+				f.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
+				f.last = e.Seq
+				delivered++
+			}
+		}
+	}
+	h.metrics.eventsDelivered(delivered)
+	for stream := range behind {
+		if t := h.topics[stream]; t != nil && !found[stream] {
+			t.known = t.delivered // what isn't there can't be read; a poll will say if it comes
+		}
+	}
+}
+
+// positions are how far the followed topics have got, for a poll to compare
+// with: a head that is below means that the database has lost commits.
+func (h *hub) positions() map[string]int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	positions := make(map[string]int64, len(h.topics))
+	for stream, t := range h.topics {
+		positions[stream] = t.delivered
+	}
+	return positions
+}
+
+// lost ends the followers of a stream whose head has gone back, as after a
+// failover to a replica that didn't have the last commits.
+func (h *hub) lost(stream string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.topics[stream]; t != nil {
+		t.known, t.delivered = 0, 0
+		for f := range t.followers {
+			f.queue.end(errCursorAhead)
+		}
+	}
 }

@@ -18,7 +18,9 @@ import (
 type metrics struct {
 	inFlight atomic.Int64
 	limited  atomic.Int64
-	mu       sync.Mutex // guards requests
+	streams  atomic.Int64 // server-sent events
+	events   atomic.Int64 // delivered
+	mu       sync.Mutex   // guards requests
 	requests map[requestLabels]int64
 }
 
@@ -45,6 +47,13 @@ func (m *metrics) requestDone(method, pattern string, status int, _ time.Duratio
 
 // rateLimited counts a refusal by a rate limit.
 func (m *metrics) rateLimited() { m.limited.Add(1) }
+
+func (m *metrics) streamOpened() { m.streams.Add(1) }
+
+func (m *metrics) streamClosed() { m.streams.Add(-1) }
+
+// eventsDelivered counts events that went into clients' queues.
+func (m *metrics) eventsDelivered(n int) { m.events.Add(int64(n)) }
 
 func (s *Server) metricsRoutes(p permission) {
 	s.handle(p, "GET /internal/metrics", s.getMetrics)

@@ -15,4 +15,10 @@ func (*metrics) requestDone(_, _ string, _ int, _ time.Duration) {}
 
 func (*metrics) rateLimited() {}
 
+func (*metrics) streamOpened() {}
+
+func (*metrics) streamClosed() {}
+
+func (*metrics) eventsDelivered(int) {}
+
 func (s *Server) metricsRoutes(permission) {}

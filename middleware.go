@@ -196,7 +196,8 @@ type limits struct {
 	body int64         // bytes of its body
 	time time.Duration // until the answer is complete; 0: the route bounds itself
 
-	stall time.Duration // that an upload may pause; 0: no bound of its own
+	stall        time.Duration // that an upload may pause; 0: no bound of its own
+	unlessStream bool          // time doesn't count for server-sent events
 }
 
 // bound puts the limits on a request: a deadline on its context, on reading
@@ -209,7 +210,7 @@ func (l limits) bound(w http.ResponseWriter, r *http.Request) (*http.Request, co
 	if r.ContentLength != 0 { // also where nobody reads the body: net/http will
 		_ = control.SetReadDeadline(time.Now().Add(max(l.time, headerTimeout))) // a recorder in a test has none
 	}
-	if l.time == 0 {
+	if l.time == 0 || l.unlessStream && wantsEventStream(r) {
 		return r, func() {}
 	}
 	if r.ContentLength != 0 {

@@ -56,7 +56,8 @@ func (s *Server) routes() {
 	s.handleWithin(s.bulk(), editor, "POST /api/v1/missions/{id}/import", s.importSpecs)
 	s.handleWithin(s.bulk(), reader, "GET /api/v1/missions/{id}/export", s.exportSpecs)
 	s.handle(reader, "GET /api/v1/missions/{id}/graph", s.getGraph)
-	s.handle(reader, "GET /api/v1/missions/{id}/events", s.listEvents)
+	s.handleWithin(s.streaming(), reader, "GET /api/v1/missions/{id}/events", s.listMissionEvents)
+	s.handleWithin(s.streaming(), signedIn, "GET /api/v1/events", s.listOwnEvents)
 	s.handle(editor, "POST /api/v1/missions/{id}/logs", s.appendLogs)
 
 	s.handle(editor, "POST /api/v1/missions/{id}/specs", s.createSpec)
@@ -128,6 +129,11 @@ func (s *Server) usual() limits {
 // bulk bounds imports and exports.
 func (s *Server) bulk() limits {
 	return limits{body: s.config.MaxImportBytes, time: bulkTime, stall: s.config.RequestTimeout}
+}
+
+// streaming bounds what may be followed live, and then bounds itself.
+func (s *Server) streaming() limits {
+	return limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout, unlessStream: true}
 }
 
 // waiting bounds claims, which may wait for work.

@@ -67,6 +67,7 @@ var expectedRoutes = map[string]string{
 	"GET /api/v1/missions/{id}/export":  "reader",
 	"GET /api/v1/missions/{id}/graph":   "reader",
 	"GET /api/v1/missions/{id}/events":  "reader",
+	"GET /api/v1/events":                "account",
 	"POST /api/v1/missions/{id}/logs":   "editor",
 
 	"POST /api/v1/missions/{id}/specs": "editor",

@@ -87,6 +87,7 @@ func (s *Server) open(ctx context.Context) error {
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWork = stop
 	s.work.Go(func() { s.feed.run(working) })
+	s.work.Go(func() { s.hub.pump(working) })
 	s.work.Go(func() { s.sweep(working) })
 	s.opened.Store(true)
 	return nil

@@ -43,15 +43,16 @@ type state struct {
 }
 
 func newState(config Config, log *slog.Logger) state {
+	counters := newMetrics()
 	return state{
 		config:   config,
 		log:      log,
 		hasher:   newPasswordHasher(todaysArgon2),
 		conns:    &connections{open: make(map[*pgx.Conn]struct{})},
-		hub:      newHub(),
+		hub:      newHub(log, counters),
 		rate:     newLimiter(config.RateLimit, limiterKeys),
 		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
-		metrics:  newMetrics(),
+		metrics:  counters,
 		sockets:  newSockets(),
 		imports:  &slots{by: make(map[string]int)},
 		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
@@ -85,6 +86,7 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 	if s.db, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
+	s.hub.db = s.db
 	s.missions = newGatherer(s.db, oneMissionSQL, (*missionView).scan)
 	s.specs = newGatherer(s.db, oneSpecSQL, (*specRow).scan)
 	s.credentials = newCredentials(func() bool { return s.feed.fresh() })

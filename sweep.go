@@ -39,7 +39,7 @@ func (s *Server) sweep(ctx context.Context) {
 			continue
 		}
 		tidied = time.Now()
-		if err := s.tidy(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.tidy(ctx), s.prune(ctx)); err != nil && ctx.Err() == nil {
 			s.log.Warn("what has expired wasn't cleared", "error", err)
 		}
 	}
@@ -85,6 +85,36 @@ func (s *Server) sweepOnce(ctx context.Context, fn func(t *tx) error) error {
 		s.published(t)
 	}
 	return err
+}
+
+// prune deletes the events older than EVENT_RETENTION, a batch of a stream at a
+// time. Times rise with the numbers of a stream, so what goes is its beginning.
+func (s *Server) prune(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	for more := true; more; {
+		more = false
+		err := s.sweepOnce(ctx, func(t *tx) error {
+			tag, err := t.Exec(ctx, `
+				WITH old AS (
+					SELECT stream, max(seq) AS seq FROM (
+						SELECT stream, seq FROM events
+						WHERE at < clock_timestamp() - $1::interval AND stream <> $2 LIMIT $3) some
+					GROUP BY stream LIMIT 1
+				), head AS (
+					UPDATE heads SET first_seq = least(old.seq + 1, first_seq + $3) FROM old
+					WHERE heads.stream = old.stream RETURNING heads.stream, first_seq
+				)
+				DELETE FROM events USING head WHERE events.stream = head.stream AND events.seq < head.first_seq`,
+				s.config.EventRetention, serverStream, sweepBatch)
+			more = tag.RowsAffected() > 0
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("pruning events: %w", err)
+		}
+	}
+	return nil
 }
 
 // tidySQL deletes what has expired, in batches.

@@ -33,3 +33,5 @@ CREATE TABLE events (
     data       json        NOT NULL,
     PRIMARY KEY (stream, seq)
 );
+-- Rows come in the order of their time, so a small BRIN index finds old ones.
+CREATE INDEX events_age ON events USING brin (at);
