@@ -121,25 +121,32 @@ func (f *feed) follow(ctx context.Context) error {
 
 // poll looks at the head of every stream that somebody watches here, and at
 // the server's own. server is the seq up to which the latter is known, -1 for
-// not yet; the new one is returned.
+// not yet; the new one is returned. How far the database's clock is ahead is
+// estimated as if it was read in the middle of the poll.
 func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	start, positions := time.Now(), f.hub.positions()
-	rows, err := conn.Query(ctx, `SELECT stream, seq FROM heads WHERE stream = ANY($1)`, append(f.hub.watched(), serverStream))
+	rows, err := conn.Query(ctx, `SELECT stream, seq, (SELECT clock_timestamp()) FROM heads WHERE stream = ANY($1)`, append(f.hub.watched(), serverStream))
 	if err != nil {
 		return server, err
 	}
 	heads := make(map[string]int64)
 	var stream string
 	var seq int64
-	if _, err = pgx.ForEachRow(rows, []any{&stream, &seq}, func() error {
+	var clock time.Time
+	if _, err = pgx.ForEachRow(rows, []any{&stream, &seq, &clock}, func() error {
 		heads[stream] = seq
 		return nil
 	}); err != nil {
 		return server, err
 	}
-	f.latency.Store(int64(time.Since(start)))
+	latency := time.Since(start)
+	f.latency.Store(int64(latency))
+	if len(heads) > 0 {
+		ahead := clock.Sub(start.Add(latency / 2))
+		f.hub.ahead.Store(&ahead)
+	}
 	if newest := heads[serverStream]; newest != server {
 		if err := f.readServerStream(ctx, conn, server, newest); err != nil {
 			return server, err

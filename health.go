@@ -98,9 +98,12 @@ func statusCode(status string) int {
 
 // connectionView is an open WebSocket as operators see it.
 type connectionView struct {
-	ID     string    `json:"id"`
-	UserID string    `json:"user_id"`
-	Since  time.Time `json:"since"`
+	ID            string    `json:"id"`
+	UserID        string    `json:"user_id"` // "" until it has signed in
+	Since         time.Time `json:"since"`
+	Subscriptions int       `json:"subscriptions"`
+	Queued        int       `json:"queued"` // events that wait for it
+	Sent          int64     `json:"sent"`   // events
 }
 
 // listConnections is GET /internal/connections.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,10 +27,12 @@ type hub struct {
 	db      *pgxpool.Pool
 	log     *slog.Logger
 	metrics *metrics
-	grown   chan struct{} // some topic has events to read
+	grown   chan struct{}                 // some topic has events to read
+	ahead   atomic.Pointer[time.Duration] // the database's clock less ours; nil until known; for metrics alone
 
 	mu     sync.Mutex        // guards the following and what topics hold
 	topics map[string]*topic // by stream; one for each that somebody watches or follows
+	handed int64             // events that went into followers' queues
 }
 
 // topic is a stream that somebody in this process watches or follows.
@@ -260,6 +263,7 @@ func (h *hub) deliver(behind map[string]int64, events []event) {
 		}
 		gap := e.Seq != t.delivered+1
 		t.delivered = e.Seq
+		heard := false
 		for f := range t.followers {
 			switch {
 			case !f.live || e.Seq <= f.last:
@@ -269,15 +273,46 @@ func (h *hub) deliver(behind map[string]int64, events []event) {
 				f.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
 				f.last = e.Seq
 				delivered++
+				heard = true
 			}
 		}
+		if ahead := h.ahead.Load(); heard && ahead != nil {
+			h.metrics.deliveryLag(time.Since(e.At.Add(-*ahead)))
+		}
 	}
+	h.handed += int64(delivered)
 	h.metrics.eventsDelivered(delivered)
 	for stream := range behind {
 		if t := h.topics[stream]; t != nil && !found[stream] {
 			t.known = t.delivered // what isn't there can't be read; a poll will say if it comes
 		}
 	}
+}
+
+// followed reports whether anybody follows a stream.
+func (h *hub) followed(stream string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topics[stream]
+	return t != nil && len(t.followers) > 0
+}
+
+// broadcast hands something that isn't stored to the followers of a stream.
+func (h *hub) broadcast(stream string, payload []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.topics[stream]; t != nil {
+		for f := range t.followers {
+			f.queue.push(queued{topic: f.topic, payload: payload})
+		}
+	}
+}
+
+// count is how many events went into followers' queues so far.
+func (h *hub) count() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.handed
 }
 
 // positions are how far the followed topics have got, for a poll to compare

@@ -190,6 +190,7 @@ func (t *tx) grant(ctx context.Context, missionID, specID, agent string, lease t
 	if err != nil {
 		return given, fmt.Errorf("granting a lease: %w", err)
 	}
+	t.claimed++
 	t.emit("spec.claimed", missionID, specID, agent, map[string]any{"attempt": given.Attempt, "expires_at": given.ExpiresAt})
 	return given, nil
 }
@@ -359,6 +360,7 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 	if err := t.move(ctx, spec, status, spec.attempts); err != nil {
 		return err
 	}
+	t.expired++
 	t.emitAs(actor{Agent: &agent}, "spec.lease_expired", spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
 	if status != "blocked" {
 		return nil

@@ -4,45 +4,122 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// metrics counts what the server does. Safe for concurrent use.
+const (
+	workCountsKept  = 5 * time.Second // what scrapes get of the database without asking it
+	workCountsLimit = time.Second     // that the database has to answer one
+)
+
+// requestBounds and lagBounds are the upper bounds of the histograms' buckets.
+var (
+	requestBounds = []time.Duration{
+		5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+		250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+	}
+	lagBounds = []time.Duration{
+		time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
+		50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second,
+		2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second,
+	}
+)
+
+// metrics counts what this process does, since its start. Safe for concurrent
+// use; counting never waits, but for the first request of a kind.
 type metrics struct {
 	inFlight atomic.Int64
 	limited  atomic.Int64
 	streams  atomic.Int64 // server-sent events
+	sockets  atomic.Int64 // WebSockets
 	events   atomic.Int64 // delivered
-	mu       sync.Mutex   // guards requests
-	requests map[requestLabels]int64
+	slow     atomic.Int64 // clients closed since they read too slowly
+	claims   atomic.Int64 // granted
+	expired  atomic.Int64 // leases taken back
+	lag      *histogram
+
+	// requests is replaced, never changed: who counts only reads it. The route
+	// table bounds it, whatever clients send.
+	requests atomic.Pointer[map[requestLabels]*requestSeries]
+	adding   sync.Mutex // for who replaces requests
+
+	work workCounts
 }
 
-// requestLabels are bounded whatever clients send: the pattern is the route's.
+// requestLabels tell requests apart. pattern is the route's, "" for none.
 type requestLabels struct {
 	method, pattern string
 	status          int
 }
 
-func newMetrics() *metrics { return &metrics{requests: make(map[requestLabels]int64)} }
+// requestSeries counts the requests of some labels. Those that differ by their
+// status alone share the histogram.
+type requestSeries struct {
+	count    atomic.Int64
+	duration *histogram
+}
+
+func newMetrics() *metrics {
+	m := &metrics{lag: newHistogram(lagBounds)}
+	m.requests.Store(&map[requestLabels]*requestSeries{})
+	return m
+}
 
 func (m *metrics) requestStarted() { m.inFlight.Add(1) }
 
-// requestDone counts a request. pattern is "" where no route took it.
-func (m *metrics) requestDone(method, pattern string, status int, _ time.Duration) {
+// requestDone counts a request. pattern is as the route was registered, with
+// its method; "" where no route took the request.
+func (m *metrics) requestDone(method, pattern string, status int, took time.Duration) {
 	m.inFlight.Add(-1)
-	if !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, method) {
-		method = "other"
+	_, path, _ := strings.Cut(pattern, " ")
+	series := m.seriesOf(requestLabels{knownMethod(method), path, status})
+	series.count.Add(1)
+	series.duration.observe(took)
+}
+
+func knownMethod(method string) string {
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
+		return method
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.requests[requestLabels{method, pattern, status}]++
+	return "other"
+}
+
+// seriesOf finds what counts requests with these labels, or makes it.
+func (m *metrics) seriesOf(labels requestLabels) *requestSeries {
+	if series := (*m.requests.Load())[labels]; series != nil {
+		return series
+	}
+	m.adding.Lock()
+	defer m.adding.Unlock()
+	grown := maps.Clone(*m.requests.Load())
+	if series := grown[labels]; series != nil {
+		return series
+	}
+	series := &requestSeries{}
+	for other, its := range grown {
+		if other.method == labels.method && other.pattern == labels.pattern {
+			series.duration = its.duration
+		}
+	}
+	if series.duration == nil {
+		series.duration = newHistogram(requestBounds)
+	}
+	labels.method = strings.Clone(labels.method) // not the whole line of the request
+	grown[labels] = series
+	m.requests.Store(&grown)
+	return series
 }
 
 // rateLimited counts a refusal by a rate limit.
@@ -52,36 +129,260 @@ func (m *metrics) streamOpened() { m.streams.Add(1) }
 
 func (m *metrics) streamClosed() { m.streams.Add(-1) }
 
+func (m *metrics) socketOpened() { m.sockets.Add(1) }
+
+func (m *metrics) socketClosed() { m.sockets.Add(-1) }
+
+// slowClosed counts a client that was closed since it read too slowly.
+func (m *metrics) slowClosed() { m.slow.Add(1) }
+
 // eventsDelivered counts events that went into clients' queues.
 func (m *metrics) eventsDelivered(n int) { m.events.Add(int64(n)) }
+
+// deliveryLag notes how long after its commit an event was delivered.
+func (m *metrics) deliveryLag(d time.Duration) { m.lag.observe(d) }
+
+// claimGranted counts a claim, once that is committed.
+func (m *metrics) claimGranted() { m.claims.Add(1) }
+
+// leaseExpired counts leases taken back, once that is committed.
+func (m *metrics) leaseExpired(n int) { m.expired.Add(int64(n)) }
+
+// histogram counts durations by size. Safe for concurrent use; never waits.
+type histogram struct {
+	bounds []time.Duration
+	counts []atomic.Int64 // one more than bounds; not cumulative
+	sum    atomic.Int64   // nanoseconds
+}
+
+func newHistogram(bounds []time.Duration) *histogram {
+	return &histogram{bounds: bounds, counts: make([]atomic.Int64, len(bounds)+1)}
+}
+
+// observe counts a duration. A negative one, as clocks can give, counts as 0.
+func (h *histogram) observe(d time.Duration) {
+	d = max(d, 0)
+	i := 0
+	for i < len(h.bounds) && d > h.bounds[i] {
+		i++
+	}
+	h.counts[i].Add(1)
+	h.sum.Add(int64(d))
+}
 
 func (s *Server) metricsRoutes(p permission) {
 	s.handle(p, "GET /internal/metrics", s.getMetrics)
 }
 
-// getMetrics is GET /internal/metrics, in Prometheus's text format.
+// getMetrics is GET /internal/metrics, in Prometheus's text format 0.0.4.
+// Without a database the series that come from there are left out.
 func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	if err := newQuery(r).err(); err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	s.metrics.write(&b)
-	writeBytes(w, r, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes())
+	var x exposition
+	s.metrics.writeRequests(&x)
+	s.metrics.writeLive(&x)
+	s.writeServer(&x)
+	if s.opened.Load() {
+		s.writePool(&x)
+		s.writeWork(r.Context(), &x)
+	}
+	writeGo(&x)
+	writeProcess(&x, s.started)
+	writeBytes(w, r, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.Bytes())
 	return nil
 }
 
-func (m *metrics) write(b *bytes.Buffer) {
-	m.mu.Lock()
-	requests := maps.Clone(m.requests)
-	m.mu.Unlock()
-	labels := slices.SortedFunc(maps.Keys(requests), func(a, b requestLabels) int {
-		return bytes.Compare([]byte(a.pattern+a.method+strconv.Itoa(a.status)), []byte(b.pattern+b.method+strconv.Itoa(b.status)))
+func (m *metrics) writeRequests(x *exposition) {
+	requests := *m.requests.Load()
+	sorted := slices.SortedFunc(maps.Keys(requests), func(a, b requestLabels) int {
+		return cmp.Or(strings.Compare(a.pattern, b.pattern), strings.Compare(a.method, b.method), a.status-b.status)
 	})
-	fmt.Fprintf(b, "# HELP http_requests_total Requests answered.\n# TYPE http_requests_total counter\n")
-	for _, l := range labels {
-		fmt.Fprintf(b, "http_requests_total{method=%q,pattern=%q,status=\"%d\"} %d\n", l.method, l.pattern, l.status, requests[l])
+	x.family("http_requests_total", "counter", "Requests answered, by the pattern of their route.")
+	for _, l := range sorted {
+		x.sample("http_requests_total", float64(requests[l].count.Load()),
+			"method", l.method, "pattern", l.pattern, "status", strconv.Itoa(l.status))
 	}
-	fmt.Fprintf(b, "# HELP http_requests_in_flight Requests being answered.\n# TYPE http_requests_in_flight gauge\nhttp_requests_in_flight %d\n", m.inFlight.Load())
-	fmt.Fprintf(b, "# HELP tachikoma_rate_limited_total Requests refused by a rate limit.\n# TYPE tachikoma_rate_limited_total counter\ntachikoma_rate_limited_total %d\n", m.limited.Load())
-	fmt.Fprintf(b, "# HELP tachikoma_build_info The version that runs.\n# TYPE tachikoma_build_info gauge\ntachikoma_build_info{version=%q} 1\n", version())
+	x.family("http_request_duration_seconds", "histogram", "Time from a request's header to the end of its answer; streams, WebSockets and waiting claims last long.")
+	var last requestLabels
+	for i, l := range sorted {
+		if i == 0 || l.method != last.method || l.pattern != last.pattern {
+			x.histogram("http_request_duration_seconds", requests[l].duration, "method", l.method, "pattern", l.pattern)
+		}
+		last = l
+	}
+	x.gauge("http_requests_in_flight", "Requests being answered, with streams and WebSockets.", float64(m.inFlight.Load()))
+	x.counter("tachikoma_rate_limited_total", "Requests refused by a rate limit.", float64(m.limited.Load()))
 }
+
+func (m *metrics) writeLive(x *exposition) {
+	x.gauge("tachikoma_websocket_connections", "Open WebSockets.", float64(m.sockets.Load()))
+	x.gauge("tachikoma_sse_streams", "Open streams of server-sent events.", float64(m.streams.Load()))
+	x.counter("tachikoma_events_delivered_total", "Events handed to clients; one counts for each client.", float64(m.events.Load()))
+	x.counter("tachikoma_slow_closes_total", "Clients closed since they read too slowly.", float64(m.slow.Load()))
+	x.family("tachikoma_delivery_lag_seconds", "histogram", "Time from an event's commit to the queues of its live followers, by an estimate of the database's clock.")
+	x.histogram("tachikoma_delivery_lag_seconds", m.lag)
+	x.counter("tachikoma_claims_total", "Claims that this process granted.", float64(m.claims.Load()))
+	x.counter("tachikoma_leases_expired_total", "Expired leases that this process took back.", float64(m.expired.Load()))
+}
+
+// writeServer writes how the process as a whole is.
+func (s *Server) writeServer(x *exposition) {
+	x.family("tachikoma_build_info", "gauge", "The version that runs; always 1.")
+	x.sample("tachikoma_build_info", 1, "version", version(), "goversion", runtime.Version())
+	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.", oneIf(s.status() == "ok"))
+	running, queued := s.hasher.inUse()
+	x.gauge("tachikoma_argon2_running", "Password hashes being computed.", float64(running))
+	x.gauge("tachikoma_argon2_queued", "Password hashes that wait to be computed.", float64(queued))
+	up := s.opened.Load() && !s.feed.down.Load()
+	x.gauge("tachikoma_database_up", "Whether the database answers.", oneIf(up))
+	if s.opened.Load() {
+		x.gauge("tachikoma_database_latency_seconds", "Time the database took for the last poll.", time.Duration(s.feed.latency.Load()).Seconds())
+		age := time.Since(s.feed.started) - time.Duration(s.feed.polledAt.Load())
+		x.gauge("tachikoma_feed_poll_age_seconds", "Time since the last good poll for what other instances did.", age.Seconds())
+	}
+}
+
+// writePool writes the statistics of the connections to the database.
+func (s *Server) writePool(x *exposition) {
+	stat := s.db.Stat()
+	x.family("tachikoma_pool_connections", "gauge", "Connections of the pool by their state.")
+	x.sample("tachikoma_pool_connections", float64(stat.AcquiredConns()), "state", "acquired")
+	x.sample("tachikoma_pool_connections", float64(stat.ConstructingConns()), "state", "constructing")
+	x.sample("tachikoma_pool_connections", float64(stat.IdleConns()), "state", "idle")
+	x.gauge("tachikoma_pool_max_connections", "Connections that the pool may have, DATABASE_MAX_CONNS.", float64(stat.MaxConns()))
+	x.counter("tachikoma_pool_acquires_total", "Connections taken from the pool.", float64(stat.AcquireCount()))
+	x.counter("tachikoma_pool_acquire_seconds_total", "Time spent on taking connections from the pool.", stat.AcquireDuration().Seconds())
+	x.counter("tachikoma_pool_waits_total", "Connections that were waited for, since none was idle.", float64(stat.EmptyAcquireCount()))
+	x.counter("tachikoma_pool_wait_seconds_total", "Time waited for connections, since none was idle.", stat.EmptyAcquireWaitTime().Seconds())
+	x.counter("tachikoma_pool_canceled_acquires_total", "Waits for a connection that ended without one.", float64(stat.CanceledAcquireCount()))
+	x.counter("tachikoma_pool_connections_opened_total", "Connections made.", float64(stat.NewConnsCount()))
+	x.family("tachikoma_pool_connections_retired_total", "counter", "Connections closed by the pool since they were too old or idle for too long.")
+	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxIdleDestroyCount()), "reason", "idle")
+	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxLifetimeDestroyCount()), "reason", "old")
+}
+
+// writeWork writes what the database knows of all missions. Every instance
+// says the same.
+func (s *Server) writeWork(ctx context.Context, x *exposition) {
+	m := &s.metrics.work
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if time.Since(m.asked) >= workCountsKept {
+		m.known = true
+		if err := m.read(ctx, s.db); err != nil {
+			m.known = false
+			s.log.WarnContext(ctx, "metrics have no counts of the work", "error", err)
+		}
+		m.asked = time.Now()
+	}
+	if !m.known {
+		return
+	}
+	x.family("tachikoma_missions", "gauge", "Missions by status.")
+	for i, status := range missionStatuses {
+		x.sample("tachikoma_missions", float64(m.missions[i]), "status", status)
+	}
+	x.family("tachikoma_specs", "gauge", "Specs by status.")
+	for i, status := range specStatuses {
+		x.sample("tachikoma_specs", float64(m.specs[i]), "status", status)
+	}
+	x.gauge("tachikoma_specs_ready", "Specs that a claim may take.", float64(m.ready))
+	x.gauge("tachikoma_leases", "Specs that somebody holds.", float64(m.leases))
+	x.gauge("tachikoma_oldest_lease_age_seconds", "Time since the claim of the spec held for longest; 0 where none is held.", m.oldest)
+}
+
+// workCounts are counts of all missions, kept for a while.
+type workCounts struct {
+	mu       sync.Mutex // guards the following; held while one scrape asks for all
+	asked    time.Time
+	known    bool    // the database has answered
+	missions []int64 // as missionStatuses
+	specs    []int64 // as specStatuses
+	ready    int64
+	leases   int64
+	oldest   float64 // seconds
+}
+
+// read asks the database, which has workCountsLimit. The specs are counted on
+// the heads of their missions, so it costs a row a mission. The caller holds mu.
+func (c *workCounts) read(ctx context.Context, db querier) error {
+	ctx, cancel := context.WithTimeout(ctx, workCountsLimit)
+	defer cancel()
+	err := db.QueryRow(ctx, workCountsSQL).Scan(&c.missions, &c.specs, &c.ready, &c.leases, &c.oldest)
+	if err != nil {
+		return fmt.Errorf("counting the work: %w", err)
+	}
+	return nil
+}
+
+var workCountsSQL = `
+	SELECT ARRAY[count(*) FILTER (WHERE status = '` + strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
+	       ARRAY[coalesce(sum(` + strings.Join(specStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
+	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
+	       (SELECT count(*) FROM leases),
+	       (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(claimed_at)), 0)::float8 FROM leases)
+	FROM missions LEFT JOIN heads ON stream = id`
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// exposition is metrics in Prometheus's text format 0.0.4:
+// https://prometheus.io/docs/instrumenting/exposition_formats/
+type exposition struct{ bytes.Buffer }
+
+var (
+	helpEscapes  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+	labelEscapes = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+)
+
+// family begins a metric. All its samples come right after it.
+func (x *exposition) family(name, kind, help string) {
+	fmt.Fprintf(x, "# HELP %s %s\n# TYPE %s %s\n", name, helpEscapes.Replace(help), name, kind)
+}
+
+func (x *exposition) counter(name, help string, value float64) {
+	x.family(name, "counter", help)
+	x.sample(name, value)
+}
+
+func (x *exposition) gauge(name, help string, value float64) {
+	x.family(name, "gauge", help)
+	x.sample(name, value)
+}
+
+// sample writes one value. labels are names and values.
+func (x *exposition) sample(name string, value float64, labels ...string) {
+	x.WriteString(name)
+	for i := 0; i+1 < len(labels); i += 2 {
+		x.WriteByte("{,"[min(i, 1)])
+		x.WriteString(labels[i] + `="` + labelEscapes.Replace(labels[i+1]) + `"`)
+	}
+	if len(labels) > 0 {
+		x.WriteByte('}')
+	}
+	x.WriteString(" " + formatFloat(value) + "\n")
+}
+
+// histogram writes the samples of a histogram: cumulative buckets, their sum
+// and their count.
+func (x *exposition) histogram(name string, h *histogram, labels ...string) {
+	total := int64(0)
+	for i := range h.counts {
+		total += h.counts[i].Load()
+		le := "+Inf"
+		if i < len(h.bounds) {
+			le = formatFloat(h.bounds[i].Seconds())
+		}
+		x.sample(name+"_bucket", float64(total), append(slices.Clip(labels), "le", le)...)
+	}
+	x.sample(name+"_sum", time.Duration(h.sum.Load()).Seconds(), labels...)
+	x.sample(name+"_count", float64(total), labels...)
+}
+
+func formatFloat(value float64) string { return strconv.FormatFloat(value, 'g', -1, 64) }

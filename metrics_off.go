@@ -21,4 +21,16 @@ func (*metrics) streamClosed() {}
 
 func (*metrics) eventsDelivered(int) {}
 
+func (*metrics) socketOpened() {}
+
+func (*metrics) socketClosed() {}
+
+func (*metrics) slowClosed() {}
+
+func (*metrics) claimGranted() {}
+
+func (*metrics) leaseExpired(int) {}
+
+func (*metrics) deliveryLag(time.Duration) {}
+
 func (s *Server) metricsRoutes(permission) {}

@@ -93,7 +93,7 @@ func (q *queue) end(err error) {
 }
 
 // take removes what waits: events of one topic that together have at most
-// maxBytes, or one event. With nothing left it returns why the queue has ended,
+// maxBytes, or one event. One with an effect is the last. With nothing left it returns why the queue has ended,
 // or nil if it hasn't.
 func (q *queue) take(maxBytes int) (items []queued, err error) {
 	q.mu.Lock()
@@ -104,7 +104,9 @@ func (q *queue) take(maxBytes int) (items []queued, err error) {
 	n, bytes := 0, 0
 	for n < len(q.items) && q.items[n].topic == q.items[0].topic && (n == 0 || bytes+len(q.items[n].payload) <= maxBytes) {
 		bytes += len(q.items[n].payload)
-		n++
+		if n++; q.items[n-1].effect != noEffect {
+			break
+		}
 	}
 	items = q.items[:n:n]
 	if q.items = q.items[n:]; len(q.items) == 0 {

@@ -89,6 +89,7 @@ func (s *Server) open(ctx context.Context) error {
 	s.work.Go(func() { s.feed.run(working) })
 	s.work.Go(func() { s.hub.pump(working) })
 	s.work.Go(func() { s.sweep(working) })
+	s.work.Go(func() { s.publishMetrics(working) })
 	s.opened.Store(true)
 	return nil
 }

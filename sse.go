@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,9 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	for err == nil {
 		err = s.nextEvents(r, f, out, changed)
 	}
+	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.metrics.slowClosed()
+	}
 	callOf(r).cause = err
 	return nil
 }
@@ -69,6 +73,7 @@ func (s *Server) catchUp(ctx context.Context, f *follower, out *sseWriter) error
 		}
 		f.last = e.Seq
 	}
+	s.metrics.eventsDelivered(len(events))
 	return out.flush()
 }
 
@@ -106,16 +111,31 @@ func (s *Server) sendQueued(r *http.Request, f *follower, out *sseWriter) error 
 			if err := out.add(item.seq, item.payload); err != nil {
 				return err
 			}
-			switch item.effect {
-			case endsStream:
-				return errors.Join(errStreamEnded, out.flush())
-			case movesAccess:
-				if _, err := s.readHead(r.Context(), callOf(r).account, f.topic.Stream); err != nil {
-					return errors.Join(err, out.flush())
-				}
+		}
+		switch items[len(items)-1].effect {
+		case endsStream:
+			return errors.Join(errStreamEnded, out.flush())
+		case movesAccess:
+			if err := s.mayFollow(r.Context(), callOf(r).account, f.topic.Stream); err != nil {
+				return errors.Join(err, out.flush())
 			}
 		}
 	}
+}
+
+// mayFollow looks again whether an account may read a mission. One that is
+// deleted may be followed to its end, which is near.
+func (s *Server) mayFollow(ctx context.Context, a account, missionID string) error {
+	var may bool
+	err := s.db.QueryRow(ctx, `SELECT coalesce(bool_or(`+readableSQL+`), true) FROM missions m WHERE m.id = $3`,
+		a.userID, a.admin(), missionID).Scan(&may)
+	if err != nil {
+		return fmt.Errorf("checking access: %w", err)
+	}
+	if !may {
+		return errNotFound()
+	}
+	return nil
 }
 
 // stillAllowed looks at the request's credential again.

@@ -41,6 +41,8 @@ type tx struct {
 	before  map[string]tally    // mission id → what those counted at first
 	revoked []string            // accounts whose credentials changed
 	heads   map[string]int64    // stream → its newest seq, of those that grew
+	claimed int                 // leases granted
+	expired int                 // leases taken back
 }
 
 func newTx(begun pgx.Tx, a account) *tx {
@@ -156,6 +158,10 @@ func (s *Server) published(t *tx) {
 	}
 	s.hub.wake(t.heads)
 	s.feed.announce(t.heads)
+	for range t.claimed {
+		s.metrics.claimGranted()
+	}
+	s.metrics.leaseExpired(t.expired)
 }
 
 // once runs fn, or finds the answer that an earlier request with this key got.

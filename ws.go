@@ -12,55 +12,112 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 )
 
 const (
-	socketProtocol  = "tachikoma.v1"
-	socketToken     = "bearer." // prefix of the subprotocol that carries a browser's token
-	socketHello     = 5 * time.Second
-	socketWrite     = 10 * time.Second
-	socketPing      = 30 * time.Second
-	socketPong      = 10 * time.Second
-	socketReadLimit = 64 << 10
-	socketLimit     = 10_000
+	socketProtocol = "tachikoma.v1"
+	socketToken    = "bearer."        // prefix of the subprotocol that carries a browser's token
+	socketHello    = 5 * time.Second  // for the first message of who hasn't signed in
+	socketWrite    = 10 * time.Second // for one frame to leave
+	socketBurst    = 100              // messages that a client may send at once,
+	socketRate     = 20               // and after that each second
 )
 
-// sockets are the WebSocket connections of this process. Safe for concurrent use.
+// Close codes (RFC 6455, 7.4), beside 1002 and 1009, which the library sends.
+const (
+	closeGoingAway   = websocket.StatusGoingAway               // 1001: the server stops
+	closeInvalidText = websocket.StatusInvalidFramePayloadData // 1007: a text that isn't UTF-8
+	closeViolation   = websocket.StatusPolicyViolation         // 1008: the account has too many connections
+	closeCredential  = websocket.StatusCode(4401)              // none came, or it has ended: expiry, logout, disabled
+	closePermission  = websocket.StatusCode(4403)              // a mission may no longer be read
+	closeTooSlow     = websocket.StatusCode(4408)              // resume after the last seq seen
+	closeCursorGone  = websocket.StatusCode(4410)              // events were lost: read anew
+	closeFlood       = websocket.StatusCode(4429)              // too many messages
+)
+
+// socket is one WebSocket. The goroutine of its request reads; a second one
+// writes what waits in the queue and looks after the credential.
+type socket struct {
+	id    string
+	conn  *websocket.Conn // nil until the handshake is done
+	addr  netip.Addr
+	since time.Time
+	queue *queue
+	sent  atomic.Int64  // events
+	renew chan struct{} // a new token has come
+
+	mu      sync.Mutex // guards the following
+	account account
+	token   string
+	topics  map[string]*subscription // by stream
+}
+
+// sockets are the WebSockets of this process. Safe for concurrent use.
 type sockets struct {
 	mu     sync.Mutex // guards the following
 	open   map[*socket]struct{}
-	closed bool // none may be added any more
+	by     map[string]int // account → how many it has
+	closed bool           // none may be added any more
 }
 
-// socket is one WebSocket. The goroutine of its request reads it and owns it.
-type socket struct {
-	id      string
-	conn    *websocket.Conn
-	addr    netip.Addr
-	account account
-	since   time.Time
+func newSockets() *sockets {
+	return &sockets{open: make(map[*socket]struct{}), by: make(map[string]int)}
 }
 
-func newSockets() *sockets { return &sockets{open: make(map[*socket]struct{})} }
-
-// add takes a connection in, unless there are too many or the server stops.
-func (s *sockets) add(c *socket) error {
+// add takes a socket in before its handshake, or says why not.
+func (s *sockets) add(c *socket, config Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.open) >= socketLimit {
-		return errors.New("no more connections are taken")
+	switch {
+	case s.closed:
+		return problem(http.StatusServiceUnavailable, "draining", "The server is stopping.").withHeader("Retry-After", "1")
+	case len(s.open) >= config.WSMaxConnections:
+		return problem(http.StatusServiceUnavailable, "busy", "The server has all the WebSockets it takes.").withHeader("Retry-After", "5")
+	case s.by[c.account.userID] >= config.WSMaxPerAccount:
+		return problem(http.StatusTooManyRequests, "too_many_connections", "An account has at most %d WebSockets here.", config.WSMaxPerAccount).
+			withHeader("Retry-After", "5")
 	}
 	s.open[c] = struct{}{}
+	s.by[c.account.userID]++
 	return nil
+}
+
+// upgraded notes that the handshake is done, and reports whether the server
+// still serves.
+func (s *sockets) upgraded(c *socket, conn *websocket.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.conn = conn
+	return !s.closed
+}
+
+// signedIn moves a socket to the account that its first message signed in.
+func (s *sockets) signedIn(c *socket, a account, most int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[a.userID] >= most {
+		return false
+	}
+	s.by[""]--
+	s.by[a.userID]++
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.account = a
+	return true
 }
 
 func (s *sockets) remove(c *socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
+	if s.by[c.account.userID]--; s.by[c.account.userID] <= 0 {
+		delete(s.by, c.account.userID)
+	}
 }
 
 // closeAll tells every client that the server goes away, all at once, since a
@@ -71,10 +128,13 @@ func (s *sockets) closeAll(ctx context.Context) {
 	s.closed = true
 	var closing sync.WaitGroup
 	for c := range s.open {
+		if c.conn == nil {
+			continue // upgraded tells it
+		}
 		stop := context.AfterFunc(ctx, func() { _ = c.conn.CloseNow() })
 		closing.Go(func() {
 			defer stop()
-			_ = c.conn.Close(websocket.StatusGoingAway, "the server is stopping")
+			_ = c.conn.Close(closeGoingAway, "the server is stopping")
 		})
 	}
 	s.mu.Unlock()
@@ -87,10 +147,19 @@ func (s *sockets) connections() []connectionView {
 	defer s.mu.Unlock()
 	views := make([]connectionView, 0, len(s.open))
 	for c := range s.open {
-		views = append(views, connectionView{c.id, c.account.userID, c.since.UTC()})
+		c.mu.Lock()
+		views = append(views, connectionView{c.id, c.account.userID, c.since.UTC(), len(c.topics), c.queue.waiting(), c.sent.Load()})
+		c.mu.Unlock()
 	}
 	slices.SortFunc(views, func(a, b connectionView) int { return strings.Compare(a.ID, b.ID) })
 	return views
+}
+
+// count is how many WebSockets are open.
+func (s *sockets) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
 }
 
 func (s *Server) socketRoutes() {
@@ -110,135 +179,315 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 	if err := refuseForeign(r, s.config.CORSAllowedOrigins, trusts(s.config.TrustedProxies, parseHop(r.RemoteAddr))); err != nil {
 		return err
 	}
-	c := &socket{id: newID(), addr: callOf(r).addr, since: time.Now()}
-	if token := socketCredential(r); token != "" {
+	c := &socket{
+		id: newID(), addr: callOf(r).addr, since: time.Now(), queue: newQueue(s.config.WSQueue),
+		renew: make(chan struct{}, 1), topics: make(map[string]*subscription),
+	}
+	if c.token = socketCredential(r); c.token != "" {
 		var err error
-		if c.account, err = s.authenticate(r.Context(), token, callOf(r).addr); err != nil {
+		if c.account, err = s.authenticate(r.Context(), c.token, c.addr); err != nil {
 			return err
 		}
 		callOf(r).account = c.account
 	}
+	if err := s.sockets.add(c, s.config); err != nil {
+		return err
+	}
+	defer s.sockets.remove(c)
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{socketProtocol},
 		InsecureSkipVerify: true, // refuseForeign has looked at the scheme too
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		return nil //nolint:nilerr // Accept has answered
+		callOf(r).cause = err // Accept has answered
+		return nil
 	}
-	c.conn = conn
 	defer func() { _ = conn.CloseNow() }()
-	conn.SetReadLimit(socketReadLimit)
-	// The request's context ends with the handshake's connection state; a
-	// socket lives until its reader returns.
+	conn.SetReadLimit(s.config.WSMaxMessage)
+	if !s.sockets.upgraded(c, conn) {
+		_ = conn.Close(closeGoingAway, "the server is stopping")
+		return nil
+	}
+	s.metrics.socketOpened()
+	defer s.metrics.socketClosed()
+	// The request's context says nothing after a hijack: a socket lives until
+	// its reader or its writer ends.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	s.talk(ctx, c)
+	s.serveClient(ctx, cancel, c)
 	return nil
 }
 
-// talk authenticates and greets the client, and then reads until it goes.
-func (s *Server) talk(ctx context.Context, c *socket) {
-	if c.account.userID == "" && !s.authenticateSocket(ctx, c) {
+// serveClient signs the client in, greets it, and serves it until it goes. It
+// owns the goroutines of the socket.
+func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *socket) {
+	if c.account.userID == "" && !s.signIn(ctx, c) {
 		return
 	}
-	if err := s.sockets.add(c); err != nil {
-		_ = c.conn.Close(websocket.StatusTryAgainLater, err.Error())
+	if c.send(ctx, map[string]any{"type": "welcome", "connection_id": c.id, "limits": map[string]any{
+		"max_message_bytes": s.config.WSMaxMessage, "max_subscriptions": s.config.WSMaxSubscriptions,
+		"queue_events": s.config.WSQueue, "ping_seconds": int(s.config.WSPing / time.Second),
+	}}) != nil {
 		return
 	}
-	defer s.sockets.remove(c)
-	if err := c.send(ctx, map[string]any{"type": "welcome", "connection_id": c.id,
-		"limits": map[string]any{"max_message_bytes": socketReadLimit}}); err != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(ctx)
+	var working sync.WaitGroup
+	defer working.Wait()
+	defer s.unsubscribeAll(c)
 	defer cancel()
-	var pinging sync.WaitGroup
-	defer pinging.Wait()
-	defer cancel()
-	pinging.Go(func() { c.keepAlive(ctx) })
-	for {
-		message, err := c.receive(ctx)
+	working.Go(func() {
+		defer cancel()
+		s.writeEvents(ctx, c)
+	})
+	allowed := float64(socketBurst)
+	for last := time.Now(); ; {
+		message, problem, err := c.receive(ctx)
 		if err != nil {
 			return
 		}
-		answer := map[string]any{"type": "error", "code": "unknown_type", "message": "this message type isn't known"}
-		if message.Type == "ping" {
-			answer = map[string]any{"type": "pong"}
+		now := time.Now()
+		if allowed = min(socketBurst, allowed+now.Sub(last).Seconds()*socketRate) - 1; allowed < 0 {
+			_ = c.conn.Close(closeFlood, "too many messages")
+			return
 		}
-		if message.ID != "" {
-			answer["reply_to"] = message.ID
+		last = now
+		if problem == nil {
+			problem = s.obey(ctx, c, message, &working)
 		}
-		if err := c.send(ctx, answer); err != nil {
+		if problem != nil && c.reply(ctx, message, map[string]any{"type": "error", "code": problem.code, "message": problem.detail}) != nil {
 			return
 		}
 	}
+}
+
+// signIn waits for the first message, which has to sign in.
+func (s *Server) signIn(ctx context.Context, c *socket) bool {
+	ctx, cancel := context.WithTimeout(ctx, socketHello)
+	defer cancel()
+	message, problem, err := c.receive(ctx)
+	if err != nil {
+		return false
+	}
+	if problem != nil || message.Type != "authenticate" {
+		_ = c.conn.Close(closeCredential, "sign in with the first message")
+		return false
+	}
+	a, err := s.authenticate(ctx, message.Token, c.addr)
+	if err != nil {
+		_ = c.conn.Close(closeCredential, asProblem(err).code)
+		return false
+	}
+	if !s.sockets.signedIn(c, a, s.config.WSMaxPerAccount) {
+		_ = c.conn.Close(closeViolation, "too many connections of this account")
+		return false
+	}
+	c.token = message.Token
+	return true
 }
 
 // socketMessage is what a client sends.
 type socketMessage struct {
-	Type  string `json:"type"`
-	ID    string `json:"id"`
-	Token string `json:"token"`
+	Type      string          `json:"type"`
+	ID        json.RawMessage `json:"id"`
+	Token     string          `json:"token"`
+	Topic     string          `json:"topic"`
+	MissionID string          `json:"mission_id"`
+	After     json.RawMessage `json:"after"`
 }
 
-// authenticateSocket waits for the first message, which has to sign in.
-func (s *Server) authenticateSocket(ctx context.Context, c *socket) bool {
-	ctx, cancel := context.WithTimeout(ctx, socketHello)
-	defer cancel()
-	message, err := c.receive(ctx)
-	if err == nil && message.Type == "authenticate" {
-		c.account, err = s.authenticate(ctx, message.Token, c.addr)
-	}
-	if err != nil || c.account.userID == "" {
-		_ = c.conn.Close(4401, "sign in with the first message")
-		return false
-	}
-	return true
-}
-
-// receive reads one message.
-func (c *socket) receive(ctx context.Context) (socketMessage, error) {
-	var message socketMessage
+// receive reads one message. A bad one is a problem to tell the client of; an
+// error ends the connection.
+func (c *socket) receive(ctx context.Context) (message socketMessage, bad *apiError, err error) {
 	kind, raw, err := c.conn.Read(ctx)
 	if err != nil {
-		return message, err
+		return message, nil, err
 	}
-	if kind != websocket.MessageText || checkJSON(raw) != nil || json.Unmarshal(raw, &message) != nil {
-		return socketMessage{}, nil
+	if kind == websocket.MessageText && !utf8.Valid(raw) { // RFC 6455, 8.1
+		_ = c.conn.Close(closeInvalidText, "this text isn't UTF-8")
+		return message, nil, errors.New("a text that isn't UTF-8")
 	}
-	return message, nil
+	if kind != websocket.MessageText {
+		return message, problem(http.StatusBadRequest, "malformed_message", "Send JSON in text messages."), nil
+	}
+	if err = checkJSON(raw); err == nil {
+		err = decode(raw, &message)
+	}
+	if err != nil {
+		bad = problem(http.StatusBadRequest, "malformed_message", "%s", err)
+	}
+	return message, bad, nil
 }
 
-// send writes one message, within socketWrite.
+// reply sends an answer that names the message it is for.
+func (c *socket) reply(ctx context.Context, to socketMessage, answer map[string]any) error {
+	if len(to.ID) > 0 {
+		answer["reply_to"] = to.ID
+	}
+	return c.send(ctx, answer)
+}
+
+// send writes one message.
 func (c *socket) send(ctx context.Context, message any) error {
 	encoded, err := encode(message)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, socketWrite)
-	defer cancel()
-	return c.conn.Write(ctx, websocket.MessageText, encoded)
+	return c.write(ctx, encoded)
 }
 
-// keepAlive pings until a pong is missing, and then ends the connection.
-func (c *socket) keepAlive(ctx context.Context) {
-	ticker := time.NewTicker(socketPing)
-	defer ticker.Stop()
+func (c *socket) write(ctx context.Context, frame []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, socketWrite)
+	defer cancel()
+	return c.conn.Write(ctx, websocket.MessageText, frame)
+}
+
+// writeEvents sends what waits, pings, and ends the connection when its
+// credential, a permission or the queue has ended.
+func (s *Server) writeEvents(ctx context.Context, c *socket) {
+	changed, stop := s.credentials.watch(c.account.userID)
+	defer stop()
+	ping := time.NewTicker(s.config.WSPing)
+	defer ping.Stop()
+	expiry := time.NewTimer(s.lasts(c.token))
+	defer expiry.Stop()
 	for {
+		var code websocket.StatusCode
+		var reason string
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-c.queue.ready:
+			code, reason = s.sendWaiting(ctx, c)
+		case <-c.renew:
+			expiry.Reset(s.lasts(c.currentToken()))
+		case <-changed:
+			code, reason = s.checkCredential(ctx, c)
+		case <-expiry.C:
+			if code, reason = s.checkCredential(ctx, c); code == 0 {
+				expiry.Reset(max(time.Second, s.lasts(c.currentToken())))
+			}
+		case <-ping.C:
+			go c.ping(ctx, s.config.WSPong) // it ends with the pong or its timeout
 		}
-		ponging, cancel := context.WithTimeout(ctx, socketPong)
-		err := c.conn.Ping(ponging)
-		cancel()
-		if err != nil {
-			_ = c.conn.CloseNow()
+		if code != 0 {
+			_ = c.conn.Close(code, reason)
 			return
 		}
 	}
+}
+
+// ping waits for a pong, and ends the connection if none comes.
+func (c *socket) ping(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if c.conn.Ping(ctx) != nil {
+		_ = c.conn.CloseNow()
+	}
+}
+
+// sendWaiting sends all that waits, each topic's events in one frame as large
+// as a client will take. A code other than 0 ends the connection.
+func (s *Server) sendWaiting(ctx context.Context, c *socket) (code websocket.StatusCode, reason string) {
+	for {
+		items, err := c.queue.take(maxFrame)
+		switch {
+		case errors.Is(err, errTooSlow):
+			s.metrics.slowClosed()
+			return closeTooSlow, "too slow: resume after the last seq you saw"
+		case err != nil:
+			return closeCursorGone, err.Error()
+		case len(items) == 0:
+			return 0, ""
+		}
+		if !c.follows(items[0].topic) {
+			continue // unsubscribed meanwhile
+		}
+		if c.write(ctx, eventsFrame(items)) != nil {
+			_ = c.conn.CloseNow()
+			return closeGoingAway, ""
+		}
+		c.sent.Add(int64(len(items)))
+		if code, reason := s.applyEffects(ctx, c, items); code != 0 {
+			return code, reason
+		}
+	}
+}
+
+// eventsFrame is the message that carries events of one topic, each encoded
+// long before.
+func eventsFrame(items []queued) []byte {
+	size := 128
+	for _, item := range items {
+		size += len(item.payload) + 1
+	}
+	frame := append(make([]byte, 0, size), `{"type":"events","topic":"`...)
+	frame = append(append(frame, items[0].topic.Topic...), '"')
+	if id := items[0].topic.MissionID; id != "" {
+		frame = append(append(append(frame, `,"mission_id":"`...), id...), '"')
+	}
+	frame = append(frame, `,"events":[`...)
+	for i, item := range items {
+		if i > 0 {
+			frame = append(frame, ',')
+		}
+		frame = append(frame, item.payload...)
+	}
+	return append(frame, "]}"...)
+}
+
+// applyEffects does what the events just sent ask for: a deleted mission ends
+// its subscription, and whoever may no longer read is cut off.
+func (s *Server) applyEffects(ctx context.Context, c *socket, items []queued) (code websocket.StatusCode, reason string) {
+	last := items[len(items)-1]
+	switch last.effect {
+	case endsStream:
+		s.unsubscribe(c, last.topic.Stream)
+	case movesAccess:
+		err := s.mayFollow(ctx, c.currentAccount(), last.topic.Stream)
+		if err != nil && asProblem(err).status != http.StatusNotFound {
+			return closeTooSlow, "that can't be told right now: resume after the last seq you saw"
+		}
+		if err != nil {
+			return closePermission, "you may no longer read the mission " + last.topic.MissionID
+		}
+	}
+	return 0, ""
+}
+
+// checkCredential looks at the socket's credential again.
+func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket.StatusCode, reason string) {
+	a, err := s.authenticate(ctx, c.currentToken(), c.addr)
+	if err != nil {
+		if e := asProblem(err); e.status == http.StatusUnauthorized {
+			return closeCredential, e.code
+		}
+		return 0, "" // the database is away; the feed tells again when it is back
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.account = a
+	return 0, ""
+}
+
+// lasts is how long a credential is good without another look.
+func (s *Server) lasts(token string) time.Duration {
+	claims, err := s.parseAccessToken(token)
+	if err != nil { // an API key, or expired
+		return credentialTTL
+	}
+	return time.Until(claims.ExpiresAt.Time) + clockSkew + time.Second
+}
+
+func (c *socket) currentToken() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
+}
+
+func (c *socket) currentAccount() account {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.account
 }
 
 // socketCredential finds the token of a handshake: in the header, or for

@@ -14,3 +14,5 @@ func (*sockets) closeAll(context.Context) {}
 func (*sockets) connections() []connectionView { return []connectionView{} }
 
 func (s *Server) socketRoutes() {}
+
+func (s *Server) publishMetrics(context.Context) {}

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -197,5 +199,150 @@ func TestSocketHandshakesThatAreRefused(t *testing.T) {
 	// Without an upgrade it is a request like any other.
 	if a := s.anonymous().get("/ws"); a.status != http.StatusUpgradeRequired {
 		t.Errorf("a plain GET: %d %s", a.status, a.body)
+	}
+}
+
+// frame is a message of the server about events.
+type frame struct {
+	Type      string          `json:"type"`
+	Topic     string          `json:"topic"`
+	MissionID string          `json:"mission_id"`
+	Seq       int64           `json:"seq"`
+	Code      string          `json:"code"`
+	ReplyTo   json.RawMessage `json:"reply_to"`
+	Events    []event         `json:"events"`
+}
+
+// hearFrame reads the next message.
+func hearFrame(t *testing.T, conn *websocket.Conn) frame {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, raw, err := conn.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f frame
+	if err := json.Unmarshal(raw, &f); err != nil {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	return f
+}
+
+// wantEvents reads events until one of a type, and checks that none is missing.
+func wantEvents(t *testing.T, conn *websocket.Conn, after int64, kind string) event {
+	t.Helper()
+	for {
+		f := hearFrame(t, conn)
+		if f.Type != "events" {
+			t.Fatalf("got %+v", f)
+		}
+		for _, e := range f.Events {
+			if after++; e.Seq != after {
+				t.Fatalf("got seq %d, want %d", e.Seq, after)
+			}
+			if e.Type == kind {
+				return e
+			}
+		}
+	}
+}
+
+func TestSocketFollowsMissions(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	mission := ada.newMission("Live")
+	id := strings.TrimPrefix(mission, "/api/v1/missions/")
+	conn := s.openSocket("Bearer " + ada.token)
+	hearFrame(t, conn)
+	ask := func(conn *websocket.Conn, message string) frame {
+		t.Helper()
+		if err := conn.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
+			t.Fatal(err)
+		}
+		return hearFrame(t, conn)
+	}
+	subscribe := `{"type":"subscribe","id":7,"topic":"mission","mission_id":"` + id + `"`
+	if f := ask(conn, subscribe+`,"after":5}`); f.Type != "error" || f.Code != "cursor_ahead" || string(f.ReplyTo) != "7" {
+		t.Errorf("got %+v", f)
+	}
+	if f := ask(conn, subscribe+`}`); f.Type != "ack" || f.Seq != 0 || string(f.ReplyTo) != "7" {
+		t.Errorf("got %+v", f)
+	}
+	wantEvents(t, conn, 0, "mission.created")
+	if f := ask(conn, subscribe+`}`); f.Code != "already_subscribed" {
+		t.Errorf("got %+v", f)
+	}
+
+	stranger := s.openSocket("Bearer " + bob.token)
+	hearFrame(t, stranger)
+	if f := ask(stranger, subscribe+`}`); f.Code != "not_found" {
+		t.Errorf("a stranger got %+v", f)
+	}
+	ada.put(mission+"/members", map[string]any{"email": "bob@example.com", "role": "viewer"}).want(http.StatusOK)
+	set := wantEvents(t, conn, 1, "member.set")
+	if f := ask(stranger, subscribe+`,"after":"latest"}`); f.Type != "ack" || f.Seq != set.Seq {
+		t.Errorf("got %+v", f)
+	}
+	ada.delete(mission + "/members/" + bob.user.ID).want(http.StatusNoContent)
+	wantEvents(t, stranger, set.Seq, "member.removed")
+	wantClose(t, stranger, 4403)
+
+	wantEvents(t, conn, set.Seq, "member.removed")
+	ada.delete(mission).want(http.StatusNoContent)
+	wantEvents(t, conn, set.Seq+1, "mission.deleted")
+	ada.post("/api/v1/auth/logout", nil).want(http.StatusNoContent)
+	wantClose(t, conn, 4401)
+}
+
+func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.WSQueue = 10 })
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Busy")
+	id := strings.TrimPrefix(mission, "/api/v1/missions/")
+	conn := s.openSocket("Bearer " + ada.token)
+	hearFrame(t, conn)
+	if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"type":"subscribe","topic":"mission","mission_id":"`+id+`"}`)); err != nil {
+		t.Fatal(err)
+	}
+	hearFrame(t, conn)
+	entries := make([]map[string]any, 1000)
+	for i := range entries {
+		entries[i] = map[string]any{"level": "info", "message": strings.Repeat("x", 500)}
+	}
+	ada.post(mission+"/logs", map[string]any{"entries": entries}).want(http.StatusCreated)
+	var seen int64
+	for {
+		_, raw, err := conn.Read(t.Context())
+		if err != nil {
+			if websocket.CloseStatus(err) != 4408 {
+				t.Fatalf("closed with %v, want 4408", err)
+			}
+			break
+		}
+		var f frame
+		if err := json.Unmarshal(raw, &f); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range f.Events {
+			if seen++; e.Seq != seen {
+				t.Fatalf("got seq %d, want %d", e.Seq, seen)
+			}
+		}
+	}
+	again := s.openSocket("Bearer " + ada.token)
+	hearFrame(t, again)
+	if err := again.Write(t.Context(), websocket.MessageText, fmt.Appendf(nil, `{"type":"subscribe","topic":"mission","mission_id":"%s","after":%d}`, id, seen)); err != nil {
+		t.Fatal(err)
+	}
+	hearFrame(t, again)
+	for seen < 1001 {
+		for _, e := range hearFrame(t, again).Events {
+			if seen++; e.Seq != seen {
+				t.Fatalf("after resuming: got seq %d, want %d", e.Seq, seen)
+			}
+		}
 	}
 }

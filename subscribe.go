@@ -1,0 +1,266 @@
+//go:build !nows
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// subscription is a stream that a socket follows.
+type subscription struct {
+	follower
+	stop context.CancelFunc // ends its catching up
+}
+
+// metricsStream is what the topic metrics is known by, the last of all UUIDs:
+// nothing of it is stored.
+const metricsStream = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+// obey does what a client's message asks, and answers it unless it returns
+// what is wrong with it.
+func (s *Server) obey(ctx context.Context, c *socket, m socketMessage, working *sync.WaitGroup) *apiError {
+	switch m.Type {
+	case "ping":
+		_ = c.reply(ctx, m, map[string]any{"type": "pong"})
+		return nil
+	case "authenticate":
+		return s.renew(ctx, c, m)
+	case "subscribe":
+		return s.subscribe(ctx, c, m, working)
+	case "unsubscribe":
+		topic, bad := c.topicOf(m)
+		if bad != nil {
+			return bad
+		}
+		s.unsubscribe(c, topic.Stream)
+		_ = c.reply(ctx, m, map[string]any{"type": "ack"})
+		return nil
+	}
+	return problem(http.StatusBadRequest, "unknown_type", "A message is authenticate, subscribe, unsubscribe or ping.")
+}
+
+// renew takes a new token of the same account on a live socket.
+func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiError {
+	a, err := s.authenticate(ctx, m.Token, c.addr)
+	if err != nil {
+		return asProblem(err)
+	}
+	c.mu.Lock()
+	same := a.userID == c.account.userID
+	if same {
+		c.account, c.token = a, m.Token
+	}
+	c.mu.Unlock()
+	if !same {
+		return problem(http.StatusForbidden, "other_account", "This token is another account's: open another connection.")
+	}
+	nudge(c.renew)
+	_ = c.reply(ctx, m, map[string]any{"type": "ack"})
+	return nil
+}
+
+// topicOf finds the stream that a message names.
+func (c *socket) topicOf(m socketMessage) (*topicName, *apiError) {
+	switch {
+	case m.Topic == "mission" && validID(m.MissionID):
+		id := strings.ToLower(m.MissionID)
+		return &topicName{Topic: m.Topic, MissionID: id, Stream: id}, nil
+	case m.Topic == "mission":
+		return nil, problem(http.StatusBadRequest, "malformed_message", "mission_id must be the id of a mission.")
+	case m.Topic == "user":
+		return &topicName{Topic: m.Topic, Stream: c.currentAccount().userID}, nil
+	case m.Topic == "metrics":
+		return &topicName{Topic: m.Topic, Stream: metricsStream}, nil
+	}
+	return nil, problem(http.StatusBadRequest, "unknown_topic", "A topic is mission, user or metrics.")
+}
+
+// subscribe starts to follow a stream. The answer says after which seq.
+func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage, working *sync.WaitGroup) *apiError {
+	topic, bad := c.topicOf(m)
+	if bad != nil {
+		return bad
+	}
+	c.mu.Lock()
+	_, twice := c.topics[topic.Stream]
+	full := len(c.topics) >= s.config.WSMaxSubscriptions
+	c.mu.Unlock()
+	switch {
+	case twice:
+		return problem(http.StatusConflict, "already_subscribed", "This connection follows that already.")
+	case full:
+		return problem(http.StatusTooManyRequests, "too_many_subscriptions", "A connection has at most %d subscriptions.", s.config.WSMaxSubscriptions)
+	case topic.Topic == "metrics":
+		return s.subscribeMetrics(ctx, c, m, topic)
+	}
+	after, bad := readAfter(m.After)
+	if bad != nil {
+		return bad
+	}
+	view, err := s.readHead(ctx, c.currentAccount(), topic.Stream)
+	if err == nil {
+		after, err = view.start(after)
+	}
+	if err != nil {
+		return asProblem(err)
+	}
+	catching, stop := context.WithCancel(ctx)
+	sub := &subscription{follower: follower{topic: topic, queue: c.queue, last: after}, stop: stop}
+	c.mu.Lock()
+	c.topics[topic.Stream] = sub
+	c.mu.Unlock()
+	if c.reply(ctx, m, map[string]any{"type": "ack", "seq": after}) != nil {
+		return nil // the reader finds out
+	}
+	s.hub.follow(&sub.follower, view.LastSeq)
+	if !s.hub.caughtUp(&sub.follower) {
+		working.Go(func() { s.feedFollower(catching, c, sub) })
+	}
+	return nil
+}
+
+// readAfter reads where a subscription starts: a number, "latest", or the
+// oldest event kept if nothing is said.
+func readAfter(raw json.RawMessage) (int64, *apiError) {
+	var n int64
+	switch {
+	case len(raw) == 0 || string(raw) == "null":
+		return fromOldest, nil
+	case string(raw) == `"latest"`:
+		return fromLatest, nil
+	case json.Unmarshal(raw, &n) != nil || n < 0:
+		return 0, problem(http.StatusBadRequest, "malformed_message", `after must be a number from 0, or "latest".`)
+	}
+	return n, nil
+}
+
+// feedFollower reads what a follower has missed from the database into its
+// queue, as fast as the client reads, until the follower is live.
+func (s *Server) feedFollower(ctx context.Context, c *socket, sub *subscription) {
+	f := &sub.follower
+	for !s.hub.caughtUp(f) {
+		if c.queue.waitForRoom(ctx) != nil {
+			return
+		}
+		events, err := readEvents(ctx, s.db, f.topic.Stream, f.last, min(catchUpPage, int64(s.config.WSQueue/2)))
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.queue.end(errTooSlow) // the database is away: the client comes back later
+			return
+		}
+		for _, e := range events {
+			payload, err := encode(e)
+			if err != nil || e.Seq != f.last+1 {
+				c.queue.end(errCursorGone)
+				return
+			}
+			c.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
+			f.last = e.Seq
+		}
+	}
+}
+
+// follows reports whether a topic is still subscribed to.
+func (c *socket) follows(topic *topicName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sub := c.topics[topic.Stream]
+	return sub != nil && sub.topic == topic
+}
+
+// unsubscribe ends a subscription, if there is one.
+func (s *Server) unsubscribe(c *socket, stream string) {
+	c.mu.Lock()
+	sub := c.topics[stream]
+	delete(c.topics, stream)
+	c.mu.Unlock()
+	if sub != nil {
+		sub.stop()
+		s.hub.unfollow(&sub.follower)
+	}
+}
+
+func (s *Server) unsubscribeAll(c *socket) {
+	c.mu.Lock()
+	var streams []string
+	for stream := range c.topics {
+		streams = append(streams, stream)
+	}
+	c.mu.Unlock()
+	for _, stream := range streams {
+		s.unsubscribe(c, stream)
+	}
+}
+
+// subscribeMetrics lets an admin see the server's figures every metricsEvery.
+func (s *Server) subscribeMetrics(ctx context.Context, c *socket, m socketMessage, topic *topicName) *apiError {
+	if !c.currentAccount().admin() {
+		return asProblem(errForbidden("Only admins may see the server's metrics."))
+	}
+	sub := &subscription{follower: follower{topic: topic, queue: c.queue}, stop: func() {}}
+	c.mu.Lock()
+	c.topics[topic.Stream] = sub
+	c.mu.Unlock()
+	if c.reply(ctx, m, map[string]any{"type": "ack"}) != nil {
+		return nil
+	}
+	s.hub.follow(&sub.follower, 0)
+	return nil
+}
+
+// metricsEvery is how often metrics_update is sent.
+const metricsEvery = 5 * time.Second
+
+// publishMetrics sends metrics_update to the admins who asked for it, until
+// ctx ends. It isn't stored, and costs nothing while nobody asks.
+func (s *Server) publishMetrics(ctx context.Context) {
+	ticker := time.NewTicker(metricsEvery)
+	defer ticker.Stop()
+	for before := s.hub.count(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := s.hub.count()
+		rate := float64(now-before) / metricsEvery.Seconds()
+		before = now
+		if !s.hub.followed(metricsStream) || s.feed.down.Load() {
+			continue
+		}
+		update, err := s.metricsUpdate(ctx, rate)
+		if err != nil {
+			s.log.Warn("metrics_update wasn't sent", "error", err)
+			continue
+		}
+		s.hub.broadcast(metricsStream, update)
+	}
+}
+
+// metricsUpdate is an event without a number.
+func (s *Server) metricsUpdate(ctx context.Context, rate float64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	var missions, specs json.RawMessage
+	err := s.db.QueryRow(ctx, `
+		SELECT (SELECT coalesce(json_object_agg(status, n), '{}') FROM (SELECT status, count(*) AS n FROM missions GROUP BY status) m),
+		       json_build_object('planned', coalesce(sum(planned), 0), 'in_progress', coalesce(sum(in_progress), 0),
+		           'in_review', coalesce(sum(in_review), 0), 'testing', coalesce(sum(testing), 0),
+		           'completed', coalesce(sum(completed), 0), 'blocked', coalesce(sum(blocked), 0),
+		           'deferred', coalesce(sum(deferred), 0))
+		FROM heads JOIN missions ON missions.id = heads.stream`).Scan(&missions, &specs)
+	if err != nil {
+		return nil, fmt.Errorf("counting missions and specs: %w", err)
+	}
+	return encode(map[string]any{"type": "metrics_update", "at": time.Now().UTC(), "data": map[string]any{
+		"missions": missions, "specs": specs, "connections": s.sockets.count(), "events_per_second": rate,
+	}})
+}
