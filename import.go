@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -29,34 +28,6 @@ const (
 	maxImportsOfEach = 2 // account, so that one can't block the others
 )
 
-// slots are the places for imports. Safe for concurrent use.
-type slots struct {
-	mu    sync.Mutex // guards the following
-	taken int
-	by    map[string]int // account → places it has
-}
-
-// take takes a place for an account, if there is one.
-func (s *slots) take(account string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.taken == maxImports || s.by[account] == maxImportsOfEach {
-		return false
-	}
-	s.taken++
-	s.by[account]++
-	return true
-}
-
-func (s *slots) give(account string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.taken--
-	if s.by[account]--; s.by[account] == 0 {
-		delete(s.by, account)
-	}
-}
-
 // errDryRun rolls back what an import has only tried.
 var errDryRun = errors.New("dry run")
 
@@ -70,7 +41,7 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	account := callOf(r).account.userID
-	if !s.imports.take(account) {
+	if !s.imports.take(account, maxImports, maxImportsOfEach) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
 	}
 	defer s.imports.give(account)

@@ -285,3 +285,35 @@ func limitKey(addr netip.Addr) string {
 	}
 	return netip.PrefixFrom(addr, 64).Masked().String()
 }
+
+// slots are places of which some can be taken at a time, and fewer by one
+// account, so that it can't keep the others out. Safe for concurrent use.
+type slots struct {
+	mu    sync.Mutex // guards the following
+	taken int
+	by    map[string]int // account → places it has
+}
+
+func newSlots() *slots { return &slots{by: make(map[string]int)} }
+
+// take takes a place for an account, if there is one.
+func (s *slots) take(account string, most, each int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken >= most || s.by[account] >= each {
+		return false
+	}
+	s.taken++
+	s.by[account]++
+	return true
+}
+
+// give gives a place back.
+func (s *slots) give(account string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken--
+	if s.by[account]--; s.by[account] == 0 {
+		delete(s.by, account)
+	}
+}

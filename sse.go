@@ -20,7 +20,18 @@ const (
 
 // wantsEventStream reports whether a request asks for server-sent events.
 func wantsEventStream(r *http.Request) bool {
-	return strings.HasPrefix(r.Header.Get("Accept"), "text/event-stream")
+	return r.Method == http.MethodGet && strings.HasPrefix(r.Header.Get("Accept"), "text/event-stream")
+}
+
+// eventStream is a client that follows a stream by server-sent events. The
+// goroutine of its request owns it.
+type eventStream struct {
+	*Server
+	r       *http.Request
+	f       *follower
+	out     sseWriter
+	changed <-chan struct{}  // something about its account has changed
+	alive   <-chan time.Time // it is time for a comment line
 }
 
 // streamEvents follows a stream as server-sent events (WHATWG HTML, 9.2) until
@@ -34,117 +45,100 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	defer s.hub.unfollow(f)
 	s.metrics.streamOpened()
 	defer s.metrics.streamClosed()
+	alive := time.NewTicker(sseKeepAlive)
+	defer alive.Stop()
 
-	out := &sseWriter{w: w, control: http.NewResponseController(w)}
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream; charset=utf-8")
 	header.Set("X-Accel-Buffering", "no") // nginx passes it on at once
 	w.WriteHeader(http.StatusOK)
-	err := out.comment("tachikoma")
-	for !s.hub.caughtUp(f) && err == nil {
-		err = s.catchUp(r.Context(), f, out)
+	e := &eventStream{s, r, f, sseWriter{w: w, control: http.NewResponseController(w)}, changed, alive.C}
+	err := e.out.comment("tachikoma")
+	always := make(chan struct{})
+	close(always)
+	for err == nil && !s.hub.caughtUp(f) {
+		err = e.next(always, e.catchUp)
 	}
 	for err == nil {
-		err = s.nextEvents(r, f, out, changed)
-	}
-	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {
-		s.metrics.slowClosed()
+		err = e.next(f.queue.ready, e.sendQueued)
 	}
 	callOf(r).cause = err
 	return nil
 }
 
-// catchUp sends what the database has after the follower's place.
-func (s *Server) catchUp(ctx context.Context, f *follower, out *sseWriter) error {
-	events, err := readEvents(ctx, s.db, f.topic.Stream, f.last, catchUpPage)
-	if err != nil {
+// next waits for something to happen: where there is something to send, send
+// does it. Of what happens at once any may come first, so a client that always
+// has something to get can't outlive its credential. The error is why the
+// stream ends.
+func (e *eventStream) next(ready <-chan struct{}, send func() error) error {
+	select {
+	case <-ready:
+		return send()
+	case <-e.changed:
+		return errors.Join(e.authenticateAnew(), e.mayRead())
+	case <-e.alive:
+		return errors.Join(e.authenticateAnew(), e.out.comment("still here"))
+	case <-e.stopping:
+		return errStreamEnded
+	case <-e.r.Context().Done():
+		return context.Cause(e.r.Context())
+	}
+}
+
+// catchUp sends a page of what the database has after the follower's place,
+// which is behind the topic's: it is an error if the next event isn't there.
+func (e *eventStream) catchUp() error {
+	events, err := readEvents(e.r.Context(), e.db, e.f.topic.Stream, e.f.last, catchUpPage)
+	if err == nil && (len(events) == 0 || events[0].Seq != e.f.last+1) {
+		err = errCursorGone
+	}
+	for i := 0; i < len(events) && err == nil; i++ {
+		var payload []byte
+		if payload, err = encode(events[i]); err == nil {
+			err = e.send(events[i].Seq, effectOf(events[i].Type), payload)
+			e.f.last = events[i].Seq
+		}
+	}
+	return errors.Join(err, e.out.flush())
+}
+
+// sendQueued sends a frame of what waits.
+func (e *eventStream) sendQueued() error {
+	items, err := e.f.queue.take(maxFrame)
+	for i := 0; i < len(items) && err == nil; i++ {
+		err = e.send(items[i].seq, items[i].effect, items[i].payload)
+	}
+	return errors.Join(err, e.out.flush())
+}
+
+// send sends one event. One that may have taken the reader's access away is
+// the last before that is looked at again.
+func (e *eventStream) send(seq int64, effect effect, payload []byte) error {
+	if err := e.out.add(seq, payload); err != nil {
 		return err
 	}
-	for _, e := range events {
-		if e.Seq != f.last+1 {
-			return errCursorGone
-		}
-		payload, err := encode(e)
-		if err != nil {
-			return err
-		}
-		if err := out.add(e.Seq, payload); err != nil {
-			return err
-		}
-		f.last = e.Seq
-	}
-	s.metrics.eventsDelivered(len(events))
-	return out.flush()
-}
-
-// nextEvents waits for something to happen and sends it. Its error is why the
-// stream ends.
-func (s *Server) nextEvents(r *http.Request, f *follower, out *sseWriter, changed <-chan struct{}) error {
-	quiet := time.NewTimer(sseKeepAlive)
-	defer quiet.Stop()
-	select {
-	case <-f.queue.ready:
-		return s.sendQueued(r, f, out)
-	case <-changed:
-		return s.stillAllowed(r)
-	case <-quiet.C:
-		return errors.Join(s.stillAllowed(r), out.comment("still here"))
-	case <-s.stopping:
+	switch effect {
+	case endsStream:
 		return errStreamEnded
-	case <-r.Context().Done():
-		return context.Cause(r.Context())
-	}
-}
-
-// sendQueued sends all that waits. An event that may have taken the reader's
-// access away is the last before that is looked at again.
-func (s *Server) sendQueued(r *http.Request, f *follower, out *sseWriter) error {
-	for {
-		items, err := f.queue.take(maxFrame)
-		if err != nil {
-			return errors.Join(err, out.flush())
-		}
-		if len(items) == 0 {
-			return out.flush()
-		}
-		for _, item := range items {
-			if err := out.add(item.seq, item.payload); err != nil {
-				return err
-			}
-		}
-		switch items[len(items)-1].effect {
-		case endsStream:
-			return errors.Join(errStreamEnded, out.flush())
-		case movesAccess:
-			if err := s.mayFollow(r.Context(), callOf(r).account, f.topic.Stream); err != nil {
-				return errors.Join(err, out.flush())
-			}
-		}
-	}
-}
-
-// mayFollow looks again whether an account may read a mission. One that is
-// deleted may be followed to its end, which is near.
-func (s *Server) mayFollow(ctx context.Context, a account, missionID string) error {
-	var may bool
-	err := s.db.QueryRow(ctx, `SELECT coalesce(bool_or(`+readableSQL+`), true) FROM missions m WHERE m.id = $3`,
-		a.userID, a.admin(), missionID).Scan(&may)
-	if err != nil {
-		return fmt.Errorf("checking access: %w", err)
-	}
-	if !may {
-		return errNotFound()
+	case movesAccess:
+		return e.mayRead()
 	}
 	return nil
 }
 
-// stillAllowed looks at the request's credential again.
-func (s *Server) stillAllowed(r *http.Request) error {
-	token, err := bearerToken(r)
-	if err != nil {
-		return err
+// mayRead looks at the account's access to the stream again.
+func (e *eventStream) mayRead() error {
+	_, err := e.readHead(e.r.Context(), callOf(e.r).account, e.f.topic.Stream)
+	return err
+}
+
+// authenticateAnew looks at the request's credential again.
+func (e *eventStream) authenticateAnew() error {
+	c := callOf(e.r)
+	token, err := bearerToken(e.r)
+	if err == nil {
+		c.account, err = e.authenticate(e.r.Context(), token, c.addr)
 	}
-	_, err = s.authenticate(r.Context(), token, callOf(r).addr)
 	return err
 }
 
@@ -181,5 +175,7 @@ func (o *sseWriter) flush() error {
 		return fmt.Errorf("sending events: %w", err)
 	}
 	_, err := o.buffer.WriteTo(o.w)
-	return errors.Join(err, o.control.Flush())
+	err = errors.Join(err, o.control.Flush())
+	// HTTP/2 ends a stream whose deadline passes, also while nothing is written.
+	return errors.Join(err, o.control.SetWriteDeadline(time.Time{}))
 }

@@ -33,7 +33,8 @@ type state struct {
 	sockets     *sockets
 	missions    *gatherer[missionView]
 	specs       *gatherer[specRow]
-	imports     *slots        // for imports
+	imports     *slots
+	streams     *slots        // for server-sent events
 	searches    chan struct{} // holds as many as run
 	started     time.Time
 
@@ -54,16 +55,16 @@ func newState(config Config, log *slog.Logger) state {
 		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
 		metrics:  counters,
 		sockets:  newSockets(),
-		imports:  &slots{by: make(map[string]int)},
+		imports:  newSlots(),
+		streams:  newSlots(),
 		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
 		started:  time.Now(),
 		stopping: make(chan struct{}),
 	}
 }
 
-const (
-	limiterKeys = 100_000 // clients that a rate limit remembers
-)
+// limiterKeys is how many clients a rate limit remembers.
+const limiterKeys = 100_000
 
 // openState connects to a database that is migrated.
 func (s *state) openState(ctx context.Context, databaseURL string) error {

@@ -52,31 +52,38 @@ func newTx(begun pgx.Tx, a account) *tx {
 	}
 }
 
+// writeFunc is the work of one write. It may run several times, so it has no
+// effect but on t.
+type writeFunc func(ctx context.Context, t *tx) (reply, error)
+
 // write is the one door for every change. It runs fn in a transaction, appends
-// its events, commits, wakes who waits for them, and only then answers. fn may
-// run several times, so it has no effect but on t. An error from fn rolls
-// everything back, unless it is wrapped by andCommit.
+// its events, commits, wakes who waits for them, and only then answers. An
+// error from fn rolls everything back, unless it is wrapped by andCommit.
 //
 // The transaction doesn't end with the client's connection: what has begun is
 // finished, within the request's time.
-func (s *Server) write(w http.ResponseWriter, r *http.Request, fn func(ctx context.Context, t *tx) (reply, error)) error {
-	answer, encoded, err := s.commit(r, "", fn)
-	if err != nil {
-		return err
-	}
-	return answer.write(w, r, encoded)
+func (s *Server) write(w http.ResponseWriter, r *http.Request, fn writeFunc) error {
+	return s.writeUnder("", w, r, fn)
 }
 
 // writeOnce is write for routes that take an Idempotency-Key (POST of
 // missions, specs, logs and leases): within 24 hours the same request with the
-// same key gets the first one's answer.
-func (s *Server) writeOnce(w http.ResponseWriter, r *http.Request, fn func(ctx context.Context, t *tx) (reply, error)) error {
-	key := r.Header.Get("Idempotency-Key")
-	visible := func(c rune) bool { return c > ' ' && c < 0x7f }
+// same key gets the first one's answer. An error isn't kept, nor the answer
+// that there is nothing to claim.
+func (s *Server) writeOnce(w http.ResponseWriter, r *http.Request, fn writeFunc) error {
 	given := r.Header.Values("Idempotency-Key")
-	if len(given) > 1 || len(given) == 1 && (key == "" || len(key) > 255 || strings.ContainsFunc(key, func(c rune) bool { return !visible(c) })) {
+	if len(given) == 0 {
+		return s.write(w, r, fn)
+	}
+	key := given[0]
+	invisible := func(c rune) bool { return c <= ' ' || c >= 0x7f }
+	if len(given) > 1 || key == "" || len(key) > 255 || strings.ContainsFunc(key, invisible) {
 		return problem(http.StatusBadRequest, "invalid_idempotency_key", "Send one Idempotency-Key of 1 to 255 visible ASCII characters.")
 	}
+	return s.writeUnder(key, w, r, fn)
+}
+
+func (s *Server) writeUnder(key string, w http.ResponseWriter, r *http.Request, fn writeFunc) error {
 	answer, encoded, err := s.commit(r, key, fn)
 	if err != nil {
 		return err
@@ -85,7 +92,7 @@ func (s *Server) writeOnce(w http.ResponseWriter, r *http.Request, fn func(ctx c
 }
 
 // commit runs fn until it commits and returns the answer with its encoded body.
-func (s *Server) commit(r *http.Request, key string, fn func(ctx context.Context, t *tx) (reply, error)) (reply, []byte, error) {
+func (s *Server) commit(r *http.Request, key string, fn writeFunc) (reply, []byte, error) {
 	if err := s.readmit(r); err != nil {
 		return reply{}, nil, err
 	}
@@ -107,7 +114,7 @@ func (s *Server) commit(r *http.Request, key string, fn func(ctx context.Context
 	}
 }
 
-func (s *Server) tryCommit(ctx context.Context, r *http.Request, key string, fn func(ctx context.Context, t *tx) (reply, error)) (reply, []byte, error) {
+func (s *Server) tryCommit(ctx context.Context, r *http.Request, key string, fn writeFunc) (reply, []byte, error) {
 	begun, err := s.db.BeginTx(ctx, pgx.TxOptions{BeginQuery: s.beginSQL(ctx)})
 	if err != nil {
 		return reply{}, nil, fmt.Errorf("beginning a transaction: %w", err)
@@ -165,7 +172,7 @@ func (s *Server) published(t *tx) {
 }
 
 // once runs fn, or finds the answer that an earlier request with this key got.
-func (t *tx) once(ctx context.Context, r *http.Request, key string, fn func(ctx context.Context, t *tx) (reply, error)) (answer reply, encoded []byte, replayed bool, err error) {
+func (t *tx) once(ctx context.Context, r *http.Request, key string, fn writeFunc) (answer reply, encoded []byte, replayed bool, err error) {
 	if key != "" {
 		if answer, encoded, replayed, err = t.replay(ctx, r, key); replayed || err != nil {
 			return answer, encoded, replayed, err
