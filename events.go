@@ -201,7 +201,11 @@ func (s *Server) readHead(ctx context.Context, a account, stream string) (events
 
 // listMissionEvents is GET /api/v1/missions/{id}/events.
 func (s *Server) listMissionEvents(w http.ResponseWriter, r *http.Request) error {
-	return s.serveEvents(w, r, callOf(r).target.mission)
+	c := callOf(r)
+	if c.target.mission == c.account.userID { // a stream of the caller's, but no mission's
+		return errNotFound()
+	}
+	return s.serveEvents(w, r, c.target.mission)
 }
 
 // listOwnEvents is GET /api/v1/events: the caller's notifications.
@@ -232,8 +236,12 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream stri
 	if view.Items, err = readEvents(r.Context(), s.db, stream, after, limit); err != nil {
 		return err
 	}
+	next := view.LastSeq + 1
 	if n := len(view.Items); n > 0 { // what came since the head was read
-		view.LastSeq = max(view.LastSeq, view.Items[n-1].Seq)
+		next, view.LastSeq = view.Items[0].Seq, max(view.LastSeq, view.Items[n-1].Seq)
+	}
+	if next != after+1 { // what was pruned since then
+		return errCursorBefore(next)
 	}
 	return respondOK(w, r, view)
 }
@@ -269,13 +277,18 @@ func (v eventsView) start(after int64) (int64, error) {
 	case after == fromLatest:
 		return v.LastSeq, nil
 	case after < v.FirstSeq-1:
-		return 0, problem(http.StatusGone, "cursor_gone",
-			"Events up to %d are no longer kept. Read the mission anew, and go on from there.", v.FirstSeq-1).with("first_seq", v.FirstSeq)
+		return 0, errCursorBefore(v.FirstSeq)
 	case after > v.LastSeq:
 		return 0, problem(http.StatusConflict, "cursor_ahead",
 			"The stream ends at %d: your cursor is from another time or place. Read the mission anew.", v.LastSeq).with("last_seq", v.LastSeq)
 	}
 	return after, nil
+}
+
+// errCursorBefore is the answer to a cursor before the first event that is kept.
+func errCursorBefore(first int64) error {
+	return problem(http.StatusGone, "cursor_gone",
+		"Events up to %d are no longer kept. Read the mission anew, and go on from there.", first-1).with("first_seq", first)
 }
 
 const eventColumns = `stream, seq, type, mission_id, spec_id, user_id, agent, at, data`

@@ -183,6 +183,28 @@ func TestEventsThatAreGoneAreSaidToBe(t *testing.T) {
 	}
 }
 
+func TestOldEventsArePruned(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	kept, pruned := ada.newMission("Kept"), ada.newMission("Pruned")
+	entries := slices.Repeat([]map[string]any{{"level": "info", "message": "x"}}, 900)
+	for range 3 { // more than one batch
+		ada.post(pruned+"/logs", map[string]any{"entries": entries}).want(http.StatusCreated)
+	}
+	s.runSQL("UPDATE events SET at = at - interval '1 year' WHERE seq <= 2600 AND stream = '" + idOf(pruned) + "'")
+	if err := s.prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a := ada.get(pruned + "/events?limit=1"); a.number("first_seq") != 2601 || a.number("items.0.seq") != 2601 || a.number("last_seq") != 2701 {
+		t.Errorf("got %s", a.body)
+	}
+	ada.get(pruned+"/events?after=2599").wantProblem(http.StatusGone, "cursor_gone")
+	if a := ada.get(kept + "/events"); a.number("first_seq") != 1 || a.number("items.0.seq") != 1 {
+		t.Errorf("got %s", a.body)
+	}
+}
+
 func TestLogsJoinTheStream(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")

@@ -59,10 +59,16 @@ func (f *feed) run(ctx context.Context) {
 	var announcing sync.WaitGroup
 	announcing.Go(func() { f.announceAll(ctx) })
 	defer announcing.Wait()
+	var spared time.Duration // the last good poll before a loss that was passed over
 	for ctx.Err() == nil {
 		err := f.follow(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		polled := time.Duration(f.polledAt.Load())
+		if polled != spared && time.Since(f.started)-polled < pollTimeout {
+			spared = polled
+			continue // perhaps it was this connection alone
 		}
 		if !f.down.Swap(true) {
 			f.log.Error("the database is lost", "error", err)

@@ -106,9 +106,11 @@ func (h *hub) follow(f *follower, head int64) {
 	if len(t.followers) == 0 {
 		t.delivered = max(head, t.delivered)
 	}
-	t.known = max(t.known, head)
-	t.followers[f] = struct{}{}
+	t.followers[f] = struct{}{} // known stays: whoever is to be woken for head hasn't been yet
 	f.live = f.last >= t.delivered
+	if t.delivered < t.known { // head was read before the last wake, of which only watchers heard
+		nudge(h.grown)
+	}
 }
 
 // unfollow ends a follower. It gets nothing after that.

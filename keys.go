@@ -113,12 +113,12 @@ func (s *Server) listKeys(w http.ResponseWriter, r *http.Request) error {
 
 // deleteKey is DELETE /api/v1/api-keys/{id}. It holds at once.
 func (s *Server) deleteKey(w http.ResponseWriter, r *http.Request) error {
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
-	}
 	id := strings.ToLower(r.PathValue("id"))
 	if !validID(id) {
 		return errNotFound()
+	}
+	if err := decodeRequest(r, &struct{}{}); err != nil {
+		return err
 	}
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
 		tag, err := t.Exec(ctx, `DELETE FROM api_keys WHERE id = $1 AND user_id = $2`, id, t.account.userID)

@@ -195,6 +195,9 @@ func TestMissionCompletesByItself(t *testing.T) {
 		{"the last deleted", []string{"completed", "planned"}, func(_ string, specs []string) {
 			ada.delete(specs[1]).want(http.StatusNoContent)
 		}, "completed"},
+		{"a deferred one taken up", []string{"completed", "deferred"}, func(_ string, specs []string) {
+			ada.post(specs[1]+"/status", fields{"status": "planned"}).want(http.StatusOK)
+		}, "active"},
 		{"one blocked", []string{"in_progress", "blocked"}, func(m string, specs []string) { finish(ada, m, specs[0]) }, "active"},
 		{"while paused", []string{"in_progress"}, func(m string, specs []string) {
 			ada.post(m+"/pause", nil).want(http.StatusOK)

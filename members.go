@@ -117,12 +117,12 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 
 // removeMember is DELETE /api/v1/missions/{id}/members/{user_id}.
 func (s *Server) removeMember(w http.ResponseWriter, r *http.Request) error {
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
-	}
 	id, userID := callOf(r).target.mission, strings.ToLower(r.PathValue("user_id"))
 	if !validID(userID) {
 		return errNotFound()
+	}
+	if err := decodeRequest(r, &struct{}{}); err != nil {
+		return err
 	}
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
 		if _, err := t.mission(ctx, id, lockNoKeyUpdate, accessOwner); err != nil {

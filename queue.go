@@ -74,7 +74,7 @@ func (q *queue) push(item queued) {
 	case q.err != nil:
 		return
 	case len(q.items) >= q.maxEvents || q.bytes+len(item.payload) > maxQueueBytes && len(q.items) > 0:
-		q.err = errTooSlow
+		q.err, q.items, q.bytes = errTooSlow, nil, 0 // what waited is read again when the client resumes
 	default:
 		q.items = append(q.items, item)
 		q.bytes += len(item.payload)
@@ -93,8 +93,8 @@ func (q *queue) end(err error) {
 }
 
 // take removes what waits: events of one topic that together have at most
-// maxBytes, or one event. One with an effect is the last. With nothing left it returns why the queue has ended,
-// or nil if it hasn't.
+// maxBytes, or one event. One with an effect is the last. With nothing left it
+// returns why the queue has ended, or nil if it hasn't.
 func (q *queue) take(maxBytes int) (items []queued, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

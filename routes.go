@@ -217,7 +217,8 @@ type route struct {
 // problem instead of the plain text of http.ServeMux.
 func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, pattern := mux.Handler(r); pattern == "" {
+		h, pattern := mux.Handler(r)
+		if pattern == "" {
 			var cancel context.CancelFunc
 			r, cancel = s.usual().bound(w, r)
 			defer cancel()
@@ -226,7 +227,6 @@ func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 			writeProblem(w, r, errNotFound()) // http.ServeMux would redirect, in HTML
 			return
 		}
-		h, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)
 			return

@@ -38,8 +38,13 @@ type eventStream struct {
 // the client goes, its credential or its permission ends, the mission is
 // deleted or the server stops. f says from where; head is the newest seq.
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *follower, head int64) error {
+	account := callOf(r).account.userID
+	if !s.streams.take(account, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
+		return problem(http.StatusServiceUnavailable, "busy", "Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
+	}
+	defer s.streams.give(account)
 	f.queue = newQueue(s.config.WSQueue)
-	changed, stop := s.credentials.watch(callOf(r).account.userID)
+	changed, stop := s.credentials.watch(account)
 	defer stop()
 	s.hub.follow(f, head)
 	defer s.hub.unfollow(f)
@@ -62,6 +67,9 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	for err == nil {
 		err = e.next(f.queue.ready, e.sendQueued)
 	}
+	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.metrics.slowClosed()
+	}
 	callOf(r).cause = err
 	return nil
 }
@@ -75,7 +83,10 @@ func (e *eventStream) next(ready <-chan struct{}, send func() error) error {
 	case <-ready:
 		return send()
 	case <-e.changed:
-		return errors.Join(e.authenticateAnew(), e.mayRead())
+		if err := e.authenticateAnew(); err != nil {
+			return err
+		}
+		return e.mayFollow(e.r.Context(), callOf(e.r).account, e.f.topic.Stream)
 	case <-e.alive:
 		return errors.Join(e.authenticateAnew(), e.out.comment("still here"))
 	case <-e.stopping:
@@ -97,6 +108,7 @@ func (e *eventStream) catchUp() error {
 		if payload, err = encode(events[i]); err == nil {
 			err = e.send(events[i].Seq, effectOf(events[i].Type), payload)
 			e.f.last = events[i].Seq
+			e.metrics.eventsDelivered(1)
 		}
 	}
 	return errors.Join(err, e.out.flush())
@@ -121,15 +133,24 @@ func (e *eventStream) send(seq int64, effect effect, payload []byte) error {
 	case endsStream:
 		return errStreamEnded
 	case movesAccess:
-		return e.mayRead()
+		return e.mayFollow(e.r.Context(), callOf(e.r).account, e.f.topic.Stream)
 	}
 	return nil
 }
 
-// mayRead looks at the account's access to the stream again.
-func (e *eventStream) mayRead() error {
-	_, err := e.readHead(e.r.Context(), callOf(e.r).account, e.f.topic.Stream)
-	return err
+// mayFollow looks again whether an account may read a mission. One that is
+// deleted may be followed to its end, which is near.
+func (s *Server) mayFollow(ctx context.Context, a account, missionID string) error {
+	var may bool
+	err := s.db.QueryRow(ctx, `SELECT coalesce(bool_or(`+readableSQL+`), true) FROM missions m WHERE m.id = $3`,
+		a.userID, a.admin(), missionID).Scan(&may)
+	if err != nil {
+		return fmt.Errorf("checking access: %w", err)
+	}
+	if !may {
+		return errNotFound()
+	}
+	return nil
 }
 
 // authenticateAnew looks at the request's credential again.

@@ -5,20 +5,21 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 )
 
-// eventStream is a client of server-sent events.
-type eventStream struct {
+// streamClient is a client of server-sent events.
+type streamClient struct {
 	t      testing.TB
 	lines  *bufio.Scanner
 	cancel context.CancelFunc
 }
 
 // stream opens a stream of events and ends the test unless it is accepted.
-func (c *client) stream(path string, headers ...string) *eventStream {
+func (c *client) stream(path string, headers ...string) *streamClient {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
 	r, err := http.NewRequestWithContext(ctx, "GET", c.base+path, nil)
@@ -43,11 +44,11 @@ func (c *client) stream(path string, headers ...string) *eventStream {
 	})
 	lines := bufio.NewScanner(response.Body)
 	lines.Buffer(nil, 1<<20)
-	return &eventStream{c.t, lines, cancel}
+	return &streamClient{c.t, lines, cancel}
 }
 
 // next returns the next event, or false at the end of the stream.
-func (s *eventStream) next() (e event, ok bool) {
+func (s *streamClient) next() (e event, ok bool) {
 	s.t.Helper()
 	id := ""
 	for s.lines.Scan() {
@@ -69,7 +70,7 @@ func (s *eventStream) next() (e event, ok bool) {
 }
 
 // want reads events until one of a type, and checks that none is missing.
-func (s *eventStream) want(kind string, after int64) event {
+func (s *streamClient) want(kind string, after int64) event {
 	s.t.Helper()
 	for {
 		e, ok := s.next()
@@ -130,6 +131,108 @@ func TestStreamEndsWithTheCredentialAndTheServer(t *testing.T) {
 	}
 }
 
+// A client that catches up and was removed meanwhile is cut off where its
+// access began, and a deleted mission ends the stream.
+func TestCatchingUpEndsWithThePermissionAndTheMission(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	mission := ada.newMission("Long")
+	ada.put(mission+"/members", map[string]any{"email": "bob@example.com", "role": "viewer"}).want(http.StatusOK)
+	ada.delete(mission + "/members/" + bob.user.ID).want(http.StatusNoContent)
+	ada.newSpec(mission, "secret", nil)
+	check := func(who *client, want string) {
+		stream := s.streamFromTheStart(who, idOf(mission))
+		var got []string
+		for line := range strings.Lines(stream.Body.String()) {
+			var e event
+			if data, is := strings.CutPrefix(line, "data: "); is && json.Unmarshal([]byte(data), &e) == nil {
+				got = append(got, e.Type)
+			}
+		}
+		if len(got) == 0 || got[len(got)-1] != want {
+			t.Errorf("the last of %v isn't %s", got, want)
+		}
+		if !stream.deadline.IsZero() {
+			t.Error("a deadline is left, at which HTTP/2 would end the stream")
+		}
+	}
+	check(bob, "member.set")
+	ada.delete(mission).want(http.StatusNoContent)
+	check(ada, "mission.deleted")
+}
+
+// streamRecorder is a ResponseWriter that knows its write deadline.
+type streamRecorder struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (r *streamRecorder) SetWriteDeadline(t time.Time) error {
+	r.deadline = t
+	return nil
+}
+
+// streamFromTheStart follows a stream, as somebody who was let in long ago.
+func (s *testServer) streamFromTheStart(who *client, stream string) *streamRecorder {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	r := httptest.NewRequestWithContext(context.WithValue(ctx, callKey{}, &call{account: account{userID: who.user.ID}}), "GET", "/", nil)
+	var head int64
+	if err := s.db.QueryRow(ctx, `SELECT seq FROM heads WHERE stream = $1`, stream).Scan(&head); err != nil {
+		s.t.Fatal(err)
+	}
+	w := &streamRecorder{ResponseRecorder: httptest.NewRecorder()}
+	if err := s.streamEvents(w, r, &follower{topic: &topicName{Stream: stream}}, head); err != nil {
+		s.t.Fatal(err)
+	}
+	return w
+}
+
+// An admin sees every mission, and stops seeing them with the role.
+func TestStreamEndsWithTheRole(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	root, deputy := s.signUp("root", "admin"), s.signUp("deputy", "admin")
+	stream := deputy.stream(s.signUp("ada", "user").newMission("Private") + "/events")
+	stream.want("mission.created", 0)
+	root.patch("/api/v1/users/"+deputy.user.ID, map[string]any{"role": "user"}).want(http.StatusOK)
+	if _, ok := stream.next(); ok {
+		t.Error("got another event")
+	}
+}
+
+// A HEAD request is over with its header.
+func TestHeadOfAStreamDoesNotFollowIt(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	a := ada.do("HEAD", ada.newMission("Head")+"/events", nil, "Accept", "text/event-stream").want(http.StatusOK)
+	if got := a.header.Get("Content-Type"); got != "application/json" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Of events that only a waiting claim has heard of, who follows with a head
+// read before them gets them without waiting for the next one.
+func TestFollowerGetsWhatCameBeforeItsTopic(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Late")
+	_, stop := s.hub.watch(idOf(mission))
+	defer stop()
+	ada.newSpec(mission, "one", nil)
+	f := &follower{topic: &topicName{Stream: idOf(mission)}, queue: newQueue(10), last: 1}
+	s.hub.follow(f, 1)
+	defer s.hub.unfollow(f)
+	select {
+	case <-f.queue.ready:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came")
+	}
+}
+
 func TestNotificationsComeOnTheOwnStream(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -137,6 +240,7 @@ func TestNotificationsComeOnTheOwnStream(t *testing.T) {
 	stream := bob.stream("/api/v1/events")
 	mission := ada.newMission("Shared")
 	ada.put(mission+"/members", map[string]any{"email": "bob@example.com", "role": "viewer"}).want(http.StatusOK)
+	ada.get("/api/v1/missions/"+ada.user.ID+"/events").wantProblem(http.StatusNotFound, "not_found")
 	if e := stream.want("notification", 0); e.Actor.UserID == nil || *e.Actor.UserID != ada.user.ID {
 		t.Errorf("got %+v", e)
 	}

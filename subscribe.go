@@ -145,27 +145,37 @@ func readAfter(raw json.RawMessage) (int64, *apiError) {
 func (s *Server) feedFollower(ctx context.Context, c *socket, sub *subscription) {
 	f := &sub.follower
 	for !s.hub.caughtUp(f) {
-		if c.queue.waitForRoom(ctx) != nil {
+		if s.feedPage(ctx, c, f) != nil {
 			return
-		}
-		events, err := readEvents(ctx, s.db, f.topic.Stream, f.last, min(catchUpPage, int64(s.config.WSQueue/2)))
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			c.queue.end(errTooSlow) // the database is away: the client comes back later
-			return
-		}
-		for _, e := range events {
-			payload, err := encode(e)
-			if err != nil || e.Seq != f.last+1 {
-				c.queue.end(errCursorGone)
-				return
-			}
-			c.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
-			f.last = e.Seq
 		}
 	}
+}
+
+// feedPage reads the next events of a follower. Those of one socket take
+// turns, so that together they need no more than one page.
+func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
+	c.catching.Lock()
+	defer c.catching.Unlock()
+	if err := c.queue.waitForRoom(ctx); err != nil {
+		return err
+	}
+	events, err := readEvents(ctx, s.db, f.topic.Stream, f.last, catchUpPage)
+	if ctx.Err() == nil && err != nil {
+		c.queue.end(errTooSlow) // the database is away: the client comes back later
+	}
+	for _, e := range events {
+		payload, err := encode(e)
+		if err != nil || e.Seq != f.last+1 {
+			c.queue.end(errCursorGone)
+			return errCursorGone
+		}
+		if err := c.queue.waitForRoom(ctx); err != nil { // a page may have more bytes than the queue takes
+			return err
+		}
+		c.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
+		f.last = e.Seq
+	}
+	return err
 }
 
 // follows reports whether a topic is still subscribed to.

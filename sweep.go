@@ -99,7 +99,7 @@ func (s *Server) prune(ctx context.Context) error {
 				WITH old AS (
 					SELECT stream, max(seq) AS seq FROM (
 						SELECT stream, seq FROM events
-						WHERE at < clock_timestamp() - $1::interval AND stream <> $2 LIMIT $3) some
+						WHERE at < clock_timestamp() - $1::interval AND stream <> $2 LIMIT $3) AS batch
 					GROUP BY stream LIMIT 1
 				), head AS (
 					UPDATE heads SET first_seq = least(old.seq + 1, first_seq + $3) FROM old

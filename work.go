@@ -318,7 +318,8 @@ func (s *Server) setStatus(w http.ResponseWriter, r *http.Request) error {
 }
 
 // step takes a locked spec to any status but completed. Whoever unblocks one
-// gives it all its attempts again; who reopens one, its mission too.
+// gives it all its attempts again; who reopens one, or takes up what was put
+// off, reopens its mission too.
 func (t *tx) step(ctx context.Context, m *missionLock, spec specLock, status, notes string) error {
 	attempts := spec.attempts
 	if spec.status == "blocked" {
@@ -332,7 +333,7 @@ func (t *tx) step(ctx context.Context, m *missionLock, spec specLock, status, no
 		data["notes"] = notes
 	}
 	t.emit("spec.status_changed", spec.missionID, spec.id, "", data)
-	if spec.status == "completed" {
+	if spec.status == "completed" || spec.status == "deferred" {
 		return t.reopen(ctx, m)
 	}
 	return t.completeIfDone(ctx, m)

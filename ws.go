@@ -3,12 +3,16 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +28,8 @@ const (
 	socketToken    = "bearer."        // prefix of the subprotocol that carries a browser's token
 	socketHello    = 5 * time.Second  // for the first message of who hasn't signed in
 	socketWrite    = 10 * time.Second // for one frame to leave
+	socketClose    = 5 * time.Second  // for the client to agree to a close
+	socketBuffer   = 1 << 10          // for reading and for writing
 	socketBurst    = 100              // messages that a client may send at once,
 	socketRate     = 20               // and after that each second
 )
@@ -45,11 +51,14 @@ const (
 type socket struct {
 	id    string
 	conn  *websocket.Conn // nil until the handshake is done
+	wire  net.Conn        // what conn is on
 	addr  netip.Addr
 	since time.Time
 	queue *queue
 	sent  atomic.Int64  // events
 	renew chan struct{} // a new token has come
+
+	catching sync.Mutex // held by who reads the database for the queue
 
 	mu      sync.Mutex // guards the following
 	account account
@@ -89,10 +98,10 @@ func (s *sockets) add(c *socket, config Config) error {
 
 // upgraded notes that the handshake is done, and reports whether the server
 // still serves.
-func (s *sockets) upgraded(c *socket, conn *websocket.Conn) bool {
+func (s *sockets) upgraded(c *socket, conn *websocket.Conn, wire net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.conn = conn
+	c.conn, c.wire = conn, wire
 	return !s.closed
 }
 
@@ -131,10 +140,10 @@ func (s *sockets) closeAll(ctx context.Context) {
 		if c.conn == nil {
 			continue // upgraded tells it
 		}
-		stop := context.AfterFunc(ctx, func() { _ = c.conn.CloseNow() })
+		stop := context.AfterFunc(ctx, func() { _ = c.wire.Close() })
 		closing.Go(func() {
 			defer stop()
-			_ = c.conn.Close(closeGoingAway, "the server is stopping")
+			c.close(closeGoingAway, "the server is stopping")
 		})
 	}
 	s.mu.Unlock()
@@ -176,6 +185,9 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusUpgradeRequired, "upgrade_required", "This is a WebSocket: ask for the upgrade.").
 			withHeader("Upgrade", "websocket")
 	}
+	if r.ContentLength != 0 { // it would be read as frames
+		return malformedHandshake()
+	}
 	if err := refuseForeign(r, s.config.CORSAllowedOrigins, trusts(s.config.TrustedProxies, parseHop(r.RemoteAddr))); err != nil {
 		return err
 	}
@@ -193,30 +205,73 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 	if err := s.sockets.add(c, s.config); err != nil {
 		return err
 	}
-	defer s.sockets.remove(c)
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	shake := &handshake{ResponseWriter: w}
+	conn, err := websocket.Accept(shake, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{socketProtocol},
 		InsecureSkipVerify: true, // refuseForeign has looked at the scheme too
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		callOf(r).cause = err // Accept has answered
-		return nil
+		s.sockets.remove(c)
+		return malformedHandshake().because(err)
 	}
+	go s.runSocket(c, conn, shake.wire)
+	return nil
+}
+
+// runSocket serves a socket until its reader or its writer ends. It isn't the
+// request's goroutine, whose stack, headers and buffers are half of what an
+// idle socket would need.
+func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire net.Conn) {
+	defer s.sockets.remove(c)
 	defer func() { _ = conn.CloseNow() }()
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic", "panic", p, "connection_id", c.id, "stack", string(debug.Stack()))
+		}
+	}()
 	conn.SetReadLimit(s.config.WSMaxMessage)
-	if !s.sockets.upgraded(c, conn) {
-		_ = conn.Close(closeGoingAway, "the server is stopping")
-		return nil
+	if !s.sockets.upgraded(c, conn, wire) {
+		c.close(closeGoingAway, "the server is stopping")
+		return
 	}
 	s.metrics.socketOpened()
 	defer s.metrics.socketClosed()
-	// The request's context says nothing after a hijack: a socket lives until
-	// its reader or its writer ends.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.serveClient(ctx, cancel, c)
-	return nil
+}
+
+// handshake is the writer that websocket.Accept answers on. It keeps the
+// connection, and leaves refusals to the one place that writes errors.
+type handshake struct {
+	http.ResponseWriter
+	wire net.Conn
+}
+
+func (h *handshake) WriteHeader(status int) {
+	if status == http.StatusSwitchingProtocols {
+		h.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (h *handshake) Write(refusal []byte) (int, error) { return len(refusal), nil }
+
+// Hijack gives the library small buffers for net/http's. Large frames pass them by.
+func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	wire, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.wire = wire
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what came with the handshake
+	in := bufio.NewReaderSize(bytes.NewReader(early), max(socketBuffer, len(early)))
+	_, err = in.Peek(len(early)) // where the library looks for it
+	return wire, bufio.NewReadWriter(in, bufio.NewWriterSize(wire, socketBuffer)), err
+}
+
+func malformedHandshake() *apiError {
+	return problem(http.StatusBadRequest, "malformed_handshake", "This isn't the handshake of a WebSocket (RFC 6455, 4.2.1).")
 }
 
 // serveClient signs the client in, greets it, and serves it until it goes. It
@@ -247,7 +302,7 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 		}
 		now := time.Now()
 		if allowed = min(socketBurst, allowed+now.Sub(last).Seconds()*socketRate) - 1; allowed < 0 {
-			_ = c.conn.Close(closeFlood, "too many messages")
+			c.close(closeFlood, "too many messages")
 			return
 		}
 		last = now
@@ -269,16 +324,16 @@ func (s *Server) signIn(ctx context.Context, c *socket) bool {
 		return false
 	}
 	if problem != nil || message.Type != "authenticate" {
-		_ = c.conn.Close(closeCredential, "sign in with the first message")
+		c.close(closeCredential, "sign in with the first message")
 		return false
 	}
 	a, err := s.authenticate(ctx, message.Token, c.addr)
 	if err != nil {
-		_ = c.conn.Close(closeCredential, asProblem(err).code)
+		c.close(closeCredential, asProblem(err).code)
 		return false
 	}
 	if !s.sockets.signedIn(c, a, s.config.WSMaxPerAccount) {
-		_ = c.conn.Close(closeViolation, "too many connections of this account")
+		c.close(closeViolation, "too many connections of this account")
 		return false
 	}
 	c.token = message.Token
@@ -303,7 +358,7 @@ func (c *socket) receive(ctx context.Context) (message socketMessage, bad *apiEr
 		return message, nil, err
 	}
 	if kind == websocket.MessageText && !utf8.Valid(raw) { // RFC 6455, 8.1
-		_ = c.conn.Close(closeInvalidText, "this text isn't UTF-8")
+		c.close(closeInvalidText, "this text isn't UTF-8")
 		return message, nil, errors.New("a text that isn't UTF-8")
 	}
 	if kind != websocket.MessageText {
@@ -341,6 +396,14 @@ func (c *socket) write(ctx context.Context, frame []byte) error {
 	return c.conn.Write(ctx, websocket.MessageText, frame)
 }
 
+// close tells the client why and waits until it agrees. Who hasn't after
+// socketClose is cut off: the library would wait for the rest of a frame.
+func (c *socket) close(code websocket.StatusCode, reason string) {
+	cut := time.AfterFunc(socketClose, func() { _ = c.wire.Close() })
+	defer cut.Stop()
+	_ = c.conn.Close(code, reason) // it may be closed already
+}
+
 // writeEvents sends what waits, pings, and ends the connection when its
 // credential, a permission or the queue has ended.
 func (s *Server) writeEvents(ctx context.Context, c *socket) {
@@ -370,7 +433,7 @@ func (s *Server) writeEvents(ctx context.Context, c *socket) {
 			go c.ping(ctx, s.config.WSPong) // it ends with the pong or its timeout
 		}
 		if code != 0 {
-			_ = c.conn.Close(code, reason)
+			c.close(code, reason)
 			return
 		}
 	}

@@ -1,0 +1,332 @@
+//go:build !nows
+
+package main
+
+// How fast events reach those who watch, and what watching costs. Where there
+// is something to compare with, it is measured in the same run.
+// TACHIKOMA_LONG=1 takes as many WebSockets as the targets speak of.
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+var oneLog = map[string]any{"entries": []any{map[string]any{"level": "info", "message": "x"}}}
+
+// From a commit on one server to a subscriber of another one. The time of an
+// event is the database's, a little before the commit.
+func BenchmarkDelivery(b *testing.B) {
+	for _, way := range []struct {
+		name  string
+		pause time.Duration // at most, so as not to keep step with the other side
+	}{{"listen", announceEach}, {"poll", pollEvery}} {
+		b.Run(way.name, func(b *testing.B) {
+			databaseURL := newTestDatabase(b)
+			if way.name == "poll" {
+				mute(b, databaseURL)
+			}
+			here, there := startTestServer(b, databaseURL, nil), startTestServer(b, databaseURL, nil)
+			ada := here.signUp("ada", "user")
+			mission := ada.newMission("Bench")
+			var took []time.Duration
+			arrived := make(chan struct{}, 1)
+			watch := &witness{t: b, path: mission, follow: followBySocket, heard: func(e event) {
+				took = append(took, time.Since(e.At))
+				arrived <- struct{}{}
+			}}
+			watch.as = func() *client { return &client{t: b, base: there.url(), token: ada.token} }
+			watch.start(b.Context())
+			defer watch.following.Wait()
+			defer watch.stop()
+			<-arrived
+			took = nil
+			for b.Loop() {
+				time.Sleep(rand.N(way.pause))
+				if _, err := ada.ask("POST", mission+"/logs", oneLog); err != nil {
+					b.Fatal(err)
+				}
+				<-arrived
+			}
+			slices.Sort(took)
+			b.ReportMetric(took[len(took)/2].Seconds()*1000, "p50-ms")
+			b.ReportMetric(took[len(took)*99/100].Seconds()*1000, "p99-ms")
+		})
+	}
+}
+
+// What it costs writers that others listen: 64 clients write to a server alone,
+// whose notifications nobody gets, and to one of three that listen.
+func BenchmarkWritesWithListeners(b *testing.B) {
+	const clients = 64
+	transport := http.DefaultTransport.(*http.Transport)
+	defer func(before int) { transport.MaxIdleConnsPerHost = before }(transport.MaxIdleConnsPerHost)
+	transport.MaxIdleConnsPerHost = clients
+	alone, shared := newTestDatabase(b), newTestDatabase(b)
+	mute(b, alone)
+	for range 2 {
+		startTestServer(b, shared, nil)
+	}
+	// round has them write for a second, and returns how often they did.
+	round := func(databaseURL string) func() float64 {
+		ada := startTestServer(b, databaseURL, nil).signUp("ada", "user").withKey("write")
+		missions := make([]string, clients)
+		for i := range missions {
+			missions[i] = ada.newMission(fmt.Sprint("Bench ", i))
+		}
+		return func() float64 {
+			var done atomic.Int64
+			var writers sync.WaitGroup
+			start := time.Now()
+			for _, mission := range missions {
+				writers.Go(func() {
+					for time.Since(start) < time.Second {
+						if _, err := ada.ask("POST", mission+"/logs", oneLog); err != nil {
+							b.Error(err)
+							return
+						}
+						done.Add(1)
+					}
+				})
+			}
+			writers.Wait()
+			return float64(done.Load()) / time.Since(start).Seconds()
+		}
+	}
+	quiet, heard := round(alone), round(shared)
+	quiet()
+	heard()
+	var without, with float64
+	for b.Loop() {
+		without += quiet()
+		with += heard()
+		with += heard() // in the order A B B A, for what drifts
+		without += quiet()
+	}
+	b.ReportMetric(without/float64(2*b.N), "alone/s")
+	b.ReportMetric(with/float64(2*b.N), "listening/s")
+	b.ReportMetric(with/without, "ratio")
+}
+
+// rawDial opens a WebSocket by hand. It costs a file descriptor and little else.
+func rawDial(b *testing.B, base, token string) net.Conn {
+	b.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close() })
+	fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nAuthorization: Bearer %s\r\n\r\n", token)
+	head := make([]byte, 0, 512)
+	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		if _, err := io.ReadFull(conn, head[len(head):len(head)+1]); err != nil {
+			b.Fatal(err)
+		}
+		head = head[:len(head)+1]
+	}
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) {
+		b.Fatalf("the handshake: %s", head)
+	}
+	return conn
+}
+
+// rawText sends a short text message.
+func rawText(b *testing.B, conn net.Conn, text string) {
+	b.Helper()
+	if _, err := conn.Write(append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// bareServer is what the WebSocket library needs alone: handle gets each connection.
+func bareServer(b *testing.B, handle func(*websocket.Conn)) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.CloseNow()
+		handle(conn)
+	}))
+	b.Cleanup(s.Close)
+	return s.URL
+}
+
+// Deliveries a second to many WebSockets: events of a mission, from the request
+// that adds them on, against a loop for each socket that writes the same, one
+// frame an event. Nobody but the kernel looks at what arrives.
+func BenchmarkFanOut(b *testing.B) {
+	const batch = 500
+	sockets := 100
+	if long() {
+		sockets = 1000
+	}
+	drain := func(conn net.Conn) net.Conn {
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		return conn
+	}
+
+	s := newTestServer(b, func(c *Config) { c.WSMaxPerAccount = sockets })
+	ada := s.signUp("ada", "user").withKey("write")
+	mission := ada.newMission("Bench")
+	for range sockets {
+		rawText(b, drain(rawDial(b, s.url(), ada.token)), `{"type":"subscribe","topic":"mission","mission_id":"`+idOf(mission)+`"}`)
+	}
+	var all []*socket
+	s.sockets.mu.Lock()
+	for c := range s.sockets.open {
+		all = append(all, c)
+	}
+	s.sockets.mu.Unlock()
+	await := func(seq int64) { // until each socket has sent so many
+		for _, c := range all {
+			for c.sent.Load() < seq {
+				if s.sockets.count() < sockets {
+					b.Fatal("a socket has gone")
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	await(1)
+	entries := make([]any, batch)
+	for i := range entries {
+		entries[i] = oneLog["entries"].([]any)[0]
+	}
+	last := int64(1)
+	ours := func(rounds int) time.Duration {
+		start := time.Now()
+		for range rounds {
+			if _, err := ada.ask("POST", mission+"/logs", map[string]any{"entries": entries}); err != nil {
+				b.Fatal(err)
+			}
+			await(last) // the batch before this one
+			last += batch
+		}
+		await(last)
+		return time.Since(start)
+	}
+	ours(1)
+	payload, err := json.Marshal(ada.get(mission + "/events?after=1").at("items.0"))
+	if err != nil {
+		b.Fatal(err)
+	}
+
+	begin, done := make(chan int), make(chan error)
+	base := bareServer(b, func(conn *websocket.Conn) {
+		ctx := conn.CloseRead(b.Context())
+		for rounds := range begin {
+			var err error
+			for i := 0; i < rounds*batch && err == nil; i++ {
+				err = conn.Write(ctx, websocket.MessageText, payload)
+			}
+			done <- err
+		}
+	})
+	defer close(begin)
+	for range sockets {
+		drain(rawDial(b, base, ""))
+	}
+	bare := func(rounds int) time.Duration {
+		start := time.Now()
+		for range sockets {
+			begin <- rounds
+		}
+		for range sockets {
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+		}
+		return time.Since(start)
+	}
+	bare(1)
+
+	var took, tookBare time.Duration
+	rounds := 2000 / sockets
+	for b.Loop() {
+		took += ours(rounds)
+		tookBare += bare(rounds)
+	}
+	deliveries := float64(b.N * rounds * batch * sockets)
+	b.ReportMetric(float64(len(payload)), "B/event")
+	b.ReportMetric(deliveries/took.Seconds(), "events/s")
+	b.ReportMetric(deliveries/tookBare.Seconds(), "bare/s")
+	b.ReportMetric(tookBare.Seconds()/took.Seconds(), "ratio")
+}
+
+// Memory for each idle WebSocket, heap and stacks, with next to nothing for its
+// other end, which is in this process too.
+func BenchmarkIdleSockets(b *testing.B) {
+	sockets := 1000
+	if long() {
+		sockets = 5000
+	}
+	inUse := func() uint64 {
+		for range 4 { // stacks shrink by half at each
+			runtime.GC()
+		}
+		debug.FreeOSMemory()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	// each opens the sockets, each of which answers a ping, and measures.
+	each := func(base, token string) float64 {
+		conns := make([]net.Conn, 0, sockets)
+		before := inUse()
+		for range sockets {
+			conn := rawDial(b, base, token)
+			rawText(b, conn, `{"type":"ping"}`)
+			conns = append(conns, conn)
+		}
+		answer := make([]byte, 4096)
+		for _, conn := range conns {
+			for got := ""; !strings.Contains(got, "pong"); {
+				n, err := conn.Read(answer)
+				if err != nil {
+					b.Fatal(err)
+				}
+				got += string(answer[:n])
+			}
+		}
+		after := inUse()
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		return float64(after-before) / float64(sockets) / 1024
+	}
+	s := newTestServer(b, func(c *Config) { c.WSMaxPerAccount = sockets })
+	token := s.signUp("ada", "user").withKey("read").token
+	base := bareServer(b, func(conn *websocket.Conn) {
+		for {
+			kind, _, err := conn.Read(b.Context())
+			if err != nil || conn.Write(b.Context(), kind, []byte("pong")) != nil {
+				return
+			}
+		}
+	})
+	for b.Loop() {
+		ours := each(s.url(), token)
+		eventually(b, "they are gone", func() bool { return s.sockets.count() == 0 })
+		bare := each(base, "")
+		b.ReportMetric(ours, "KiB")
+		b.ReportMetric(bare, "bare-KiB")
+	}
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// pooled is a database's connection string through a PgBouncer in transaction
+// mode, which runs until the test ends. Where it isn't installed the test is
+// skipped.
+func pooled(t *testing.T, databaseURL string) string {
+	t.Helper()
+	bouncer, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		if bouncer, err = exec.LookPath("/usr/sbin/pgbouncer"); err != nil {
+			t.Skip("pgbouncer isn't installed")
+		}
+	}
+	behind, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	password := ""
+	if behind.Password != "" {
+		password = " password='" + strings.ReplaceAll(behind.Password, "'", "''") + "'"
+	}
+	dir, err := os.MkdirTemp("", "tachi") // not t.TempDir, which another account can't read
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	port, file := freePort(t), filepath.Join(dir, "pgbouncer.ini")
+	writeFile(t, file, fmt.Sprintf(`[databases]
+* = host='%s' port=%d user='%s'%s
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %s
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+server_reset_query =
+default_pool_size = 8
+max_client_conn = 100
+`, behind.Host, behind.Port, behind.User, password, port))
+	account, err := postgresAccount() // it refuses to be root's, and so does the socket to others
+	if err != nil {
+		t.Skip(err)
+	}
+	if account != nil {
+		for _, name := range []string{dir, file} {
+			if err := os.Chown(name, int(account.Uid), int(account.Gid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var said bytes.Buffer
+	cmd := exec.Command(bouncer, file)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: account}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("pgbouncer said:\n%s", said.Bytes())
+		}
+	})
+	eventually(t, "pgbouncer listens", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return "postgres://" + behind.User + "@127.0.0.1:" + port + "/" + behind.Database + "?sslmode=disable&default_query_exec_mode=exec"
+}
+
+// Behind a pooler that can't LISTEN the polls do it all: two instances keep in
+// step within two seconds.
+func TestEverythingWorksBehindPgBouncer(t *testing.T) {
+	t.Parallel()
+	url := pooled(t, newEmptyDatabase(t, "ENCODING 'UTF8' TEMPLATE template0"))
+	const soon = 2500 * time.Millisecond // a poll's second, twice, and some for a busy machine
+	one, two := startTestServer(t, url, nil), startTestServer(t, url, nil)
+	ada := one.signUp("ada", "admin")
+	there := &client{t: t, base: two.url(), token: ada.token, user: ada.user}
+	mission := ada.newMission("Pooled")
+	stream := there.stream(mission + "/events")
+	stream.want("mission.created", 0)
+
+	files := tarOf(t,
+		"phase-01-shop/001-first.md", "# Spec 001: First\n\n- **Status**: Planned\n- **Dependencies**: None\n\n## Acceptance Criteria\n\n- [ ] It works\n",
+		"phase-01-shop/002-second.md", "# Spec 002: Second\n\n- **Status**: Planned\n- **Dependencies**: 001-first\n")
+	began := time.Now()
+	ada.importTar(mission, files)
+	imported := stream.want("mission.imported", 1)
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	stream.want("mission.started", imported.Seq)
+	if took := time.Since(began); took > 2*soon {
+		t.Errorf("two events took %v to the other instance", took)
+	}
+
+	first, lease := there.claim(mission, "bot")
+	waits := make(chan *answer, 1)
+	go func() {
+		a, err := there.try(t.Context(), "POST", mission+"/claim", map[string]any{"agent": "second", "wait_seconds": 20})
+		if err != nil {
+			a = &answer{t: t, what: err.Error()}
+		}
+		waits <- a
+	}()
+	ada.post(first+"/progress", map[string]any{"lease_token": lease, "check": []int{1}}).want(http.StatusOK)
+	ada.post(first+"/complete", map[string]any{"lease_token": lease}).want(http.StatusOK)
+	began = time.Now()
+	second := (<-waits).want(http.StatusOK)
+	if took := time.Since(began); took > soon {
+		t.Errorf("a waiting claim took %v", took)
+	}
+	ada.post("/api/v1/specs/"+second.text("spec.id")+"/complete", map[string]any{"lease_token": second.text("lease.token")}).want(http.StatusOK)
+	stream.want("mission.completed", imported.Seq+1)
+	if m := there.get(mission).want(http.StatusOK); m.text("status") != "completed" || m.number("stats.completed") != 2 {
+		t.Errorf("got %s", m.body)
+	}
+	for _, path := range []string{"/api/v1/missions?q=pooled", "/api/v1/specs?mission_id=" + strings.TrimPrefix(mission, "/api/v1/missions/"),
+		mission + "/events", mission + "/export", first + "/explain", "/api/v1/users", "/api/v1/api-keys", "/internal/health"} {
+		there.get(path).want(http.StatusOK)
+	}
+
+	there.get("/api/v1/auth/me").want(http.StatusOK)
+	ada.post("/api/v1/auth/logout", nil).want(http.StatusNoContent)
+	began = time.Now()
+	eventually(t, "the other instance knows of the logout", func() bool {
+		return there.get("/api/v1/auth/me").status == http.StatusUnauthorized
+	})
+	if took := time.Since(began); took > soon {
+		t.Errorf("a revocation took %v", took)
+	}
+	for {
+		if _, more := stream.next(); !more {
+			break
+		}
+	}
+}
