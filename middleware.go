@@ -182,7 +182,7 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			header.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
 			header.Set("Access-Control-Allow-Headers",
-				"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id")
+				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, X-Request-Id")
 			header.Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return

@@ -174,6 +174,7 @@ func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 		}
 		c.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
 		f.last = e.Seq
+		s.metrics.eventsDelivered(1)
 	}
 	return err
 }

@@ -30,7 +30,7 @@ type querier interface {
 // forget. It belongs to the closure it is given to.
 //
 // Rows are locked in this order, so that no two writes wait for each other:
-// idempotency key, accounts by id, mission, specs by id, leases, heads by
+// idempotency key, mission, accounts by id, specs by id, leases, heads by
 // stream. What notes only itself doesn't come through here: the last use of a
 // key, a failed log-in, and what the sweep clears away.
 type tx struct {

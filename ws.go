@@ -3,15 +3,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -240,38 +237,6 @@ func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire net.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.serveClient(ctx, cancel, c)
-}
-
-// handshake is the writer that websocket.Accept answers on. It keeps the
-// connection, and leaves refusals to the one place that writes errors.
-type handshake struct {
-	http.ResponseWriter
-	wire net.Conn
-}
-
-func (h *handshake) WriteHeader(status int) {
-	if status == http.StatusSwitchingProtocols {
-		h.ResponseWriter.WriteHeader(status)
-	}
-}
-
-func (h *handshake) Write(refusal []byte) (int, error) { return len(refusal), nil }
-
-// Hijack gives the library small buffers for net/http's. Large frames pass them by.
-func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	wire, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	h.wire = wire
-	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what came with the handshake
-	in := bufio.NewReaderSize(bytes.NewReader(early), max(socketBuffer, len(early)))
-	_, err = in.Peek(len(early)) // where the library looks for it
-	return wire, bufio.NewReadWriter(in, bufio.NewWriterSize(wire, socketBuffer)), err
-}
-
-func malformedHandshake() *apiError {
-	return problem(http.StatusBadRequest, "malformed_handshake", "This isn't the handshake of a WebSocket (RFC 6455, 4.2.1).")
 }
 
 // serveClient signs the client in, greets it, and serves it until it goes. It
@@ -506,13 +471,7 @@ func (s *Server) applyEffects(ctx context.Context, c *socket, items []queued) (c
 	case endsStream:
 		s.unsubscribe(c, last.topic.Stream)
 	case movesAccess:
-		err := s.mayFollow(ctx, c.currentAccount(), last.topic.Stream)
-		if err != nil && asProblem(err).status != http.StatusNotFound {
-			return closeTooSlow, "that can't be told right now: resume after the last seq you saw"
-		}
-		if err != nil {
-			return closePermission, "you may no longer read the mission " + last.topic.MissionID
-		}
+		return s.checkMission(ctx, c.currentAccount(), last.topic.Stream)
 	}
 	return 0, ""
 }
@@ -527,9 +486,36 @@ func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket
 		return 0, "" // the database is away; the feed tells again when it is back
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.account = a
+	var missions []string
+	for stream, sub := range c.topics {
+		if sub.topic.MissionID != "" {
+			missions = append(missions, stream)
+		}
+	}
+	_, figures := c.topics[metricsStream]
+	c.mu.Unlock()
+	if figures && !a.admin() {
+		return closePermission, "only admins may see the server's metrics"
+	}
+	for _, id := range missions { // another role may see less
+		if code, reason = s.checkMission(ctx, a, id); code != 0 {
+			return code, reason
+		}
+	}
 	return 0, ""
+}
+
+// checkMission looks again whether a mission may be followed.
+func (s *Server) checkMission(ctx context.Context, a account, id string) (code websocket.StatusCode, reason string) {
+	err := s.mayFollow(ctx, a, id)
+	switch {
+	case err == nil:
+		return 0, ""
+	case asProblem(err).status == http.StatusNotFound:
+		return closePermission, "you may no longer read the mission " + id
+	}
+	return closeTooSlow, "that can't be told right now: resume after the last seq you saw"
 }
 
 // lasts is how long a credential is good without another look.
@@ -551,38 +537,4 @@ func (c *socket) currentAccount() account {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.account
-}
-
-// socketCredential finds the token of a handshake: in the header, or for
-// browsers, which can't set one, in a subprotocol.
-func socketCredential(r *http.Request) string {
-	if token, err := bearerToken(r); err == nil {
-		return token
-	}
-	for _, header := range r.Header.Values("Sec-Websocket-Protocol") {
-		for protocol := range strings.SplitSeq(header, ",") {
-			if token, ok := strings.CutPrefix(strings.TrimSpace(protocol), socketToken); ok {
-				return token
-			}
-		}
-	}
-	return ""
-}
-
-// refuseForeign refuses browsers' requests from other sites: scheme, host and
-// port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
-// trusted says whether the peer is a proxy whose word counts for the scheme.
-func refuseForeign(r *http.Request, allowed []string, trusted bool) error {
-	origin := r.Header.Get("Origin")
-	if origin == "" || slices.Contains(allowed, origin) {
-		return nil
-	}
-	scheme := "http"
-	if r.TLS != nil || trusted && r.Header.Get("X-Forwarded-Proto") == "https" {
-		scheme = "https"
-	}
-	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, r.Host) {
-		return nil
-	}
-	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
 }

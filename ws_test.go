@@ -346,3 +346,20 @@ func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
 		}
 	}
 }
+
+func TestSocketEndsWithTheRoleThatItNeeds(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, eve, root := s.signUp("ada", "user"), s.signUp("eve", "admin"), s.signUp("root", "admin")
+	id := strings.TrimPrefix(ada.newMission("Not eve's"), "/api/v1/missions/")
+	for _, topic := range []string{`"topic":"mission","mission_id":"` + id + `","after":"latest"`, `"topic":"metrics"`} {
+		conn := s.openSocket("Bearer " + eve.token)
+		hearFrame(t, conn)
+		if got := say(t, conn, `{"type":"subscribe",`+topic+`}`); got["type"] != "ack" {
+			t.Fatalf("got %v", got)
+		}
+		root.patch("/api/v1/users/"+eve.user.ID, map[string]any{"role": "user"}).want(http.StatusOK)
+		wantClose(t, conn, 4403)
+		root.patch("/api/v1/users/"+eve.user.ID, map[string]any{"role": "admin"}).want(http.StatusOK)
+	}
+}
