@@ -216,7 +216,6 @@ func (s *Server) listOwnEvents(w http.ResponseWriter, r *http.Request) error {
 // serveEvents answers with a stretch of a stream, or follows it live where the
 // client accepts text/event-stream.
 func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream string) error {
-	w.Header().Add("Vary", "Accept")
 	live := wantsEventStream(r)
 	q := newQuery(r, "after", "limit")
 	limit := q.number("limit", 50, 1, 200)
@@ -231,6 +230,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream stri
 	if after, err = view.start(after); err != nil {
 		return err
 	}
+	w.Header().Add("Vary", "Accept")
 	if live {
 		return s.streamEvents(w, r, &follower{topic: &topicName{Stream: stream}, last: after}, view.LastSeq)
 	}

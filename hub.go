@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	pumpPage    = 500 // events of one stream that the pump reads at a time
+	maxPumpPage = 500 // events of one stream that the pump reads at a time
 	pumpStreams = 200 // streams it reads in one query
 	pumpTimeout = 10 * time.Second
 )
@@ -27,6 +27,7 @@ type hub struct {
 	db      *pgxpool.Pool
 	log     *slog.Logger
 	metrics *metrics
+	page    int                           // events of one stream that are read at a time
 	grown   chan struct{}                 // some topic has events to read
 	ahead   atomic.Pointer[time.Duration] // the database's clock less ours; nil until known; for metrics alone
 
@@ -61,8 +62,10 @@ type topicName struct {
 	Stream    string `json:"-"`
 }
 
-func newHub(log *slog.Logger, m *metrics) *hub {
-	return &hub{log: log, metrics: m, grown: make(chan struct{}, 1), topics: make(map[string]*topic)}
+// newHub makes a hub for followers whose queues take queueEvents: one that is
+// empty has room for what is read at a time, twice.
+func newHub(log *slog.Logger, m *metrics, queueEvents int) *hub {
+	return &hub{log: log, metrics: m, page: max(1, min(maxPumpPage, queueEvents/2)), grown: make(chan struct{}, 1), topics: make(map[string]*topic)}
 }
 
 // topicOf returns the topic of a stream, making it if need be. The caller holds mu.
@@ -235,7 +238,7 @@ func (h *hub) read(ctx context.Context, behind map[string]int64) error {
 		FROM unnest($1::uuid[], $2::bigint[]) AS t (stream, seq)
 		CROSS JOIN LATERAL (SELECT `+eventColumns+` FROM events
 			WHERE stream = t.stream AND seq > t.seq ORDER BY seq LIMIT $3) AS e
-		ORDER BY e.stream, e.seq`, streams, after, pumpPage)
+		ORDER BY e.stream, e.seq`, streams, after, h.page)
 	if err != nil {
 		return fmt.Errorf("reading events: %w", err)
 	}
@@ -250,43 +253,64 @@ func (h *hub) read(ctx context.Context, behind map[string]int64) error {
 // deliver hands events, sorted by stream and seq, to the followers of their
 // topics. behind are the topics that were asked for.
 func (h *hub) deliver(behind map[string]int64, events []event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delivered, found := 0, make(map[string]bool, len(behind))
-	for _, e := range events {
-		found[e.Stream] = true
-		t := h.topics[e.Stream]
-		if t == nil || e.Seq <= t.delivered {
-			continue
-		}
+	items := make([]queued, len(events))
+	for i, e := range events {
 		payload, err := encode(e)
 		if err != nil {
 			h.log.Error("an event can't be encoded", "stream", e.Stream, "seq", e.Seq, "error", err)
 		}
-		gap := e.Seq != t.delivered+1
-		t.delivered = e.Seq
-		heard := false
-		for f := range t.followers {
-			switch {
-			case !f.live || e.Seq <= f.last:
-			case gap || err != nil:
-				f.queue.end(errCursorGone)
-			default:
-				f.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
-				f.last = e.Seq
-				delivered++
-				heard = true
-			}
+		items[i] = queued{seq: e.Seq, effect: effectOf(e.Type), payload: payload}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	found := make(map[string]bool, len(behind))
+	for start, end := 0, 0; start < len(events); start = end {
+		stream := events[start].Stream
+		for end < len(events) && events[end].Stream == stream {
+			end++
 		}
-		if ahead := h.ahead.Load(); heard && ahead != nil {
-			h.metrics.deliveryLag(time.Since(e.At.Add(-*ahead)))
+		found[stream] = true
+		if t := h.topics[stream]; t != nil {
+			h.deliverTo(t, items[start:end], events[start:end])
 		}
 	}
-	h.handed += int64(delivered)
-	h.metrics.eventsDelivered(delivered)
 	for stream := range behind {
 		if t := h.topics[stream]; t != nil && !found[stream] {
 			t.known = t.delivered // what isn't there can't be read; a poll will say if it comes
+		}
+	}
+}
+
+// deliverTo hands a topic's next events to its followers, to each all at once,
+// so that they leave in one frame. The caller holds mu.
+func (h *hub) deliverTo(t *topic, items []queued, events []event) {
+	for len(items) > 0 && items[0].seq <= t.delivered {
+		items, events = items[1:], events[1:]
+	}
+	if len(items) == 0 {
+		return
+	}
+	first, last := items[0].seq, items[len(items)-1].seq
+	whole := first == t.delivered+1 && last-first == int64(len(items)-1)
+	delivered := 0
+	for f := range t.followers {
+		switch {
+		case !f.live || f.last >= last:
+		case !whole:
+			f.queue.end(errCursorGone)
+		default:
+			news := items[max(0, f.last+1-first):]
+			f.queue.push(f.topic, news...)
+			f.last = last
+			delivered += len(news)
+		}
+	}
+	t.delivered = last
+	h.handed += int64(delivered)
+	h.metrics.eventsDelivered(delivered)
+	if ahead := h.ahead.Load(); delivered > 0 && ahead != nil {
+		for _, e := range events {
+			h.metrics.deliveryLag(time.Since(e.At.Add(-*ahead)))
 		}
 	}
 }
@@ -305,7 +329,7 @@ func (h *hub) broadcast(stream string, payload []byte) {
 	defer h.mu.Unlock()
 	if t := h.topics[stream]; t != nil {
 		for f := range t.followers {
-			f.queue.push(queued{topic: f.topic, payload: payload})
+			f.queue.push(f.topic, queued{payload: payload})
 		}
 	}
 }

@@ -66,16 +66,19 @@ func newQueue(maxEvents int) *queue {
 	return &queue{maxEvents: maxEvents, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-// push adds an event. It never waits.
-func (q *queue) push(item queued) {
+// push adds events of a topic. It never waits.
+func (q *queue) push(topic *topicName, items ...queued) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch {
-	case q.err != nil:
-		return
-	case len(q.items) >= q.maxEvents || q.bytes+len(item.payload) > maxQueueBytes && len(q.items) > 0:
-		q.err, q.items, q.bytes = errTooSlow, nil, 0 // what waited is read again when the client resumes
-	default:
+	for _, item := range items {
+		if q.err != nil {
+			break
+		}
+		if len(q.items) >= q.maxEvents || q.bytes+len(item.payload) > maxQueueBytes && len(q.items) > 0 {
+			q.err, q.items, q.bytes = errTooSlow, nil, 0 // what waited is read again when the client resumes
+			break
+		}
+		item.topic = topic
 		q.items = append(q.items, item)
 		q.bytes += len(item.payload)
 	}

@@ -50,7 +50,7 @@ func newState(config Config, log *slog.Logger) state {
 		log:      log,
 		hasher:   newPasswordHasher(todaysArgon2),
 		conns:    &connections{open: make(map[*pgx.Conn]struct{})},
-		hub:      newHub(log, counters),
+		hub:      newHub(log, counters, config.WSQueue),
 		rate:     newLimiter(config.RateLimit, limiterKeys),
 		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
 		metrics:  counters,

@@ -172,7 +172,7 @@ func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 		if err := c.queue.waitForRoom(ctx); err != nil { // a page may have more bytes than the queue takes
 			return err
 		}
-		c.queue.push(queued{f.topic, e.Seq, effectOf(e.Type), payload})
+		c.queue.push(f.topic, queued{seq: e.Seq, effect: effectOf(e.Type), payload: payload})
 		f.last = e.Seq
 		s.metrics.eventsDelivered(1)
 	}
