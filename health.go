@@ -99,7 +99,7 @@ func statusCode(status string) int {
 // connectionView is an open WebSocket as operators see it.
 type connectionView struct {
 	ID            string    `json:"id"`
-	UserID        string    `json:"user_id"` // "" until it has signed in
+	Account       string    `json:"account"` // id; "" until it has signed in
 	Since         time.Time `json:"since"`
 	Subscriptions int       `json:"subscriptions"`
 	Queued        int       `json:"queued"` // events that wait for it

@@ -98,7 +98,7 @@ func TestSocketGreetsAndAnswersPings(t *testing.T) {
 		}
 	}
 	listed := ada.get("/internal/connections").want(http.StatusOK)
-	if listed.text("items.0.id") != welcome["connection_id"] || listed.text("items.0.user_id") != ada.user.ID {
+	if listed.text("items.0.id") != welcome["connection_id"] || listed.text("items.0.account") != ada.user.ID {
 		t.Errorf("got %s", listed.body)
 	}
 	if err := conn.Close(websocket.StatusNormalClosure, ""); err != nil {
