@@ -158,8 +158,8 @@ func hex4(s []byte) rune {
 }
 
 // storable reports whether a number is one that a float64 can hold without
-// becoming infinite or vanishing, and that jsonb accepts: PostgreSQL keeps the
-// decimals of its text, however small, so 0e-20000 is too much for it.
+// becoming infinite or vanishing, written in a form that other readers of JSON
+// take too: PostgreSQL's jsonb, for one, can't hold the decimals of 0e-20000.
 func storable(number string) bool {
 	f, err := strconv.ParseFloat(number, 64)
 	if err != nil || len(number) > maxNumberLen {
