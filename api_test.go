@@ -144,6 +144,8 @@ func (c *client) do(method, path string, body any, headers ...string) *answer {
 
 // try is do for requests that may fail, and for goroutines of a test.
 func (c *client) try(ctx context.Context, method, path string, body any, headers ...string) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
 	var reader io.Reader
 	switch body := body.(type) {
 	case nil:
