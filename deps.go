@@ -284,9 +284,19 @@ func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	reasons, err := s.whyNotReady(ctx, a, spec)
-	if err != nil {
-		return err
+	var reasons []reason
+	if !spec.Ready {
+		mission, err := readMission(ctx, s.db, a, spec.MissionID)
+		if err != nil {
+			return err
+		}
+		edges, err := missionEdges(ctx, s.db, spec.MissionID)
+		if err != nil {
+			return err
+		}
+		if reasons, err = whyNotReady(mission.Status, spec.specSummary, findCycles(edges)); err != nil {
+			return err
+		}
 	}
 	return respondOK(w, r, struct {
 		Ready   bool     `json:"ready"`
@@ -294,18 +304,12 @@ func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
 	}{spec.Ready, orEmpty(reasons)})
 }
 
-// whyNotReady gives every reason that keeps a spec from being claimed.
-func (s *Server) whyNotReady(ctx context.Context, a account, spec specView) ([]reason, error) {
-	if spec.Ready {
-		return nil, nil
-	}
-	mission, err := readMission(ctx, s.db, a, spec.MissionID)
-	if err != nil {
-		return nil, err
-	}
+// whyNotReady gives every reason that keeps a spec, which isn't ready, from
+// being claimed. cycles are those of its mission, by id.
+func whyNotReady(missionStatus string, spec specSummary, cycles [][]string) ([]reason, error) {
 	var reasons []reason
-	if mission.Status != "active" {
-		reasons = append(reasons, reason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", mission.Status)})
+	if missionStatus != "active" {
+		reasons = append(reasons, reason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", missionStatus)})
 	}
 	if spec.Claim != nil {
 		reasons = append(reasons, reason{Code: "claimed", Message: fmt.Sprintf("%s works on it, at attempt %d.", spec.Claim.Agent, spec.Claim.Attempt)})
@@ -313,35 +317,16 @@ func (s *Server) whyNotReady(ctx context.Context, a account, spec specView) ([]r
 	if spec.Status != "planned" {
 		reasons = append(reasons, reason{Code: "status", Message: fmt.Sprintf("It is %s, and only what is planned is handed out.", spec.Status)})
 	}
-	open, err := s.openDependencies(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	return append(reasons, open...), nil
-}
-
-// openDependencies gives the dependencies of a spec that aren't completed, and
-// the cycle it is on.
-func (s *Server) openDependencies(ctx context.Context, spec specView) ([]reason, error) {
-	var reasons []reason
 	var related []reasonSpec
 	if err := unmarshal(spec.Dependencies, &related); err != nil {
 		return nil, fmt.Errorf("reading dependencies: %w", err)
 	}
-	for _, d := range related {
-		if d.Status != "completed" {
-			reasons = append(reasons, reason{"dependency_open", fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
-		}
+	open := slices.DeleteFunc(related, func(d reasonSpec) bool { return d.Status == "completed" })
+	for _, d := range open {
+		reasons = append(reasons, reason{"dependency_open", fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
 	}
-	if len(reasons) == 0 {
-		return nil, nil
-	}
-	edges, err := missionEdges(ctx, s.db, spec.MissionID)
-	if err != nil {
-		return nil, err
-	}
-	for _, cycle := range findCycles(edges) {
-		if slices.Contains(cycle, spec.ID) {
+	for _, cycle := range cycles {
+		if len(open) > 0 && slices.Contains(cycle, spec.ID) {
 			reasons = append(reasons, reason{Code: "dependency_cycle",
 				Message: fmt.Sprintf("It is one of %d specs that depend on each other in a circle; none of them can ever be ready.", len(cycle))})
 		}

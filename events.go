@@ -347,17 +347,22 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 			return reply{}, err
 		}
 		for _, e := range in.Entries {
-			data := map[string]any{"level": e.Level, "message": e.Message}
-			if e.Fields != nil {
-				data["fields"] = e.Fields
-			}
-			t.emit("log", id, e.SpecID, "", data)
+			t.log(id, "", e)
 		}
 		if err := t.flush(ctx); err != nil {
 			return reply{}, err
 		}
 		return reply{status: http.StatusCreated, body: map[string]int64{"last_seq": t.heads[id]}}, nil
 	})
+}
+
+// log adds a log entry to a mission's stream. agent may be "".
+func (t *tx) log(missionID, agent string, e logEntry) {
+	data := map[string]any{"level": e.Level, "message": e.Message}
+	if e.Fields != nil {
+		data["fields"] = e.Fields
+	}
+	t.emit("log", missionID, e.SpecID, agent, data)
 }
 
 func validateLogs(entries []logEntry) (specs []string, err error) {
@@ -368,22 +373,27 @@ func validateLogs(entries []logEntry) (specs []string, err error) {
 	}
 	for i := range entries {
 		entries[i].SpecID = strings.ToLower(entries[i].SpecID)
-		e := entries[i]
-		field := func(name string) string { return fmt.Sprintf("entries[%d].%s", i, name) }
-		if !slices.Contains(logLevels, e.Level) {
-			v.add(field("level"), "unknown_value", "must be one of debug, info, warn, error")
-		}
-		if e.Message == "" || len(e.Message) > 8<<10 {
-			v.add(field("message"), "wrong_length", "must have 1 to 8,192 bytes")
-		}
-		v.object(field("fields"), e.Fields)
+		e, field := entries[i], fmt.Sprintf("entries[%d].", i)
+		v.logEntry(field, e)
 		if e.SpecID != "" && !validID(e.SpecID) {
-			v.add(field("spec_id"), "not_an_id", "must be the id of a spec of this mission")
+			v.add(field+"spec_id", "not_an_id", "must be the id of a spec of this mission")
 		} else if e.SpecID != "" && !slices.Contains(specs, e.SpecID) {
 			specs = append(specs, e.SpecID)
 		}
 	}
 	return specs, v.err()
+}
+
+// logEntry checks what an entry says. field is what the names of its fields
+// begin with.
+func (v *violations) logEntry(field string, e logEntry) {
+	if !slices.Contains(logLevels, e.Level) {
+		v.add(field+"level", "unknown_value", "must be one of debug, info, warn, error")
+	}
+	if e.Message == "" || len(e.Message) > 8<<10 {
+		v.add(field+"message", "wrong_length", "must have 1 to 8,192 bytes")
+	}
+	v.object(field+"fields", e.Fields)
 }
 
 // specsOfMission refuses ids that aren't specs of the mission.

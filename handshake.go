@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"net"
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -58,22 +56,4 @@ func socketCredential(r *http.Request) string {
 		}
 	}
 	return ""
-}
-
-// refuseForeign refuses browsers' requests from other sites: scheme, host and
-// port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
-// trusted says whether the peer is a proxy whose word counts for the scheme.
-func refuseForeign(r *http.Request, allowed []string, trusted bool) error {
-	origin := r.Header.Get("Origin")
-	if origin == "" || slices.Contains(allowed, origin) {
-		return nil
-	}
-	scheme := "http"
-	if r.TLS != nil || trusted && r.Header.Get("X-Forwarded-Proto") == "https" {
-		scheme = "https"
-	}
-	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, r.Host) {
-		return nil
-	}
-	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
 }

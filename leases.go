@@ -49,24 +49,40 @@ func (s *Server) claimSpec(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	missionID := callOf(r).target.mission
+	err = s.claimPatiently(r.Context(), missionID, in, func() error {
+		return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+			given, err := s.claim(ctx, r, t, missionID, in, lease)
+			if err != nil {
+				return reply{}, err
+			}
+			return reply{status: http.StatusOK, body: given}, nil
+		})
+	})
+	if errors.Is(err, errNothingReady) {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	return err
+}
+
+// claimPatiently tries to claim until that gives something else than
+// errNothingReady, or the time is over that the request may wait.
+func (s *Server) claimPatiently(ctx context.Context, missionID string, in claimRequest, try func() error) error {
 	grown, stop := s.hub.watch(missionID)
 	defer stop()
 	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
 	defer patience.Stop()
 	for {
-		err := s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-			return s.claim(ctx, r, t, missionID, in, lease)
-		})
+		err := try()
 		if !errors.Is(err, errNothingReady) {
 			return err
 		}
-		again, err := s.awaitReady(r.Context(), missionID, in, grown, patience.C)
-		if err != nil {
-			return err
+		again, waitErr := s.awaitReady(ctx, missionID, in, grown, patience.C)
+		if waitErr != nil {
+			return waitErr
 		}
 		if !again {
-			w.WriteHeader(http.StatusNoContent)
-			return nil
+			return err
 		}
 	}
 }
@@ -134,43 +150,47 @@ func (s *Server) leaseTime(v *violations, seconds *int) time.Duration {
 	return time.Duration(*seconds) * time.Second
 }
 
+// claimed is a spec with the lease that its holder was given.
+type claimed struct {
+	Spec  specView  `json:"spec"`
+	Lease leaseView `json:"lease"`
+}
+
 // claim takes the next ready spec, after taking back what has expired.
-func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (reply, error) {
+func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (claimed, error) {
 	m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
 	if err != nil {
-		return reply{}, err
+		return claimed{}, err
 	}
 	if m.Status != "active" {
-		return reply{}, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("status", m.Status)
+		return claimed{}, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("status", m.Status)
 	}
 	if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
-		return reply{}, err
+		return claimed{}, err
 	}
 	var id string
 	err = t.QueryRow(ctx, claimSQL, missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		if len(t.events) > 0 {
-			return reply{}, andCommit(errNothingReady) // what was taken back stays so
+			return claimed{}, andCommit(errNothingReady) // what was taken back stays so
 		}
-		return reply{}, errNothingReady
+		return claimed{}, errNothingReady
 	}
 	if err != nil {
-		return reply{}, fmt.Errorf("looking for a ready spec: %w", err)
+		return claimed{}, fmt.Errorf("looking for a ready spec: %w", err)
 	}
 	given, err := t.grant(ctx, missionID, id, in.Agent, lease)
 	if err != nil {
-		return reply{}, err
+		return claimed{}, err
 	}
-	answer, err := t.specReply(ctx, id, http.StatusOK)
+	if err := t.flush(ctx); err != nil {
+		return claimed{}, err
+	}
+	spec, err := readSpec(ctx, t, t.account, id)
 	if err != nil {
-		return reply{}, err
+		return claimed{}, err
 	}
-	answer.body = struct {
-		Spec  any       `json:"spec"`
-		Lease leaseView `json:"lease"`
-	}{answer.body, given}
-	answer.etag = ""
-	return answer, r.Context().Err() // a client that has gone wouldn't know of its lease
+	return claimed{spec, given}, r.Context().Err() // a client that has gone wouldn't know of its lease
 }
 
 // grant makes an agent the holder of a ready spec, which is locked.
@@ -215,18 +235,27 @@ func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
 		if _, err := t.mission(ctx, at.mission, lockKeyShare, accessEditor); err != nil {
 			return reply{}, err
 		}
-		kept := leaseView{Token: in.LeaseToken}
-		err := t.QueryRow(ctx, `
-			UPDATE leases SET expires_at = clock_timestamp() + $3 WHERE spec_id = $1 AND token = $2
-			RETURNING attempt, expires_at`, at.spec, in.LeaseToken, lease).Scan(&kept.Attempt, &kept.ExpiresAt)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return reply{}, errLeaseLost()
-		}
+		kept, err := t.prolong(ctx, at.spec, in.LeaseToken, lease)
 		if err != nil {
-			return reply{}, fmt.Errorf("prolonging a lease: %w", err)
+			return reply{}, err
 		}
 		return reply{status: http.StatusOK, body: kept}, nil
 	})
+}
+
+// prolong makes a lease last from now on for so long.
+func (t *tx) prolong(ctx context.Context, specID, token string, lease time.Duration) (leaseView, error) {
+	kept := leaseView{Token: token}
+	err := t.QueryRow(ctx, `
+		UPDATE leases SET expires_at = clock_timestamp() + $3 WHERE spec_id = $1 AND token = $2
+		RETURNING attempt, expires_at`, specID, token, lease).Scan(&kept.Attempt, &kept.ExpiresAt)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return kept, errLeaseLost()
+	}
+	if err != nil {
+		return kept, fmt.Errorf("prolonging a lease: %w", err)
+	}
+	return kept, nil
 }
 
 func (v *violations) leaseToken(token string) {

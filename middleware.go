@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -182,13 +183,32 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			header.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
 			header.Set("Access-Control-Allow-Headers",
-				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, X-Request-Id")
+				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Mcp-Method, Mcp-Name, Mcp-Protocol-Version, X-Request-Id")
 			header.Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// refuseForeign refuses browsers' requests from other sites: scheme, host and
+// port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
+// Of the scheme a trusted proxy's word counts.
+func (s *Server) refuseForeign(r *http.Request) error {
+	origin := r.Header.Get("Origin")
+	if origin == "" || slices.Contains(s.config.CORSAllowedOrigins, origin) {
+		return nil
+	}
+	scheme := "http"
+	trusted := trusts(s.config.TrustedProxies, parseHop(r.RemoteAddr))
+	if r.TLS != nil || trusted && r.Header.Get("X-Forwarded-Proto") == "https" {
+		scheme = "https"
+	}
+	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, r.Host) {
+		return nil
+	}
+	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
 }
 
 // limits bounds what one request may take of the server.

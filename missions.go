@@ -209,25 +209,34 @@ func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 	filter.equal("m.status", q.choice("status", "", missionStatuses...))
 	filter.having("m.tags @> ARRAY[%s]", q.text("tag", 64))
 	order := readOrder(q, missionSorts, "-created_at", filter)
-	filter.search("m.search", order.text)
 	if err := q.err(); err != nil {
 		return err
 	}
-	ctx, end, err := s.beginSearch(r.Context(), order.text)
+	missions, err := s.findMissions(r.Context(), filter, order)
 	if err != nil {
 		return err
 	}
+	return respondOK(w, r, missions)
+}
+
+// findMissions reads a page of missions.
+func (s *Server) findMissions(ctx context.Context, filter *listFilter, order order[missionView]) (list[missionView], error) {
+	ctx, end, err := s.beginSearch(ctx, order.text)
+	if err != nil {
+		return list[missionView]{}, err
+	}
 	defer end()
+	filter.search("m.search", order.text)
 	sql := missionSQL + filter.sql() + order.sql("m", filter)
 	rows, err := s.db.Query(ctx, sql, filter.args...)
 	if err != nil {
-		return fmt.Errorf("listing missions: %w", err)
+		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
 	}
 	missions, err := pgx.CollectRows(rows, scanMission)
 	if err != nil {
-		return fmt.Errorf("listing missions: %w", err)
+		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
 	}
-	return respondOK(w, r, page(missions, order.limit, func(m missionView) string { return order.cursor(m, m.ID) }))
+	return page(missions, order.limit, func(m missionView) string { return order.cursor(m, m.ID) }), nil
 }
 
 // getMission is GET /api/v1/missions/{id}.

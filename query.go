@@ -60,6 +60,18 @@ func newQuery(r *http.Request, known ...string) *query {
 	return q
 }
 
+// queryOf is a query that doesn't come from a query string. Empty values count
+// as absent.
+func queryOf(values map[string]string) *query {
+	q := &query{values: make(map[string]string)}
+	for name, value := range values {
+		if value != "" {
+			q.values[name] = value
+		}
+	}
+	return q
+}
+
 // unescapeParameter decodes half of a name=value pair. Like net/url it refuses
 // semicolons, which others take for ampersands.
 func unescapeParameter(raw string) (string, bool) {

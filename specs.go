@@ -179,15 +179,24 @@ func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 		filter.is("l.user_id = $1", new(true))
 	}
 	order := readOrder(q, specSorts, "number", filter)
-	filter.search("s.search", order.text)
 	if err := q.err(); err != nil {
 		return err
 	}
-	ctx, end, err := s.beginSearch(r.Context(), order.text)
+	specs, err := s.findSpecs(r.Context(), filter, order)
 	if err != nil {
 		return err
 	}
+	return respondOK(w, r, specs)
+}
+
+// findSpecs reads a page of specs, with snippets if it is a search.
+func (s *Server) findSpecs(ctx context.Context, filter *listFilter, order order[specSummary]) (list[specSummary], error) {
+	ctx, end, err := s.beginSearch(ctx, order.text)
+	if err != nil {
+		return list[specSummary]{}, err
+	}
 	defer end()
+	filter.search("s.search", order.text)
 	snippet := "NULL"
 	if order.text != "" {
 		snippet = fmt.Sprintf(`ts_headline('english', left(s.body, 4096), websearch_to_tsquery('english', %s),
@@ -196,7 +205,7 @@ func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 	sql := `SELECT ` + summaryColumns + `, ` + snippet + specsSQL + filter.sql() + order.sql("s", filter)
 	rows, err := s.db.Query(ctx, sql, filter.args...)
 	if err != nil {
-		return fmt.Errorf("listing specs: %w", err)
+		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
 	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (specSummary, error) {
 		var v specSummary
@@ -206,9 +215,9 @@ func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 		return v, err
 	})
 	if err != nil {
-		return fmt.Errorf("listing specs: %w", err)
+		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
-	return respondOK(w, r, page(specs, order.limit, func(v specSummary) string { return order.cursor(v, v.ID) }))
+	return page(specs, order.limit, func(v specSummary) string { return order.cursor(v, v.ID) }), nil
 }
 
 // getSpec is GET /api/v1/specs/{id}: the object, or with Accept: text/markdown

@@ -79,23 +79,30 @@ func (t *tx) move(ctx context.Context, spec specLock, status string, attempts in
 	return t.countUnmet(ctx, spec.dependents)
 }
 
+// progress is what an agent reports of a spec that it holds.
+type progress struct {
+	LeaseToken string `json:"lease_token"`
+	Check      []int  `json:"check"`
+	Uncheck    []int  `json:"uncheck"`
+	Message    string `json:"message"`
+}
+
+func (v *violations) progress(p progress) {
+	v.leaseToken(p.LeaseToken)
+	v.text("message", p.Message, 0, 2000)
+	if len(p.Check)+len(p.Uncheck) > maxCriteriaSet {
+		v.add("check", "too_many", "names more than %d criteria, with uncheck", maxCriteriaSet)
+	}
+}
+
 // progressSpec is POST /api/v1/specs/{id}/progress.
 func (s *Server) progressSpec(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		LeaseToken string `json:"lease_token"`
-		Check      []int  `json:"check"`
-		Uncheck    []int  `json:"uncheck"`
-		Message    string `json:"message"`
-	}
+	var in progress
 	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
 	var v violations
-	v.leaseToken(in.LeaseToken)
-	v.text("message", in.Message, 0, 2000)
-	if len(in.Check)+len(in.Uncheck) > maxCriteriaSet {
-		v.add("check", "too_many", "names more than %d criteria, with uncheck", maxCriteriaSet)
-	}
+	v.progress(in)
 	if err := v.err(); err != nil {
 		return err
 	}
@@ -105,17 +112,25 @@ func (s *Server) progressSpec(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return reply{}, err
 		}
-		checked, total, err := t.check(ctx, spec.id, in.Check, in.Uncheck)
-		if err != nil {
+		if err := t.progress(ctx, spec, agent, in); err != nil {
 			return reply{}, err
 		}
-		data := map[string]any{"check": orEmpty(in.Check), "uncheck": orEmpty(in.Uncheck), "criteria_done": checked, "criteria_total": total}
-		if in.Message != "" {
-			data["message"] = in.Message
-		}
-		t.emit("spec.progressed", spec.missionID, spec.id, agent, data)
 		return t.specReply(ctx, spec.id, http.StatusOK)
 	})
+}
+
+// progress notes what the holder of a locked spec reports.
+func (t *tx) progress(ctx context.Context, spec specLock, agent string, p progress) error {
+	checked, total, err := t.check(ctx, spec.id, p.Check, p.Uncheck)
+	if err != nil {
+		return err
+	}
+	data := map[string]any{"check": orEmpty(p.Check), "uncheck": orEmpty(p.Uncheck), "criteria_done": checked, "criteria_total": total}
+	if p.Message != "" {
+		data["message"] = p.Message
+	}
+	t.emit("spec.progressed", spec.missionID, spec.id, agent, data)
+	return nil
 }
 
 // check sets and clears criteria by their numbers, and returns how many are
@@ -224,41 +239,57 @@ func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent 
 	return t.completeIfDone(ctx, m)
 }
 
+// failure is what ends an attempt at a spec: why, and whether another may be
+// made, as it may unless that is said.
+type failure struct {
+	LeaseToken string `json:"lease_token"`
+	Reason     string `json:"reason"`
+	Retry      *bool  `json:"retry"`
+}
+
+func (v *violations) failure(f failure) {
+	v.leaseToken(f.LeaseToken)
+	v.text("reason", f.Reason, 1, 2000)
+}
+
 // failSpec is POST /api/v1/specs/{id}/fail.
 func (s *Server) failSpec(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		LeaseToken string `json:"lease_token"`
-		Reason     string `json:"reason"`
-		Retry      *bool  `json:"retry"`
-	}
+	var in failure
 	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
 	var v violations
-	v.leaseToken(in.LeaseToken)
-	v.text("reason", in.Reason, 1, 2000)
+	v.failure(in)
 	if err := v.err(); err != nil {
 		return err
 	}
 	at := callOf(r).target
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, in.LeaseToken)
-		if err != nil {
+		if _, err := t.fail(ctx, at, in, s.config.MaxAttempts); err != nil {
 			return reply{}, err
 		}
-		status := "planned"
-		if spec.attempts >= s.config.MaxAttempts || in.Retry != nil && !*in.Retry {
-			status = "blocked"
-		}
-		if err := t.move(ctx, spec, status, spec.attempts); err != nil {
-			return reply{}, err
-		}
-		t.emit("spec.failed", m.ID, spec.id, agent, map[string]any{"reason": in.Reason, "attempt": spec.attempts, "status": status})
-		if status == "blocked" {
-			t.notifyBlocked(m, spec, in.Reason)
-		}
-		return t.specReply(ctx, spec.id, http.StatusOK)
+		return t.specReply(ctx, at.spec, http.StatusOK)
 	})
+}
+
+// fail ends the attempt of a lease's holder, and returns the spec's status then.
+func (t *tx) fail(ctx context.Context, at target, f failure, maxAttempts int) (status string, err error) {
+	m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, f.LeaseToken)
+	if err != nil {
+		return "", err
+	}
+	status = "planned"
+	if spec.attempts >= maxAttempts || f.Retry != nil && !*f.Retry {
+		status = "blocked"
+	}
+	if err := t.move(ctx, spec, status, spec.attempts); err != nil {
+		return "", err
+	}
+	t.emit("spec.failed", m.ID, spec.id, agent, map[string]any{"reason": f.Reason, "attempt": spec.attempts, "status": status})
+	if status == "blocked" {
+		t.notifyBlocked(m, spec, f.Reason)
+	}
+	return status, nil
 }
 
 // notifyBlocked tells the mission's owner of a spec that failed for good.

@@ -185,7 +185,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength != 0 { // it would be read as frames
 		return malformedHandshake()
 	}
-	if err := refuseForeign(r, s.config.CORSAllowedOrigins, trusts(s.config.TrustedProxies, parseHop(r.RemoteAddr))); err != nil {
+	if err := s.refuseForeign(r); err != nil {
 		return err
 	}
 	c := &socket{
