@@ -62,6 +62,7 @@ type permission struct {
 	access    access // the least access to the mission in the path
 	sensitive bool   // counts against AUTH_RATE_LIMIT
 	unlimited bool   // counts against no limit
+	later     bool   // what is asked of a writer is asked by the handler
 	name      string
 }
 
@@ -74,6 +75,9 @@ var (
 	maker    = permission{name: "maker", role: roleUser}
 	admin    = permission{name: "admin", role: roleAdmin}
 	manager  = permission{name: "manager", role: roleAdmin, session: true}
+
+	// Some tools write and some don't: admitTool looks at each.
+	agent = permission{name: "signed in", role: roleViewer, later: true}
 
 	// A reader's routes hold the membership in the WHERE clause of their one
 	// query, so admission needs none of its own.
@@ -102,7 +106,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, p permission) err
 	if err := s.limitRate(w, r, p); err != nil {
 		return err
 	}
-	write := r.Method != http.MethodGet && r.Method != http.MethodHead
+	write := r.Method != http.MethodGet && r.Method != http.MethodHead && !p.later
 	if p.access != accessNone {
 		var err error
 		if c.target, err = parseTarget(r); err != nil {

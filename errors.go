@@ -59,7 +59,8 @@ func problem(status int, code, detail string, args ...any) *apiError {
 	return &apiError{status: status, code: code, detail: detail}
 }
 
-// with adds an extension member, which clients see beside the detail.
+// with adds an extension member, which clients see beside the detail. Its name
+// is none of those that every problem has (RFC 9457, 3.1 and 3.2).
 func (e *apiError) with(name string, value any) *apiError {
 	if e.extra == nil {
 		e.extra = make(map[string]any)

@@ -163,7 +163,7 @@ func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID st
 		return claimed{}, err
 	}
 	if m.Status != "active" {
-		return claimed{}, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("status", m.Status)
+		return claimed{}, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("current_status", m.Status)
 	}
 	if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
 		return claimed{}, err

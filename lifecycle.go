@@ -71,7 +71,7 @@ func allowedActions(status string) []string {
 
 func errInvalidTransition(what, status string, allowed []string) error {
 	return problem(http.StatusConflict, "invalid_transition", "The %s is %s, from where this isn't possible.", what, status).
-		with("status", status).with("allowed", allowed)
+		with("current_status", status).with("allowed", allowed)
 }
 
 // moveMission puts a locked mission into a status, with the event for it.

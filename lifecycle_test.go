@@ -34,7 +34,7 @@ func TestSpecWorkflow(t *testing.T) {
 				continue
 			}
 			a.wantProblem(http.StatusConflict, "invalid_transition")
-			if got := fmt.Sprint(a.at("allowed")); got != fmt.Sprint(allowed) || a.text("status") != from {
+			if got := fmt.Sprint(a.at("allowed")); got != fmt.Sprint(allowed) || a.text("current_status") != from {
 				t.Errorf("%s to %s: %s, want %v to be allowed", from, to, a.body, allowed)
 			}
 		}
@@ -144,7 +144,7 @@ func TestMissionActions(t *testing.T) {
 			a := ada.post(mission+"/"+action, nil)
 			if !slices.Contains(allowed, action) {
 				a.wantProblem(http.StatusConflict, "invalid_transition")
-				if got := fmt.Sprint(a.at("allowed")); got != fmt.Sprint(allowed) || a.text("status") != status {
+				if got := fmt.Sprint(a.at("allowed")); got != fmt.Sprint(allowed) || a.text("current_status") != status {
 					t.Errorf("%s %s: %s, want %v to be allowed", action, status, a.body, allowed)
 				}
 				continue

@@ -157,7 +157,7 @@ func (s *Server) setHeaders(next http.Handler) http.Handler {
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // the next request goes elsewhere
 		}
-		if strings.HasPrefix(r.URL.Path, "/api/") || strings.HasPrefix(r.URL.Path, "/internal/") {
+		if strings.HasPrefix(r.URL.Path, "/api/") || strings.HasPrefix(r.URL.Path, "/internal/") || r.URL.Path == "/mcp" {
 			w.Header().Set("Cache-Control", "no-store")
 		}
 		next.ServeHTTP(w, r)

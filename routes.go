@@ -75,6 +75,8 @@ func (s *Server) routes() {
 	s.handle(editor, "POST /api/v1/specs/{id}/fail", s.failSpec)
 	s.handle(editor, "POST /api/v1/specs/{id}/release", s.releaseSpec)
 
+	s.handleWithin(s.waiting(), agent, "POST /mcp", s.serveMCP)
+
 	s.handle(probe, "GET /internal/health/live", s.getLive)
 	s.handle(probe, "GET /internal/health/ready", s.getReady)
 	s.internalRoutes()
@@ -192,16 +194,17 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, p permission, err 
 // gone, as nginx does.
 const statusClientGone = 499
 
-// refuseIdempotencyKey refuses the header on the POSTs that hand out secrets:
-// their answers aren't kept. Imports are idempotent by what they hold, and all
+// refuseIdempotencyKey refuses the header on the POSTs that hand out secrets,
+// whose answers aren't kept, and for tools, which have no place for a key of
+// their own. Imports are idempotent by what they hold, and all
 // other POSTs take it.
 func refuseIdempotencyKey(r *http.Request) error {
 	if r.Method != http.MethodPost || r.Header.Get("Idempotency-Key") == "" {
 		return nil
 	}
-	for _, prefix := range []string{"/api/v1/auth/", "/api/v1/api-keys", "/api/v1/users"} {
+	for _, prefix := range []string{"/api/v1/auth/", "/api/v1/api-keys", "/api/v1/users", "/mcp"} {
 		if strings.HasPrefix(r.URL.Path, prefix) {
-			return problem(http.StatusBadRequest, "idempotency_key_not_supported", "This route takes no Idempotency-Key: its answer holds a secret, which isn't kept.")
+			return problem(http.StatusBadRequest, "idempotency_key_not_supported", "This route takes no Idempotency-Key: its answers aren't kept.")
 		}
 	}
 	return nil

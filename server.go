@@ -25,6 +25,7 @@ type Server struct {
 	mux      *http.ServeMux
 	internal *http.ServeMux // what INTERNAL_ADDR serves; nil without it
 	table    []route        // every route there is
+	tools    []tool         // for agents, at POST /mcp
 	postgres *privatePostgres
 	listener net.Listener
 	tls      *certificate
@@ -45,6 +46,7 @@ func newServer(config Config, log *slog.Logger) (*Server, error) {
 	if s.listener, err = net.Listen("tcp", config.addr()); err != nil {
 		return nil, fmt.Errorf("listening on %s (HOST, PORT): %w", config.addr(), err)
 	}
+	s.tools = s.agentTools()
 	s.routes()
 	return s, nil
 }

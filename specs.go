@@ -207,17 +207,19 @@ func (s *Server) findSpecs(ctx context.Context, filter *listFilter, order order[
 	if err != nil {
 		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
-	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (specSummary, error) {
-		var v specSummary
-		var claim nullableClaim
-		err := row.Scan(append(v.fields(&claim), &v.Snippet)...)
-		v.Claim = claim.view()
-		return v, err
-	})
+	specs, err := pgx.CollectRows(rows, scanSummary)
 	if err != nil {
 		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
 	return page(specs, order.limit, func(v specSummary) string { return order.cursor(v, v.ID) }), nil
+}
+
+// scanSummary reads a row of summaryColumns and a snippet.
+func scanSummary(row pgx.CollectableRow) (v specSummary, err error) {
+	var claim nullableClaim
+	err = row.Scan(append(v.fields(&claim), &v.Snippet)...)
+	v.Claim = claim.view()
+	return v, err
 }
 
 // getSpec is GET /api/v1/specs/{id}: the object, or with Accept: text/markdown

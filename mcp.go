@@ -1,0 +1,375 @@
+package main
+
+// The Model Context Protocol at POST /mcp: its Streamable HTTP transport, in
+// which each request is a JSON-RPC 2.0 message and each answer plain JSON.
+// Nothing is kept from one request to the next. Since revision 2026-07-28
+// a request says for itself which revision it speaks; clients of the earlier
+// ones begin with a handshake, which leaves nothing behind here either.
+// https://modelcontextprotocol.io/specification/2026-07-28
+//
+// What an agent can do is in tools.go.
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Revisions of the protocol that are spoken here, the newest first. All but
+// the first know a handshake and no metadata in requests.
+var mcpRevisions = []string{mcpModern, mcpLatestHandshake, "2025-06-18"}
+
+const (
+	mcpModern          = "2026-07-28"
+	mcpLatestHandshake = "2025-11-25"
+)
+
+// Error codes of JSON-RPC 2.0 (5.1) and of the Model Context Protocol.
+const (
+	rpcInvalidRequest     = -32600
+	rpcMethodNotFound     = -32601
+	rpcInvalidParams      = -32602
+	mcpResourceNotFound   = -32002 // until 2025-11-25
+	mcpHeaderMismatch     = -32020
+	mcpUnsupportedVersion = -32022
+)
+
+// mcpStable is how long a client may keep what changes only with the server.
+const mcpStable = time.Hour
+
+// rpcRequest is what a client asks. One without an id is a notification.
+type rpcRequest struct {
+	Version string          `json:"jsonrpc"`
+	ID      json.RawMessage `json:"id"`
+	Method  string          `json:"method"`
+	Params  mcpParams       `json:"params"`
+
+	modern bool // it is of revision 2026-07-28
+}
+
+// mcpParams are the parameters of all methods together.
+type mcpParams struct {
+	Name            string          `json:"name"`            // of a tool or a prompt
+	Arguments       json.RawMessage `json:"arguments"`       // for it
+	URI             string          `json:"uri"`             // of a resource
+	Cursor          string          `json:"cursor"`          // where a list goes on
+	ProtocolVersion string          `json:"protocolVersion"` // that a handshake asks for
+	Meta            struct {
+		ProtocolVersion    string          `json:"io.modelcontextprotocol/protocolVersion"`
+		ClientCapabilities json.RawMessage `json:"io.modelcontextprotocol/clientCapabilities"`
+	} `json:"_meta"`
+}
+
+// rpcResponse carries a result or an error.
+type rpcResponse struct {
+	Version string          `json:"jsonrpc"`
+	ID      json.RawMessage `json:"id,omitempty"` // left out if the request had none that could be read
+	Result  map[string]any  `json:"result,omitzero"`
+	Error   *rpcError       `json:"error,omitempty"`
+}
+
+// rpcError is what is wrong with a request as a message. What is wrong with
+// who sends it, or with the server, is a problem as on every other route.
+type rpcError struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+	Data    any    `json:"data,omitempty"`
+
+	status int // of the HTTP response
+}
+
+func (e *rpcError) Error() string { return e.Message }
+
+func newRPCError(status, code int, message string, args ...any) *rpcError {
+	return &rpcError{Code: code, Message: fmt.Sprintf(message, args...), status: status}
+}
+
+// serveMCP is POST /mcp.
+func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request) error {
+	if err := s.refuseForeign(r); err != nil {
+		return err
+	}
+	request, err := readRPC(r)
+	var result map[string]any
+	if err == nil && request.ID == nil {
+		w.WriteHeader(http.StatusAccepted) // of a notification nothing is expected
+		return nil
+	}
+	if err == nil {
+		result, err = s.answerRPC(r, request)
+	}
+	response := rpcResponse{Version: "2.0", ID: request.ID, Result: result}
+	status := http.StatusOK
+	if wrong, ok := errors.AsType[*rpcError](err); ok {
+		response.Error, status = wrong, wrong.status
+	} else if err != nil {
+		return err
+	}
+	return respond(w, r, reply{status: status, body: response})
+}
+
+// readRPC reads a request and checks that it is one this server can answer.
+func readRPC(r *http.Request) (request rpcRequest, err error) {
+	body, err := readBody(r)
+	if err != nil {
+		return request, err
+	}
+	if err := newQuery(r).err(); err != nil {
+		return request, err
+	}
+	if err := checkJSON(body); err != nil {
+		return request, err
+	}
+	var read rpcRequest
+	if err := json.Unmarshal(body, &read); err != nil {
+		return request, newRPCError(http.StatusBadRequest, rpcInvalidRequest, "This isn't a JSON-RPC request. Send one at a time, with params that are an object.")
+	}
+	if read.Version != "2.0" || read.Method == "" || read.ID != nil && !validRPCID(read.ID) {
+		return request, newRPCError(http.StatusBadRequest, rpcInvalidRequest,
+			`A JSON-RPC request has "jsonrpc": "2.0", a method, and an id that is a string or a number.`)
+	}
+	if read.ID == nil {
+		return read, nil
+	}
+	return read, read.checkRevision(r.Header)
+}
+
+func validRPCID(id json.RawMessage) bool {
+	return id[0] == '"' || id[0] == '-' || '0' <= id[0] && id[0] <= '9'
+}
+
+// checkRevision finds out which revision a request speaks. Of the modern one
+// the headers must repeat what the body says, so that a proxy can trust them.
+func (q *rpcRequest) checkRevision(header http.Header) error {
+	told, meta := header.Get("Mcp-Protocol-Version"), q.Params.Meta
+	q.modern = told == mcpModern || meta.ProtocolVersion != "" || q.Method == "server/discover"
+	refuse := func(code int, message string, args ...any) error {
+		return newRPCError(http.StatusBadRequest, code, message, args...)
+	}
+	if !q.modern {
+		if told != "" && !slices.Contains(mcpRevisions, told) && q.Method != "initialize" {
+			return unsupportedRevision(told)
+		}
+		return nil
+	}
+	if meta.ProtocolVersion == "" || len(meta.ClientCapabilities) == 0 {
+		return refuse(rpcInvalidParams, "params._meta must have io.modelcontextprotocol/protocolVersion and io.modelcontextprotocol/clientCapabilities.")
+	}
+	name := q.Params.Name
+	if q.Method == "resources/read" {
+		name = q.Params.URI
+	}
+	for _, pair := range []struct{ name, value string }{
+		{"Mcp-Protocol-Version", meta.ProtocolVersion}, {"Mcp-Method", q.Method}, {"Mcp-Name", name},
+	} {
+		if got := decodeMCPHeader(header.Get(pair.name)); got != pair.value {
+			return refuse(mcpHeaderMismatch, "The header %s is %q, and the body says %q.", pair.name, clip(got), clip(pair.value))
+		}
+	}
+	if meta.ProtocolVersion != mcpModern {
+		return unsupportedRevision(meta.ProtocolVersion)
+	}
+	return nil
+}
+
+func unsupportedRevision(requested string) error {
+	wrong := newRPCError(http.StatusBadRequest, mcpUnsupportedVersion, "Unsupported protocol version")
+	wrong.Data = map[string]any{"supported": mcpRevisions, "requested": clip(requested)}
+	return wrong
+}
+
+// decodeMCPHeader undoes the encoding of values that a header can't hold.
+func decodeMCPHeader(value string) string {
+	inner, encoded := strings.CutPrefix(value, "=?base64?")
+	inner, ends := strings.CutSuffix(inner, "?=")
+	if !encoded || !ends {
+		return value
+	}
+	text, err := base64.StdEncoding.DecodeString(inner)
+	if err != nil {
+		return value
+	}
+	return string(text)
+}
+
+// answerRPC does what a request asks. Its errors are an rpcError, or a problem
+// that concerns the HTTP request.
+func (s *Server) answerRPC(r *http.Request, q rpcRequest) (map[string]any, error) {
+	result, err := s.callMethod(r, q)
+	if err != nil || !q.modern {
+		return result, err
+	}
+	result["resultType"] = "complete"
+	result["_meta"] = map[string]any{"io.modelcontextprotocol/serverInfo": mcpServerInfo()}
+	return result, nil
+}
+
+func (s *Server) callMethod(r *http.Request, q rpcRequest) (map[string]any, error) {
+	switch q.Method {
+	case "initialize":
+		if !q.modern {
+			return initializeResult(q.Params.ProtocolVersion), nil
+		}
+	case "ping":
+		if !q.modern {
+			return map[string]any{}, nil
+		}
+	case "server/discover":
+		return cacheable(map[string]any{"supportedVersions": mcpRevisions, "capabilities": mcpCapabilities(), "instructions": mcpInstructions}, mcpStable), nil
+	case "tools/list":
+		return cacheable(map[string]any{"tools": s.tools}, mcpStable), nil
+	case "tools/call":
+		return s.callTool(r, q.Params)
+	case "resources/list":
+		return s.listResources(r, q.Params.Cursor)
+	case "resources/templates/list":
+		return cacheable(map[string]any{"resourceTemplates": []any{map[string]any{
+			"uriTemplate": resourcePrefix + "{id}", "name": "spec", "title": "Spec", "description": "A spec, as Markdown.", "mimeType": "text/markdown",
+		}}}, mcpStable), nil
+	case "resources/read":
+		return s.readResource(r, q)
+	case "prompts/list":
+		return cacheable(map[string]any{"prompts": []any{workPrompt}}, mcpStable), nil
+	case "prompts/get":
+		return getPrompt(q.Params)
+	}
+	status := http.StatusOK
+	if q.modern {
+		status = http.StatusNotFound
+	}
+	return nil, newRPCError(status, rpcMethodNotFound, "There is no method %q here.", clip(q.Method))
+}
+
+// cacheable says for how long a client may keep a result. What is the same for
+// everybody may be shared.
+func cacheable(result map[string]any, lasts time.Duration) map[string]any {
+	result["ttlMs"], result["cacheScope"] = lasts.Milliseconds(), "private"
+	if lasts > 0 {
+		result["cacheScope"] = "public"
+	}
+	return result
+}
+
+func mcpServerInfo() map[string]string {
+	return map[string]string{"name": "tachikoma", "title": "Tachikoma", "version": version()}
+}
+
+func mcpCapabilities() map[string]any {
+	return map[string]any{"tools": struct{}{}, "resources": struct{}{}, "prompts": struct{}{}}
+}
+
+// initializeResult answers the handshake of older revisions: with the one that
+// the client asks for, or else with the last of them.
+func initializeResult(asked string) map[string]any {
+	if !slices.Contains(mcpRevisions[1:], asked) {
+		asked = mcpLatestHandshake
+	}
+	return map[string]any{"protocolVersion": asked, "capabilities": mcpCapabilities(), "serverInfo": mcpServerInfo(), "instructions": mcpInstructions}
+}
+
+const mcpInstructions = "Tachikoma hands out specs: Markdown work items with acceptance criteria. Find a mission with list_missions, " +
+	"take a spec with claim_spec, do the work it describes, report as you go, and end with complete_spec or fail_spec. " +
+	"Every answer says in next what to do then."
+
+// resourcePrefix is what the URI of a spec begins with; its id follows.
+const resourcePrefix = "tachikoma://specs/"
+
+// listResources lists the specs that an account may see, in pages.
+func (s *Server) listResources(r *http.Request, cursor string) (map[string]any, error) {
+	filter, q := newListFilter(callOf(r).account), queryOf(map[string]string{"cursor": cursor})
+	order := readOrder(q, specSorts, "number", filter)
+	if q.err() != nil {
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "This cursor isn't one of this list: leave it out to start again.")
+	}
+	specs, err := s.findSpecs(r.Context(), filter, order)
+	if err != nil {
+		return nil, err
+	}
+	resources := make([]any, 0, len(specs.Items))
+	for _, v := range specs.Items {
+		resources = append(resources, map[string]any{
+			"uri": resourcePrefix + v.ID, "name": v.Key, "title": v.Title, "mimeType": "text/markdown",
+			"description": "A spec that is " + strings.ReplaceAll(v.Status, "_", " ") + ".",
+			"annotations": map[string]any{"lastModified": v.UpdatedAt},
+		})
+	}
+	result := map[string]any{"resources": resources}
+	if specs.NextCursor != nil {
+		result["nextCursor"] = *specs.NextCursor
+	}
+	return cacheable(result, 0), nil
+}
+
+// readResource returns a spec's Markdown.
+func (s *Server) readResource(r *http.Request, q rpcRequest) (map[string]any, error) {
+	id, ok := strings.CutPrefix(q.Params.URI, resourcePrefix)
+	err := error(errNotFound())
+	var spec specView
+	if ok && validID(id) {
+		spec, err = readSpec(r.Context(), s.db, callOf(r).account, strings.ToLower(id))
+	}
+	if asProblem(err).status == http.StatusNotFound {
+		code := rpcInvalidParams
+		if !q.modern {
+			code = mcpResourceNotFound
+		}
+		return nil, newRPCError(http.StatusOK, code, "There is no resource %q, or it isn't yours to see.", clip(q.Params.URI))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return cacheable(map[string]any{"contents": []any{
+		map[string]any{"uri": q.Params.URI, "mimeType": "text/markdown", "text": spec.Body},
+	}}, 0), nil
+}
+
+// workPrompt is the one prompt there is.
+var workPrompt = map[string]any{
+	"name": "work", "title": "Work on a mission", "description": "Work through a mission, spec by spec, until nothing is left to do.",
+	"arguments": []any{
+		map[string]any{"name": "mission_id", "description": "the mission; without it, the first active one", "required": false},
+		map[string]any{"name": "agent", "description": "your name in the mission's log", "required": false},
+	},
+}
+
+// getPrompt fills in the prompt.
+func getPrompt(p mcpParams) (map[string]any, error) {
+	var arguments struct {
+		MissionID string `json:"mission_id"`
+		Agent     string `json:"agent"`
+	}
+	if p.Name != "work" {
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no prompt %q; there is work.", clip(p.Name))
+	}
+	if len(p.Arguments) > 0 && decode(p.Arguments, &arguments) != nil {
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
+	}
+	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"
+	if arguments.MissionID != "" {
+		mission = fmt.Sprintf("The mission is %q.", clip(arguments.MissionID))
+	}
+	if arguments.Agent != "" {
+		agent = fmt.Sprintf("%q", clip(arguments.Agent))
+	}
+	return map[string]any{
+		"description": workPrompt["description"],
+		"messages":    []any{map[string]any{"role": "user", "content": textContent(fmt.Sprintf(workText, mission, agent))}},
+	}, nil
+}
+
+const workText = `Work through a Tachikoma mission, one spec after the other. %s
+
+1. Call claim_spec; agent is %s. If spec is null, do what next says.
+2. Read the spec's markdown and do what it asks for, here, in this workspace. Each acceptance criterion has a number.
+3. Whenever a criterion is met, and at least every few minutes, call report with its number in check. Tell in message or logs what others should know. Report only what you have verified.
+4. When all criteria are checked, call complete_spec. If you can't go on, call fail_spec with a reason that helps whoever tries next.
+5. Do what next says in the answer: usually claim the next spec. Stop when it says so, and tell the user what was done and what is left.
+
+An error names its code and what to do. After lease_lost the spec is no longer yours: leave it and claim again.`
+
+func textContent(text string) map[string]any { return map[string]any{"type": "text", "text": text} }

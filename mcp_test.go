@@ -1,0 +1,507 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rpc sends a request of a revision with a handshake, and returns the answer.
+func (c *client) rpc(method string, params any, headers ...string) *answer {
+	c.t.Helper()
+	return c.do("POST", "/mcp", map[string]any{"jsonrpc": "2.0", "id": 7, "method": method, "params": params}, headers...)
+}
+
+// modernRPC is rpc in revision 2026-07-28. params may be nil.
+func (c *client) modernRPC(method, name string, params fields) *answer {
+	c.t.Helper()
+	with := fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern, "io.modelcontextprotocol/clientCapabilities": fields{}}}
+	for key, value := range params {
+		with[key] = value
+	}
+	return c.rpc(method, with, "Mcp-Protocol-Version", mcpModern, "Mcp-Method", method, "Mcp-Name", name)
+}
+
+// tool calls a tool and returns what it answers, or ends the test if it refuses.
+func (c *client) tool(name string, arguments fields) map[string]any {
+	c.t.Helper()
+	a := c.rpc("tools/call", fields{"name": name, "arguments": arguments}).want(http.StatusOK)
+	out, ok := a.at("result.structuredContent").(map[string]any)
+	if !ok {
+		c.t.Fatalf("%s: %s", name, a.body)
+	}
+	return out
+}
+
+// refusal calls a tool that has to refuse, and returns what it says.
+func (c *client) refusal(name string, arguments fields) string {
+	c.t.Helper()
+	a := c.rpc("tools/call", fields{"name": name, "arguments": arguments}).want(http.StatusOK)
+	if a.at("result.isError") != true {
+		c.t.Fatalf("%s isn't refused: %s", name, a.body)
+	}
+	return a.text("result.content.0.text")
+}
+
+var namedTool = regexp.MustCompile(`\b(list_missions|next_spec|claim_spec|show_spec|report|complete_spec|fail_spec|search_specs)\b`)
+
+// An agent that knows nothing but the tools' answers works a mission to its
+// end: it calls the tool that each answer names next, with what answers gave it.
+func TestAgentThatFollowsTheAnswersWorksAMissionToItsEnd(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	ada.post(ada.newActive("Paused")+"/pause", nil).want(http.StatusOK)
+	mission := ada.newActive("Web shop")
+	const two = "## Acceptance Criteria\n\n- [ ] It is found\n- [x] It was done before\n- [ ] It is fast\n"
+	ada.newSpec(mission, "a", fields{"body": two})
+	ada.newSpec(mission, "b", fields{"body": two, "dependencies": []string{"a"}})
+	ada.newSpec(mission, "c", fields{"dependencies": []string{"b"}})
+	agent := ada.withKey("write")
+
+	known := fields{"agent": "togusa"}
+	step, steps := "list_missions", []string{}
+	for len(steps) < 40 {
+		steps = append(steps, step)
+		arguments := fields{}
+		for _, name := range argumentsOf(t, s, step) {
+			if value, ok := known[name]; ok {
+				arguments[name] = value
+			}
+		}
+		out := agent.tool(step, arguments)
+		learn(known, out)
+		next := out["next"].(string)
+		if strings.Contains(next, "Stop") {
+			break
+		}
+		if step = namedTool.FindString(next); step == "" {
+			t.Fatalf("no tool is named in %q", next)
+		}
+	}
+	if m := ada.get(mission); m.text("status") != "completed" || m.number("stats.completed") != 3 {
+		t.Errorf("after %v the mission is %s", steps, m.body)
+	}
+	want := "list_missions next_spec claim_spec report complete_spec claim_spec report complete_spec claim_spec complete_spec"
+	if got := strings.Join(steps, " "); got != want {
+		t.Errorf("it took the steps %s", got)
+	}
+}
+
+// learn takes from an answer what later calls may need.
+func learn(known, out fields) {
+	for name, value := range out {
+		if strings.HasSuffix(name, "_token") {
+			known[name] = value
+		}
+	}
+	if missions, ok := out["missions"].([]any); ok {
+		for _, m := range missions {
+			if m := m.(map[string]any); m["status"] == "active" {
+				known["mission_id"] = m["id"]
+			}
+		}
+	}
+	if spec, ok := out["spec"].(map[string]any); ok {
+		known["spec_id"] = spec["id"]
+		var open []any
+		for _, c := range spec["criteria"].([]any) {
+			if c := c.(map[string]any); c["done"] == false {
+				open = append(open, c["index"])
+			}
+		}
+		known["check"] = open
+	}
+}
+
+// argumentsOf names the arguments that a tool takes.
+func argumentsOf(t *testing.T, s *testServer, name string) []string {
+	t.Helper()
+	for _, tool := range s.tools {
+		if tool.Name == name {
+			var names []string
+			for name := range tool.Input["properties"].(map[string]any) {
+				names = append(names, name)
+			}
+			return names
+		}
+	}
+	t.Fatalf("there is no tool %s", name)
+	return nil
+}
+
+func TestToolsAreFewAndShort(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	a := s.signUp("ada", "user").withKey("read").rpc("tools/list", nil).want(http.StatusOK)
+	if len(s.tools) != 8 {
+		t.Errorf("there are %d tools", len(s.tools))
+	}
+	// In all 1,994 tokens of o200k were 8,196 bytes; what agents see of it, without the output, 824.
+	if encoded, err := json.Marshal(a.at("result.tools")); err != nil || len(encoded) > 8200 {
+		t.Errorf("the tools take %d bytes (%v)", len(encoded), err)
+	}
+	var names []string
+	for _, tool := range a.at("result.tools").([]any) {
+		tool := tool.(map[string]any)
+		names = append(names, tool["name"].(string))
+		readOnly := tool["annotations"].(map[string]any)["readOnlyHint"]
+		if want := !slices.Contains([]string{"claim_spec", "report", "complete_spec", "fail_spec"}, tool["name"].(string)); readOnly != want {
+			t.Errorf("%s: readOnlyHint is %v", tool["name"], readOnly)
+		}
+	}
+	if again := s.signUp("bob", "viewer").rpc("tools/list", nil); string(again.body) != string(a.body) {
+		t.Error("the list is another one for another account")
+	}
+	if len(names) != 8 || names[0] != "list_missions" {
+		t.Errorf("got %v", names)
+	}
+}
+
+func TestHandshakeChoosesTheRevision(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	for asked, want := range map[string]string{
+		"2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25", "2024-11-05": "2025-11-25", "2026-07-28": "2025-11-25", "": "2025-11-25",
+	} {
+		a := ada.rpc("initialize", fields{"protocolVersion": asked, "capabilities": fields{}, "clientInfo": fields{"name": "x", "version": "1"}}).want(http.StatusOK)
+		if got := a.text("result.protocolVersion"); got != want || a.text("result.serverInfo.name") != "tachikoma" {
+			t.Errorf("asked for %q: %s", asked, a.body)
+		}
+		if a.header.Get("Mcp-Session-Id") != "" {
+			t.Error("there is a session")
+		}
+	}
+	if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/initialized"}`); a.status != http.StatusAccepted || len(a.body) > 0 {
+		t.Errorf("a notification: %d %s", a.status, a.body)
+	}
+	ada.rpc("ping", nil, "Mcp-Protocol-Version", "2025-06-18").want(http.StatusOK)
+	a := ada.rpc("ping", nil, "Mcp-Protocol-Version", "1999-01-01").want(http.StatusBadRequest)
+	if a.number("error.code") != mcpUnsupportedVersion || len(a.at("error.data.supported").([]any)) != 3 {
+		t.Errorf("got %s", a.body)
+	}
+	for _, method := range []string{"GET", "DELETE"} {
+		ada.do(method, "/mcp", nil, "Accept", "text/event-stream").wantProblem(http.StatusMethodNotAllowed, "method_not_allowed")
+	}
+}
+
+func TestModernRequestsSpeakForThemselves(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	a := ada.modernRPC("server/discover", "", nil).want(http.StatusOK)
+	if a.text("result.resultType") != "complete" || a.at("result.supportedVersions").([]any)[0] != mcpModern ||
+		a.at("result._meta").(map[string]any)["io.modelcontextprotocol/serverInfo"] == nil {
+		t.Errorf("got %s", a.body)
+	}
+	a = ada.modernRPC("tools/list", "", nil).want(http.StatusOK)
+	if a.number("result.ttlMs") != 3_600_000 || a.text("result.cacheScope") != "public" {
+		t.Errorf("got %s", a.body[len(a.body)-200:])
+	}
+	a = ada.modernRPC("tools/call", "list_missions", fields{"name": "list_missions"}).want(http.StatusOK)
+	if a.text("result.resultType") != "complete" || a.at("result.structuredContent.missions") == nil {
+		t.Errorf("got %s", a.body)
+	}
+	ada.modernRPC("tools/call", "=?base64?"+base64.StdEncoding.EncodeToString([]byte("list_missions"))+"?=", fields{"name": "list_missions"}).want(http.StatusOK)
+
+	meta := func(version string) fields {
+		return fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": version, "io.modelcontextprotocol/clientCapabilities": fields{}}}
+	}
+	for _, test := range []struct {
+		name    string
+		method  string
+		params  fields
+		headers []string
+		status  int
+		code    int
+	}{
+		{"an unknown method", "tasks/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tasks/list"}, 404, rpcMethodNotFound},
+		{"a handshake", "initialize", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "initialize"}, 404, rpcMethodNotFound},
+		{"no metadata", "tools/list", nil, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
+		{"no capabilities", "tools/list", fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern}}, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
+		{"no headers", "tools/list", meta(mcpModern), nil, 400, mcpHeaderMismatch},
+		{"another method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/call"}, 400, mcpHeaderMismatch},
+		{"another version", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", "2025-11-25", "Mcp-Method", "tools/list"}, 400, mcpHeaderMismatch},
+		{"another name", "tools/call", fields{"name": "list_missions", "_meta": meta(mcpModern)["_meta"]},
+			[]string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/call", "Mcp-Name", "claim_spec"}, 400, mcpHeaderMismatch},
+		{"a version to come", "tools/list", meta("2099-01-01"), []string{"Mcp-Protocol-Version", "2099-01-01", "Mcp-Method", "tools/list"}, 400, mcpUnsupportedVersion},
+	} {
+		a := ada.rpc(test.method, test.params, test.headers...)
+		if a.status != test.status || int(a.number("error.code")) != test.code || a.number("id") != 7 {
+			t.Errorf("%s: %d %s", test.name, a.status, a.body)
+		}
+	}
+}
+
+func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	for _, body := range []string{`[]`, `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, `7`, `{}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"1.0","id":1,"method":"ping"}`,
+		`{"jsonrpc":"2.0","id":null,"method":"ping"}`, `{"jsonrpc":"2.0","id":{},"method":"ping"}`, `{"jsonrpc":"2.0","id":true,"method":"ping"}`,
+		`{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}`, `{"jsonrpc":"2.0","id":1,"method":7}`, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":7}}`} {
+		a := ada.do("POST", "/mcp", body)
+		if a.status != http.StatusBadRequest || a.number("error.code") != rpcInvalidRequest || a.at("id") != nil {
+			t.Errorf("%s: %d %s", body, a.status, a.body)
+		}
+	}
+	ada.do("POST", "/mcp", `{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}`).wantProblem(http.StatusBadRequest, "malformed_json")
+	ada.do("POST", "/mcp", ``).wantProblem(http.StatusBadRequest, "malformed_json")
+	ada.do("POST", "/mcp", `{}`, "Content-Type", "text/plain").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
+	ada.do("POST", "/mcp", `{}`, "Idempotency-Key", "k").wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
+	ada.rpc("ping", nil, "Origin", "https://evil.example").wantProblem(http.StatusForbidden, "forbidden")
+	s.anonymous().rpc("ping", nil).wantProblem(http.StatusUnauthorized, "unauthenticated")
+	for _, id := range []string{`"x"`, `-1`, `1e3`} {
+		if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0","id":`+id+`,"method":"ping"}`).want(http.StatusOK); string(a.body) != `{"jsonrpc":"2.0","id":`+id+`,"result":{}}` {
+			t.Errorf("got %s", a.body)
+		}
+	}
+	for name, params := range map[string]fields{"tools/call": {"name": "rm"}, "prompts/get": {"name": "rest"}, "resources/list": {"cursor": "bogus"}} {
+		if a := ada.rpc(name, params).want(http.StatusOK); a.number("error.code") != rpcInvalidParams {
+			t.Errorf("%s: %s", name, a.body)
+		}
+	}
+}
+
+// Refusals are results that say what is wrong and what to do; what a tool may
+// do is what the API lets its caller do.
+func TestToolsRefuseWithAdvice(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob, eve := s.signUp("ada", "user"), s.signUp("bob", "user"), s.signUp("eve", "viewer")
+	mission := ada.newActive("Web shop")
+	id := idOf(mission)
+	for email, role := range map[string]string{bob.user.Email: "viewer", eve.user.Email: "editor"} {
+		ada.put(mission+"/members", fields{"email": email, "role": role}).want(http.StatusOK)
+	}
+	spec := ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] It is found\n"})
+	specID := spec[len("/api/v1/specs/"):]
+	claim := fields{"mission_id": id, "agent": "x"}
+	for _, test := range []struct {
+		by        *client
+		tool      string
+		arguments fields
+		want      string // all of these words
+	}{
+		{ada, "claim_spec", fields{"mission_id": id}, "validation_failed agent required Next: Correct"},
+		{ada, "claim_spec", fields{"mission_id": id, "agent": "x", "wait": 3}, "validation_failed wait field"},
+		{ada, "claim_spec", fields{"mission_id": 7, "agent": "x"}, "validation_failed mission_id string"},
+		{ada, "claim_spec", fields{"mission_id": "web-shop", "agent": "x"}, "not_found Next: list_missions"},
+		{ada, "show_spec", fields{"spec_id": newID()}, "not_found search_specs"},
+		{ada, "list_missions", fields{"status": "busy"}, "validation_failed status active"},
+		{ada, "search_specs", fields{"q": " "}, "validation_failed q"},
+		{s.signUp("mallory", "user"), "next_spec", fields{"mission_id": id}, "not_found"},
+		{bob, "claim_spec", claim, "forbidden Next: editor"},
+		{eve, "claim_spec", claim, "forbidden"},
+		{ada.withKey("read"), "claim_spec", claim, "forbidden scope write"},
+		{ada, "complete_spec", fields{"spec_id": specID, "lease_token": "lt_x"}, "lease_lost claim_spec"},
+		{ada, "report", fields{"spec_id": specID, "logs": []fields{{"level": "loud", "message": ""}}}, "lease_token claim logs[0].level logs[0].message"},
+		{ada, "fail_spec", fields{"spec_id": specID, "lease_token": "x"}, "reason required"},
+	} {
+		said := test.by.refusal(test.tool, test.arguments)
+		for word := range strings.FieldsSeq(test.want) {
+			if !strings.Contains(said, word) {
+				t.Errorf("%s %v: %q isn't in:\n%s", test.tool, test.arguments, word, said)
+			}
+		}
+	}
+	for _, reads := range []*client{bob, eve, ada.withKey("read")} {
+		reads.tool("next_spec", fields{"mission_id": id})
+		reads.tool("show_spec", fields{"spec_id": specID})
+	}
+	held := ada.tool("claim_spec", claim)
+	said := ada.refusal("complete_spec", fields{"spec_id": specID, "lease_token": held["lease_token"]})
+	if !strings.Contains(said, "criteria_unmet") || !strings.Contains(said, "1. It is found") || !strings.Contains(said, "override") {
+		t.Errorf("got %s", said)
+	}
+	ada.post(mission+"/pause", nil).want(http.StatusOK)
+	if said := ada.refusal("claim_spec", claim); !strings.Contains(said, "mission_not_active") || !strings.Contains(said, "Stop") {
+		t.Errorf("got %s", said)
+	}
+}
+
+// One report prolongs, checks and logs in one transaction, or does nothing.
+func TestReportIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n- [ ] two\n"})
+	held := ada.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "togusa", "lease_seconds": 60})
+	spec := held["spec"].(map[string]any)
+	report := fields{"spec_id": spec["id"], "lease_token": held["lease_token"], "check": []int{2}, "message": "half", "lease_seconds": 3600,
+		"logs": []fields{{"level": "info", "message": "one"}, {"level": "warn", "message": "two"}}}
+	out := ada.tool("report", report)
+	if open := out["open"].([]any); len(open) != 1 || open[0].(map[string]any)["index"] != 1.0 {
+		t.Errorf("got %v", out)
+	}
+	before, _ := time.Parse(time.RFC3339, held["expires_at"].(string))
+	if after, err := time.Parse(time.RFC3339, out["expires_at"].(string)); err != nil || after.Sub(before) < 50*time.Minute {
+		t.Errorf("the lease ended %v and ends %v", before, after)
+	}
+	report["check"] = []int{1, 3}
+	if said := ada.refusal("report", report); !strings.Contains(said, "check[1]") {
+		t.Errorf("got %s", said)
+	}
+	var events eventsView
+	ada.get(mission + "/events?after=3").into(&events)
+	var got []string
+	for _, e := range events.Items {
+		got = append(got, fmt.Sprint(e.Type, " ", *e.Actor.Agent))
+	}
+	if want := "spec.claimed togusa, spec.progressed togusa, log togusa, log togusa"; strings.Join(got, ", ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
+func TestClaimToolWaitsForWork(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	ada.newSpec(mission, "a", nil)
+	ada.newSpec(mission, "b", fields{"dependencies": []string{"a"}})
+	arguments := fields{"mission_id": idOf(mission), "agent": "first"}
+	held := ada.tool("claim_spec", arguments)
+	if next := ada.tool("claim_spec", arguments)["next"].(string); !strings.Contains(next, "wait_seconds 50") {
+		t.Errorf("got %s", next)
+	}
+	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"], "agent": "x", "tags": []string{"db"}})["next"].(string); !strings.Contains(next, "claim_spec") {
+		t.Errorf("got %s", next)
+	}
+	waits := make(chan *answer, 1)
+	go func() {
+		a, err := ada.try(context.WithoutCancel(t.Context()), "POST", "/mcp", fields{"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+			"params": fields{"name": "claim_spec", "arguments": fields{"mission_id": arguments["mission_id"], "agent": "second", "wait_seconds": 50}}})
+		if err != nil {
+			a = &answer{t: t, what: err.Error()}
+		}
+		waits <- a
+	}()
+	pollUntil(t, "the claim to wait", func() bool { return s.waits(mission) })
+	out := ada.tool("complete_spec", fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"], "notes": "done"})
+	if out["status"] != "completed" || out["mission"].(map[string]any)["completed"] != 1.0 {
+		t.Errorf("got %v", out)
+	}
+	if a := (<-waits).want(http.StatusOK); a.text("result.structuredContent.spec.key") != "b" {
+		t.Errorf("got %s", a.body)
+	}
+}
+
+func TestToolsShowWhyTheRestWaits(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	id := idOf(mission)
+	ada.newSpec(mission, "held", fields{"number": "1", "priority": 9})
+	ada.newSpec(mission, "late", fields{"number": "2", "status": "deferred"})
+	ada.newSpec(mission, "waits", fields{"number": "3", "dependencies": []string{"held", "late"}})
+	ada.newSpec(mission, "free", fields{"number": "4", "body": "Zanzibar cloves"})
+	held := ada.tool("claim_spec", fields{"mission_id": id, "agent": "togusa"})
+	out := ada.tool("next_spec", fields{"mission_id": id})
+	var got []string
+	for _, line := range out["open"].([]any) {
+		line := line.(map[string]any)
+		heldBy, _ := line["held_by"].(string)
+		got = append(got, fmt.Sprint(line["key"], " ", line["ready"], " ", strings.Split(heldBy, " until ")[0], line["waits_for"]))
+	}
+	want := []string{"free true <nil>", "held false togusa<nil>", "late false [It is deferred, and only what is planned is handed out.]",
+		"waits false [It depends on held, which is in_progress. It depends on late, which is deferred.]"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	found := ada.tool("search_specs", fields{"q": "zanzibar", "mission_id": id})["specs"].([]any)
+	if len(found) != 1 || !strings.Contains(found[0].(map[string]any)["snippet"].(string), "**Zanzibar**") {
+		t.Errorf("got %v", found)
+	}
+	failed := ada.tool("fail_spec", fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"], "reason": "no power", "retry": false})
+	if failed["status"] != "blocked" || !strings.Contains(failed["next"].(string), "claim_spec") {
+		t.Errorf("got %v", failed)
+	}
+	shown := ada.tool("show_spec", fields{"spec_id": found[0].(map[string]any)["id"]})
+	if shown["markdown"] != "Zanzibar cloves" || shown["ready"] != true {
+		t.Errorf("got %v", shown)
+	}
+}
+
+func TestSpecsAreResources(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	for i := range 51 {
+		ada.newSpec(mission, fmt.Sprintf("s%02d", i), fields{"number": fmt.Sprintf("%03d", i), "body": fmt.Sprint("# ", i)})
+	}
+	first := ada.rpc("resources/list", nil).want(http.StatusOK)
+	second := ada.rpc("resources/list", fields{"cursor": first.text("result.nextCursor")}).want(http.StatusOK)
+	if n := len(first.at("result.resources").([]any)); n != 50 || len(second.at("result.resources").([]any)) != 1 || second.at("result.nextCursor") != nil {
+		t.Errorf("%d and then %s", n, second.body)
+	}
+	uri := second.text("result.resources.0.uri")
+	read := ada.rpc("resources/read", fields{"uri": uri}).want(http.StatusOK)
+	if read.text("result.contents.0.text") != "# 50" || read.text("result.contents.0.mimeType") != "text/markdown" || read.text("result.contents.0.uri") != uri {
+		t.Errorf("got %s", read.body)
+	}
+	for _, gone := range []string{resourcePrefix + newID(), resourcePrefix + "x", "file:///etc/passwd", ""} {
+		if a := ada.rpc("resources/read", fields{"uri": gone}).want(http.StatusOK); a.number("error.code") != mcpResourceNotFound {
+			t.Errorf("%q: %s", gone, a.body)
+		}
+		if a := ada.modernRPC("resources/read", gone, fields{"uri": gone}).want(http.StatusOK); a.number("error.code") != rpcInvalidParams {
+			t.Errorf("%q: %s", gone, a.body)
+		}
+	}
+	if a := s.signUp("bob", "user").rpc("resources/read", fields{"uri": uri}).want(http.StatusOK); a.number("error.code") != mcpResourceNotFound {
+		t.Errorf("a stranger got %s", a.body)
+	}
+	if a := ada.rpc("resources/templates/list", nil); a.text("result.resourceTemplates.0.uriTemplate") != "tachikoma://specs/{id}" {
+		t.Errorf("got %s", a.body)
+	}
+}
+
+func TestPromptTellsHowToWork(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	if a := ada.rpc("prompts/list", nil); a.text("result.prompts.0.name") != "work" || len(a.at("result.prompts").([]any)) != 1 {
+		t.Errorf("got %s", a.body)
+	}
+	text := ada.rpc("prompts/get", fields{"name": "work", "arguments": fields{"mission_id": "M1", "agent": "batou"}}).text("result.messages.0.content.text")
+	for _, word := range []string{`"M1"`, `"batou"`, "claim_spec", "report", "complete_spec", "fail_spec", "lease_lost"} {
+		if !strings.Contains(text, word) {
+			t.Errorf("%s isn't in:\n%s", word, text)
+		}
+	}
+	if text := ada.rpc("prompts/get", fields{"name": "work"}).text("result.messages.0.content.text"); !strings.Contains(text, "list_missions") {
+		t.Errorf("got %s", text)
+	}
+	if a := ada.rpc("prompts/get", fields{"name": "work", "arguments": fields{"mission": 1}}); a.number("error.code") != rpcInvalidParams {
+		t.Errorf("got %s", a.body)
+	}
+}
+
+func TestLogsAndMetricsTellToolsApart(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.RateLimit = 60 })
+	ada := s.signUp("ada", "admin")
+	ada.tool("list_missions", nil)
+	a := ada.rpc("tools/call", fields{"name": "no\" such}"}).want(http.StatusOK)
+	if a.header.Get("RateLimit-Remaining") != "58" {
+		t.Errorf("remaining: %s", a.header.Get("RateLimit-Remaining"))
+	}
+	metrics := ada.get("/internal/metrics")
+	if metrics.status == http.StatusNotFound {
+		return // the tag nometrics
+	}
+	for _, series := range []string{`http_requests_total{method="POST",pattern="/mcp list_missions",status="200"} 1`, `http_requests_total{method="POST",pattern="/mcp",status="200"} 1`} {
+		if !strings.Contains(string(metrics.body), series) {
+			t.Errorf("%s isn't in the metrics", series)
+		}
+	}
+}

@@ -1,0 +1,367 @@
+package main
+
+// What agents can do over the Model Context Protocol: eight tools, each a
+// shorter way to what the API has, whose answers say what to do next.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// tool is something an agent can call. What is encoded is what tools/list says
+// of it.
+type tool struct {
+	Name        string         `json:"name"`
+	Description string         `json:"description"`
+	Input       map[string]any `json:"inputSchema"`
+	Output      map[string]any `json:"outputSchema"`
+	Annotations map[string]any `json:"annotations"`
+
+	call func(r *http.Request, arguments json.RawMessage) (any, error)
+}
+
+// agentTools builds the table of tools: who may call, what, and who answers.
+func (s *Server) agentTools() []tool {
+	return []tool{
+		newTool(s, signedIn, "list_missions", s.listMissionsTool,
+			"The missions you may see, the latest changed first. Begin here if you don't know a mission's id."),
+		newTool(s, reader, "next_spec", s.nextSpecTool,
+			"What is ready in a mission, who works on what, and why the rest waits. Takes nothing."),
+		newTool(s, editor, "claim_spec", s.claimSpecTool,
+			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools ask for. spec is null if nothing is ready."),
+		newTool(s, reader, "show_spec", s.showSpecTool,
+			"One spec: its Markdown, its state, and why it isn't ready."),
+		newTool(s, editor, "report", s.reportTool,
+			"Prolong your lease, check criteria and add log lines, all in one. Call it for each criterion met and at least every few minutes: a lease that runs out gives the spec to others."),
+		newTool(s, editor, "complete_spec", s.completeSpecTool,
+			"Finish a spec that you hold. All criteria have to be checked, or override has to say why not."),
+		newTool(s, editor, "fail_spec", s.failSpecTool,
+			"Give a spec up that you hold, and say why. Somebody tries again, unless retry is false or it has had its attempts."),
+		newTool(s, signedIn, "search_specs", s.searchSpecsTool,
+			"Full-text search in the specs you may see."),
+	}
+}
+
+// newTool makes a tool of a function. Its arguments are refused like a body of
+// the API, and admission is what a route of that permission asks.
+func newTool[In interface{ at() target }, Out any](s *Server, p permission, name string, do func(*http.Request, In) (Out, error), description string) tool {
+	input := schemaOf(reflect.TypeFor[In]())
+	input["additionalProperties"] = false
+	return tool{
+		Name: name, Description: description, Input: input, Output: schemaOf(reflect.TypeFor[Out]()),
+		Annotations: map[string]any{"readOnlyHint": p.access < accessEditor, "destructiveHint": false, "openWorldHint": false},
+		call: func(r *http.Request, arguments json.RawMessage) (any, error) {
+			var in In
+			if len(arguments) > 0 && string(arguments) != "null" {
+				if err := decode(arguments, &in); err != nil {
+					return nil, err
+				}
+			}
+			if err := s.admitTool(r, p, in.at()); err != nil {
+				return nil, err
+			}
+			return do(r, in)
+		},
+	}
+}
+
+// admitTool checks whether the caller may use a tool on what it names.
+func (s *Server) admitTool(r *http.Request, p permission, at target) error {
+	c := callOf(r)
+	c.permission, c.target = p, at
+	write := p.access > accessReader
+	if p.access == accessNone {
+		return permit(c.account, p, write)
+	}
+	if !validID(at.mission + at.spec) {
+		return errNotFound()
+	}
+	return s.admitToMission(r.Context(), c, p, write)
+}
+
+// callTool runs a tool. What it refuses is a result too, which agents see and
+// can act on; only what concerns the credential or the server is an error.
+func (s *Server) callTool(r *http.Request, p mcpParams) (map[string]any, error) {
+	for _, t := range s.tools {
+		if t.Name != p.Name {
+			continue
+		}
+		c := callOf(r)
+		c.pattern += " " + t.Name // so that logs and metrics tell tools apart
+		out, err := t.call(r, p.Arguments)
+		if err != nil {
+			refusal := asProblem(err)
+			if refusal.status == http.StatusUnauthorized || refusal.status >= http.StatusInternalServerError {
+				return nil, err
+			}
+			return map[string]any{"content": []any{textContent(refusalText(refusal))}, "isError": true}, nil
+		}
+		encoded, err := encode(out)
+		if err != nil {
+			return nil, fmt.Errorf("encoding a tool's answer: %w", err)
+		}
+		return map[string]any{"content": []any{textContent(string(encoded))}, "structuredContent": out}, nil
+	}
+	return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no tool %q; tools/list names them all.", clip(p.Name))
+}
+
+// nextAfter says what an agent can do about a refusal, by its code.
+var nextAfter = map[string]string{
+	"lease_lost":         "Leave this spec: it isn't yours any more. Call claim_spec.",
+	"criteria_unmet":     "Meet them and call report with their numbers in check, or call complete_spec with the reason in override.",
+	"mission_not_active": "Stop, and tell the user.",
+	"mission_closed":     "Stop, and tell the user.",
+	"not_found":          "Call list_missions or search_specs for ids that you may use.",
+	"forbidden":          "Stop, and tell the user: you need an API key of scope write, and the role of editor in the mission.",
+	"validation_failed":  "Correct that and call again.",
+}
+
+// refusalText tells an agent what was wrong, in full, and what to do next.
+func refusalText(e *apiError) string {
+	var b strings.Builder
+	b.WriteString(e.code + ":")
+	if len(e.fields) == 0 {
+		b.WriteString(" " + e.detail)
+	}
+	for _, f := range e.fields {
+		fmt.Fprintf(&b, "\n- %s %s", f.Field, f.Message)
+	}
+	if open, ok := e.extra["criteria"].([]criterion); ok {
+		for _, c := range open {
+			fmt.Fprintf(&b, "\n- %d. %s", c.Index, c.Text)
+		}
+	}
+	if next := nextAfter[e.code]; next != "" {
+		b.WriteString("\nNext: " + next)
+	}
+	return b.String()
+}
+
+// ofMission and ofSpec are the arguments that name what a tool is about.
+type ofMission struct {
+	MissionID string `json:"mission_id"`
+}
+
+func (a ofMission) at() target { return target{mission: strings.ToLower(a.MissionID)} }
+
+type ofSpec struct {
+	SpecID string `json:"spec_id"`
+}
+
+func (a ofSpec) at() target { return target{spec: strings.ToLower(a.SpecID)} }
+
+// briefMission is a mission as agents need to know it.
+type briefMission struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Status    string `json:"status"`
+	Specs     int    `json:"specs"`
+	Completed int    `json:"completed"`
+	Ready     int    `json:"ready"`
+}
+
+func (m missionView) brief() briefMission {
+	return briefMission{m.ID, m.Name, m.Status, m.Stats.Total, m.Stats.Completed, m.Stats.Ready}
+}
+
+// next says what an agent without a spec should do in a mission.
+func (m missionView) next() string {
+	switch {
+	case m.Status == "completed":
+		return "The mission is completed. Stop, and tell the user."
+	case m.Status != "active":
+		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
+	case m.Stats.Ready > 0:
+		return "Call claim_spec."
+	case m.Stats.InProgress+m.Stats.InReview+m.Stats.Testing > 0:
+		return fmt.Sprintf("Others are at work, and more may become ready when they are done: call claim_spec with wait_seconds %d.", maxWait)
+	}
+	return "Nothing is ready and nobody is at work, so waiting won't help. Stop, and tell the user what next_spec says of the rest."
+}
+
+type listMissionsArguments struct {
+	Status string `json:"status,omitempty" enum:"draft,active,paused,completed,cancelled,archived"`
+	Query  string `json:"q,omitempty" doc:"words of the name or description"`
+}
+
+func (listMissionsArguments) at() target { return target{} }
+
+type missionsAnswer struct {
+	Missions []briefMission `json:"missions"`
+	Next     string         `json:"next"`
+}
+
+func (s *Server) listMissionsTool(r *http.Request, in listMissionsArguments) (missionsAnswer, error) {
+	q := queryOf(map[string]string{"status": in.Status, "q": in.Query})
+	filter := newListFilter(callOf(r).account)
+	filter.equal("m.status", q.choice("status", "", missionStatuses...))
+	order := readOrder(q, missionSorts, "-updated_at", filter)
+	if err := q.err(); err != nil {
+		return missionsAnswer{}, err
+	}
+	found, err := s.findMissions(r.Context(), filter, order)
+	if err != nil {
+		return missionsAnswer{}, err
+	}
+	out := missionsAnswer{Missions: []briefMission{}, Next: "No mission here hands out work. Stop, and tell the user."}
+	for _, m := range found.Items {
+		if out.Missions = append(out.Missions, m.brief()); m.Status == "active" {
+			out.Next = "Call next_spec or claim_spec with the id of an active mission."
+		}
+	}
+	return out, nil
+}
+
+// specLine is a spec in a list.
+type specLine struct {
+	ID        string   `json:"id"`
+	Key       string   `json:"key"`
+	Title     string   `json:"title"`
+	Status    string   `json:"status"`
+	Ready     bool     `json:"ready"`
+	MissionID string   `json:"mission_id,omitempty"`
+	HeldBy    string   `json:"held_by,omitempty"`
+	WaitsFor  []string `json:"waits_for,omitempty"`
+	Snippet   string   `json:"snippet,omitempty"`
+}
+
+func lineOf(v specSummary) specLine {
+	return specLine{ID: v.ID, Key: v.Key, Title: v.Title, Status: v.Status, Ready: v.Ready}
+}
+
+type nextSpecAnswer struct {
+	Mission briefMission `json:"mission"`
+	Open    []specLine   `json:"open"` // ready ones first, as they are handed out, then those that are held
+	Next    string       `json:"next"`
+}
+
+// openSpecs is how many specs next_spec speaks of at most.
+const openSpecs = 50
+
+func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, error) {
+	ctx, a, id := r.Context(), callOf(r).account, in.at().mission
+	mission, err := readMission(ctx, s.db, a, id)
+	if err != nil {
+		return nextSpecAnswer{}, err
+	}
+	rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL`+specsSQL+` AND s.mission_id = $3 AND s.status <> 'completed'
+		ORDER BY `+readySQL+` DESC, l.spec_id IS NULL, s.priority DESC, s.number_order, s.id LIMIT $4`, a.userID, a.admin(), id, openSpecs)
+	if err != nil {
+		return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
+	}
+	specs, err := pgx.CollectRows(rows, scanSummary)
+	if err != nil {
+		return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
+	}
+	edges, err := missionEdges(ctx, s.db, id)
+	if err != nil {
+		return nextSpecAnswer{}, err
+	}
+	cycles := findCycles(edges)
+	out := nextSpecAnswer{mission.brief(), []specLine{}, mission.next()}
+	for _, v := range specs {
+		line := lineOf(v)
+		if v.Claim != nil {
+			line.HeldBy = fmt.Sprintf("%s until %s", v.Claim.Agent, v.Claim.ExpiresAt.Format(time.RFC3339))
+		} else if !v.Ready {
+			if line.WaitsFor, err = waitsFor(mission.Status, v, cycles); err != nil {
+				return nextSpecAnswer{}, err
+			}
+		}
+		out.Open = append(out.Open, line)
+	}
+	return out, nil
+}
+
+// waitsFor is whyNotReady in sentences.
+func waitsFor(missionStatus string, spec specSummary, cycles [][]string) ([]string, error) {
+	reasons, err := whyNotReady(missionStatus, spec, cycles)
+	sentences := make([]string, 0, len(reasons))
+	for _, why := range reasons {
+		sentences = append(sentences, why.Message)
+	}
+	return sentences, err
+}
+
+type showAnswer struct {
+	ID        string      `json:"id"`
+	MissionID string      `json:"mission_id"`
+	Key       string      `json:"key"`
+	Title     string      `json:"title"`
+	Status    string      `json:"status"`
+	Ready     bool        `json:"ready"`
+	WaitsFor  []string    `json:"waits_for"`
+	Criteria  []criterion `json:"criteria"`
+	Markdown  string      `json:"markdown"`
+}
+
+func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
+	ctx, a := r.Context(), callOf(r).account
+	v, err := readSpec(ctx, s.db, a, in.at().spec)
+	if err != nil {
+		return showAnswer{}, err
+	}
+	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Criteria, v.Body}
+	if v.Ready || v.Status == "completed" {
+		return out, nil
+	}
+	mission, err := readMission(ctx, s.db, a, v.MissionID)
+	if err != nil {
+		return showAnswer{}, err
+	}
+	edges, err := missionEdges(ctx, s.db, v.MissionID)
+	if err != nil {
+		return showAnswer{}, err
+	}
+	out.WaitsFor, err = waitsFor(mission.Status, v.specSummary, findCycles(edges))
+	return out, err
+}
+
+type searchArguments struct {
+	Query     string `json:"q"`
+	MissionID string `json:"mission_id,omitempty"`
+}
+
+func (searchArguments) at() target { return target{} }
+
+type searchAnswer struct {
+	Specs []specLine `json:"specs"`
+	Next  string     `json:"next"`
+}
+
+// searchResults is how many specs search_specs finds at most.
+const searchResults = "20"
+
+func (s *Server) searchSpecsTool(r *http.Request, in searchArguments) (searchAnswer, error) {
+	q := queryOf(map[string]string{"q": in.Query, "mission_id": in.MissionID, "limit": searchResults})
+	filter := newListFilter(callOf(r).account)
+	filter.equal("s.mission_id", q.id("mission_id"))
+	order := readOrder(q, specSorts, "number", filter)
+	if strings.TrimSpace(in.Query) == "" {
+		q.fail("q", "required", "must have a word to search for")
+	}
+	if err := q.err(); err != nil {
+		return searchAnswer{}, err
+	}
+	found, err := s.findSpecs(r.Context(), filter, order)
+	if err != nil {
+		return searchAnswer{}, err
+	}
+	out := searchAnswer{Specs: []specLine{}, Next: "Nothing was found: call search_specs with other or fewer words."}
+	for _, v := range found.Items {
+		line := lineOf(v)
+		line.MissionID = v.MissionID
+		if v.Snippet != nil {
+			line.Snippet = *v.Snippet
+		}
+		out.Specs = append(out.Specs, line)
+		out.Next = "Call show_spec with the id of the one you want."
+	}
+	return out, nil
+}

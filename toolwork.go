@@ -1,0 +1,233 @@
+package main
+
+// The tools with which an agent works: claim, report, complete, fail.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// toolWrite is the write door for tools.
+func toolWrite[T any](s *Server, r *http.Request, fn func(ctx context.Context, t *tx) (T, error)) (T, error) {
+	answer, _, err := s.commit(r, "", func(ctx context.Context, t *tx) (reply, error) {
+		out, err := fn(ctx, t)
+		return reply{body: out}, err
+	})
+	out, _ := answer.body.(T)
+	return out, err
+}
+
+// ofLease is a spec that the caller holds.
+type ofLease struct {
+	ofSpec
+	LeaseToken string `json:"lease_token"`
+}
+
+type claimArguments struct {
+	ofMission
+	Agent        string   `json:"agent" doc:"your name, the same in every call"`
+	LeaseSeconds *int     `json:"lease_seconds,omitempty" doc:"how long you may be silent"`
+	WaitSeconds  int      `json:"wait_seconds,omitempty" doc:"wait so long if nothing is ready, at most 50"`
+	Tags         []string `json:"tags,omitempty" doc:"only specs with all of these"`
+	Phase        string   `json:"phase,omitempty" doc:"only specs of this phase"`
+}
+
+// takenSpec is a spec as its holder needs it.
+type takenSpec struct {
+	ID       string      `json:"id"`
+	Key      string      `json:"key"`
+	Title    string      `json:"title"`
+	Attempt  int         `json:"attempt"`
+	Criteria []criterion `json:"criteria"`
+	Markdown string      `json:"markdown"`
+}
+
+type claimAnswer struct {
+	Spec       *takenSpec `json:"spec"`
+	LeaseToken string     `json:"lease_token,omitempty"`
+	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
+	Next       string     `json:"next"`
+}
+
+func (s *Server) claimSpecTool(r *http.Request, in claimArguments) (claimAnswer, error) {
+	request := claimRequest{Agent: in.Agent, LeaseSeconds: in.LeaseSeconds, WaitSeconds: in.WaitSeconds, Tags: in.Tags, Phase: in.Phase}
+	lease, err := s.validateClaim(request)
+	if err != nil {
+		return claimAnswer{}, err
+	}
+	id := callOf(r).target.mission
+	var given claimed
+	err = s.claimPatiently(r.Context(), id, request, func() (err error) {
+		given, err = toolWrite(s, r, func(ctx context.Context, t *tx) (claimed, error) { return s.claim(ctx, r, t, id, request, lease) })
+		return err
+	})
+	if errors.Is(err, errNothingReady) {
+		mission, err := readMission(r.Context(), s.db, callOf(r).account, id)
+		next := mission.next()
+		if mission.Stats.Ready > 0 && (len(in.Tags) > 0 || in.Phase != "") {
+			next = "Nothing of these tags and phase is ready, but other specs are: call claim_spec without them, or stop."
+		}
+		return claimAnswer{Next: next}, err
+	}
+	if err != nil {
+		return claimAnswer{}, err
+	}
+	v := given.Spec
+	return claimAnswer{
+		Spec:       &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, v.Criteria, v.Body},
+		LeaseToken: given.Lease.Token, ExpiresAt: given.Lease.ExpiresAt,
+		Next: nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from now unless you call report before.", int(lease.Seconds())),
+	}, nil
+}
+
+// nextOfHolder says what the holder of a spec should do.
+func nextOfHolder(criteria []criterion) string {
+	for _, c := range criteria {
+		if !c.Done {
+			return "Do what the spec asks for, and call report with the number of each criterion you have met; when all are checked, call complete_spec."
+		}
+	}
+	if len(criteria) > 0 {
+		return "All criteria are checked: when the work is done, call complete_spec."
+	}
+	return "Do what the spec asks for, then call complete_spec."
+}
+
+type reportArguments struct {
+	ofLease
+	Check        []int     `json:"check,omitempty" doc:"numbers of criteria that are met now"`
+	Uncheck      []int     `json:"uncheck,omitempty"`
+	Message      string    `json:"message,omitempty" doc:"what you have done, in a sentence"`
+	Logs         []logLine `json:"logs,omitempty"`
+	LeaseSeconds *int      `json:"lease_seconds,omitempty"`
+}
+
+type logLine struct {
+	Level   string `json:"level" enum:"debug,info,warn,error"`
+	Message string `json:"message"`
+}
+
+type reportAnswer struct {
+	ExpiresAt time.Time   `json:"expires_at"`
+	Open      []criterion `json:"open"`
+	Next      string      `json:"next"`
+}
+
+// maxReportLogs is how many log lines one report may have.
+const maxReportLogs = 100
+
+func (s *Server) reportTool(r *http.Request, in reportArguments) (reportAnswer, error) {
+	done := progress{LeaseToken: in.LeaseToken, Check: in.Check, Uncheck: in.Uncheck, Message: in.Message}
+	var v violations
+	v.progress(done)
+	lease := s.leaseTime(&v, in.LeaseSeconds)
+	if len(in.Logs) > maxReportLogs {
+		v.add("logs", "too_many", "must have at most %d entries", maxReportLogs)
+	} else {
+		for i, line := range in.Logs {
+			v.logEntry(fmt.Sprintf("logs[%d].", i), logEntry{Level: line.Level, Message: line.Message})
+		}
+	}
+	if err := v.err(); err != nil {
+		return reportAnswer{}, err
+	}
+	at := callOf(r).target
+	return toolWrite(s, r, func(ctx context.Context, t *tx) (reportAnswer, error) {
+		m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, in.LeaseToken)
+		if err != nil {
+			return reportAnswer{}, err
+		}
+		kept, err := t.prolong(ctx, spec.id, in.LeaseToken, lease)
+		if err != nil {
+			return reportAnswer{}, err
+		}
+		if len(in.Check)+len(in.Uncheck) > 0 || in.Message != "" {
+			if err := t.progress(ctx, spec, agent, done); err != nil {
+				return reportAnswer{}, err
+			}
+		}
+		for _, line := range in.Logs {
+			t.log(m.ID, agent, logEntry{Level: line.Level, Message: line.Message, SpecID: spec.id})
+		}
+		now, err := readSpec(ctx, t, t.account, spec.id)
+		if err != nil {
+			return reportAnswer{}, err
+		}
+		out := reportAnswer{ExpiresAt: kept.ExpiresAt, Open: []criterion{}, Next: nextOfHolder(now.Criteria)}
+		for _, c := range now.Criteria {
+			if !c.Done {
+				out.Open = append(out.Open, c)
+			}
+		}
+		return out, nil
+	})
+}
+
+type completeArguments struct {
+	ofLease
+	Notes    string `json:"notes,omitempty" doc:"what was done, for who reads the history"`
+	Override string `json:"override,omitempty" doc:"why criteria stay open"`
+}
+
+// endAnswer is what an agent gets that has given a spec back, one way or the other.
+type endAnswer struct {
+	Status  string       `json:"status"`
+	Mission briefMission `json:"mission"`
+	Next    string       `json:"next"`
+}
+
+func (s *Server) completeSpecTool(r *http.Request, in completeArguments) (endAnswer, error) {
+	how := completion{in.Notes, in.Override}
+	var v violations
+	v.leaseToken(in.LeaseToken)
+	v.completion(how)
+	if err := v.err(); err != nil {
+		return endAnswer{}, err
+	}
+	at := callOf(r).target
+	return toolWrite(s, r, func(ctx context.Context, t *tx) (endAnswer, error) {
+		m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, in.LeaseToken)
+		if err != nil {
+			return endAnswer{}, err
+		}
+		if err := t.complete(ctx, &m, spec, agent, how); err != nil {
+			return endAnswer{}, err
+		}
+		return t.ended(ctx, m.ID, "completed")
+	})
+}
+
+type failArguments struct {
+	ofLease
+	Reason string `json:"reason" doc:"what stood in the way, for who tries next"`
+	Retry  *bool  `json:"retry,omitempty"`
+}
+
+func (s *Server) failSpecTool(r *http.Request, in failArguments) (endAnswer, error) {
+	why := failure{in.LeaseToken, in.Reason, in.Retry}
+	var v violations
+	v.failure(why)
+	if err := v.err(); err != nil {
+		return endAnswer{}, err
+	}
+	at := callOf(r).target
+	return toolWrite(s, r, func(ctx context.Context, t *tx) (endAnswer, error) {
+		status, err := t.fail(ctx, at, why, s.config.MaxAttempts)
+		if err != nil {
+			return endAnswer{}, err
+		}
+		return t.ended(ctx, at.mission, status)
+	})
+}
+
+// ended tells of the mission after a spec was given back.
+func (t *tx) ended(ctx context.Context, missionID, status string) (endAnswer, error) {
+	if err := t.flush(ctx); err != nil {
+		return endAnswer{}, err
+	}
+	mission, err := readMission(ctx, t, t.account, missionID)
+	return endAnswer{status, mission.brief(), mission.next()}, err
+}
