@@ -364,7 +364,7 @@ func getPrompt(p mcpParams) (map[string]any, error) {
 
 const workText = `Work through a Tachikoma mission, one spec after the other. %s
 
-1. Call claim_spec; agent is %s. If spec is null, do what next says.
+1. Call claim_spec; agent is %s. If it gives no spec, do what next says.
 2. Read the spec's markdown and do what it asks for, here, in this workspace. Each acceptance criterion has a number.
 3. Whenever a criterion is met, and at least every few minutes, call report with its number in check. Tell in message or logs what others should know. Report only what you have verified.
 4. When all criteria are checked, call complete_spec. If you can't go on, call fail_spec with a reason that helps whoever tries next.

@@ -11,14 +11,13 @@ import (
 )
 
 // schemaOf describes a type as encoding/json writes it. A struct's fields are
-// required unless they may be left out (omitempty, omitzero); their tags doc
-// and enum, the latter separated by commas, say more. Pointers may be null.
+// required unless they may be left out (omitempty, omitzero), as all pointers
+// may; their tags doc and enum, the latter separated by commas, say more. A
+// schema has one type at a time, since some of those that read it know no other.
 func schemaOf(t reflect.Type) map[string]any {
 	switch t.Kind() {
 	case reflect.Pointer:
-		inner := schemaOf(t.Elem())
-		inner["type"] = []any{inner["type"], "null"}
-		return inner
+		return schemaOf(t.Elem())
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
 	case reflect.Int, reflect.Int64:

@@ -34,7 +34,7 @@ func (s *Server) agentTools() []tool {
 		newTool(s, reader, "next_spec", s.nextSpecTool,
 			"What is ready in a mission, who works on what, and why the rest waits. Takes nothing."),
 		newTool(s, editor, "claim_spec", s.claimSpecTool,
-			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools ask for. spec is null if nothing is ready."),
+			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools ask for, or no spec if nothing is ready."),
 		newTool(s, reader, "show_spec", s.showSpecTool,
 			"One spec: its Markdown, its state, and why it isn't ready."),
 		newTool(s, editor, "report", s.reportTool,

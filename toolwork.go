@@ -46,7 +46,7 @@ type takenSpec struct {
 }
 
 type claimAnswer struct {
-	Spec       *takenSpec `json:"spec"`
+	Spec       *takenSpec `json:"spec,omitempty"`
 	LeaseToken string     `json:"lease_token,omitempty"`
 	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
 	Next       string     `json:"next"`

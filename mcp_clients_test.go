@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// newNodeProgram prepares a program of testdata/clients, by its arguments and
+// environment; where Node or one of the packages isn't installed the test is skipped.
+func newNodeProgram(t *testing.T, packages []string, args ...string) *exec.Cmd {
+	t.Helper()
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node isn't installed")
+	}
+	for _, name := range packages {
+		if _, err := os.Stat(filepath.Join("testdata/clients/node_modules", name)); err != nil {
+			t.Skipf("the npm package %s isn't installed: npm install --no-package-lock --prefix testdata/clients", name)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), node, args...)
+	cmd.Dir, cmd.Env = "testdata/clients", []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	cmd.WaitDelay = time.Second
+	limit := time.AfterFunc(patience, func() {
+		if cmd.Process != nil {
+			_ = cmd.Process.Kill()
+		}
+	})
+	t.Cleanup(func() { limit.Stop() })
+	return cmd
+}
+
+// The official TypeScript clients, of the protocol's two eras, each work a
+// mission to its end.
+func TestOfficialClientsWorkMissions(t *testing.T) {
+	t.Parallel()
+	cmd := newNodeProgram(t, []string{"@modelcontextprotocol/sdk", "@modelcontextprotocol/client"}, "mcp.mjs")
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	var missions []string
+	for _, name := range []string{"One", "Two", "Three"} {
+		mission := ada.newActive(name)
+		body := "## Acceptance Criteria\n\n- [ ] It is found\n"
+		ada.newSpec(mission, "first", fields{"body": body})
+		ada.newSpec(mission, "second", fields{"body": body, "dependencies": []string{"first"}})
+		missions = append(missions, idOf(mission))
+	}
+	cmd.Env = append(cmd.Env, "BASE="+s.url(), "KEY="+ada.withKey("write").token, "MISSIONS="+strings.Join(missions, ","))
+	if said, err := cmd.CombinedOutput(); err != nil || string(said) != "done\n" {
+		t.Errorf("%v\n%s", err, said)
+	}
+}
+
+// The protocol's inspector finds nothing wrong with the tools' schemas, and can
+// call them.
+func TestInspectorFindsNothing(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	ada.newActive("Web shop")
+	inspect := func(args ...string) []byte {
+		t.Helper()
+		const launcher = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
+		cmd := newNodeProgram(t, []string{"@modelcontextprotocol/inspector"},
+			append([]string{launcher, "--cli", s.url() + "/mcp", "--header", "Authorization: Bearer " + ada.token, "--method"}, args...)...)
+		var said strings.Builder
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil || said.Len() > 0 {
+			t.Fatalf("%v: %v\n%s", args, err, said.String())
+		}
+		return out
+	}
+	inspect("tools/list", "--strict")
+	inspect("prompts/list")
+	inspect("resources/list")
+	var result struct {
+		StructuredContent missionsAnswer `json:"structuredContent"`
+	}
+	if err := json.Unmarshal(inspect("tools/call", "--tool-name", "list_missions"), &result); err != nil || len(result.StructuredContent.Missions) != 1 {
+		t.Errorf("%v %+v", err, result)
+	}
+}
