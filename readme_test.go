@@ -59,45 +59,48 @@ func blocks(section, language string) []string {
 // The script in the README runs as it stands, but for the port, and prints
 // what the README says: the claims in the order of the dependencies, by two
 // agents, the stats and events that tell of it, and why the rest waits.
-func TestWalkThroughOfTheReadme(t *testing.T) {
+// Each section begins with the line that runs its first script out of the
+// README, and ends with what is printed.
+func TestScriptsOfTheReadme(t *testing.T) {
 	t.Parallel()
-	section := readmeSection(t, "## Walk-through")
-	bash := blocks(section, "bash")
-	if len(bash) != 2 {
-		t.Fatalf("the walk-through has %d bash blocks, want the line that runs the script and the script", len(bash))
-	}
 	for _, tool := range []string{"bash", "curl", "jq", "tar", "sed"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") != "" {
-				t.Fatalf("the walk-through needs %s", tool)
+				t.Fatalf("the scripts need %s", tool)
 			}
-			t.Skipf("the walk-through is a script for people, and needs %s; .ci/run installs it and runs this", tool)
+			t.Skipf("the scripts are for people, and need %s; .ci/run installs it and runs this", tool)
 		}
 	}
-	extract, _, _ := strings.Cut(strings.TrimSpace(bash[0]), " | bash")
-	script, err := exec.Command("bash", "-c", extract).Output()
-	if err != nil || string(script) != bash[1] {
-		t.Fatalf("%s doesn't print the script (%v):\n%s", extract, err, script)
-	}
-
-	const address = "http://127.0.0.1:8080"
-	if strings.Count(bash[1], address) != 1 {
-		t.Fatalf("the script doesn't name %s once", address)
-	}
-	s := newTestServer(t, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash")
-	cmd.Stdin = strings.NewReader(strings.Replace(bash[1], address, s.url(), 1))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	printed, err := cmd.Output()
-	if err != nil || stderr.Len() > 0 {
-		t.Fatalf("%v\n%s%s", err, stderr.Bytes(), printed)
-	}
-	if want := blocks(section, "text"); len(want) != 1 || string(printed) != want[0] {
-		t.Errorf("it printed\n%s\nand the README says\n%s", printed, want)
+	for _, heading := range []string{"## Walk-through", "## Let an agent work"} {
+		t.Run(heading, func(t *testing.T) {
+			t.Parallel()
+			section := readmeSection(t, heading)
+			bash := blocks(section, "bash")
+			extract, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(bash[0]), `eval "$(`), " | bash")
+			script, err := exec.Command("bash", "-c", extract).Output()
+			if err != nil || len(bash) < 2 || string(script) != bash[1] {
+				t.Fatalf("%s doesn't print the script (%v):\n%s", extract, err, script)
+			}
+			run := bash[1]
+			if len(bash) == 3 {
+				run = "eval \"$(bash <<'END'\n" + bash[1] + "END\n)\"\n" + bash[2]
+			}
+			s := newTestServer(t, nil)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "bash")
+			cmd.Stdin = strings.NewReader(strings.ReplaceAll(run, "http://127.0.0.1:8080", s.url()))
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			printed, err := cmd.Output()
+			if err != nil || stderr.Len() > 0 {
+				t.Fatalf("%v\n%s%s", err, stderr.Bytes(), printed)
+			}
+			if want := blocks(section, "text"); len(want) != 1 || string(printed) != want[0] {
+				t.Errorf("it printed\n%s\nand the README says\n%s", printed, want)
+			}
+		})
 	}
 }
 
