@@ -86,7 +86,9 @@ func (f *feed) run(ctx context.Context) {
 func (f *feed) follow(ctx context.Context) error {
 	connecting, cancel := context.WithTimeout(ctx, 2*pollTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(connecting, f.db.Config().ConnConfig)
+	config := f.db.Config().ConnConfig
+	config.OnNotification = nil // this one listens
+	conn, err := pgx.ConnectConfig(connecting, config)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}

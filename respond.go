@@ -139,16 +139,20 @@ func compressed(body []byte) []byte {
 	return buffer.Bytes()
 }
 
-// acceptsGzip reads Accept-Encoding (RFC 9110, 12.5.3).
-func acceptsGzip(r *http.Request) bool {
+// acceptsGzip reads Accept-Encoding (RFC 9110, 12.5.3). What it says of gzip
+// counts before what it says of all others.
+func acceptsGzip(r *http.Request) (accepts bool) {
 	for coding := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
 		name, params, _ := strings.Cut(coding, ";")
-		if name = strings.TrimSpace(name); !strings.EqualFold(name, "gzip") && name != "*" {
-			continue
-		}
 		_, q, weighted := strings.Cut(strings.ReplaceAll(params, " ", ""), "q=")
 		weight, err := strconv.ParseFloat(q, 64)
-		return !weighted || err == nil && weight > 0
+		wanted := !weighted || err == nil && weight > 0
+		switch name = strings.TrimSpace(name); {
+		case strings.EqualFold(name, "gzip"):
+			return wanted
+		case name == "*":
+			accepts = wanted
+		}
 	}
-	return false
+	return accepts
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -76,6 +77,9 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 	config.ConnConfig.Tracer = acquireLimit{down: func() bool { return s.feed.down.Load() }}
 	config.ConnConfig.RuntimeParams["application_name"] = "tachikoma"
 	config.ConnConfig.ConnectTimeout = acquireTimeout
+	// Behind a pooler a connection can get what another one listens for; without
+	// this pgx would keep it for ever.
+	config.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	config.BeforeClose = s.conns.remove
 	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		s.conns.add(conn)
