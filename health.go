@@ -1,8 +1,18 @@
 package main
 
 import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"runtime/debug"
+	"strconv"
 	"time"
 )
 
@@ -112,4 +122,67 @@ func (s *Server) listConnections(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return respondOK(w, r, list[connectionView]{Items: s.sockets.connections()})
+}
+
+// healthcheckTimeout is how long `tachikoma healthcheck` waits for an answer.
+const healthcheckTimeout = 5 * time.Second
+
+// runHealthcheck asks the server that has this configuration whether it is
+// ready, for containers, which have no curl. An error says why it isn't.
+func runHealthcheck(ctx context.Context, config Config, stdout io.Writer) error {
+	server, err := config.localURL()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
+	defer cancel()
+	status, err := askReady(ctx, server)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the server at %s doesn't answer: %w", server, err)
+	case status != "ok":
+		return fmt.Errorf("the server at %s isn't ready: %s", server, status)
+	}
+	fmt.Fprintf(stdout, "The server at %s is ready.\n", server)
+	return nil
+}
+
+// localURL is where a process on this machine reaches the server of this
+// configuration.
+func (c Config) localURL() (string, error) {
+	if c.Port == 0 {
+		return "", errors.New("with PORT=0 nobody but the server knows its port: choose one")
+	}
+	server := url.URL{Scheme: "http"}
+	if c.TLSCertFile != "" {
+		server.Scheme = "https"
+	}
+	host := c.Host
+	if addr, err := netip.ParseAddr(host); err == nil && addr.IsUnspecified() {
+		if host = "127.0.0.1"; addr.Is6() {
+			host = "::1"
+		}
+	}
+	server.Host = net.JoinHostPort(host, strconv.Itoa(c.Port))
+	return server.String(), nil
+}
+
+// askReady returns the status that a server says of itself. It goes there by no
+// proxy, and takes any certificate: what is asked for is whether the port of
+// this machine serves, under whatever name.
+func askReady(ctx context.Context, server string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/internal/health/ready", nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := (&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}).RoundTrip(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	var body struct{ Status string }
+	if err := json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(&body); err != nil || body.Status == "" {
+		return "", fmt.Errorf("something else does, with HTTP status %d", response.StatusCode)
+	}
+	return body.Status, nil
 }

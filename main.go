@@ -31,6 +31,7 @@ const usage = `tachikoma keeps missions and specs for AI coding agents.
   tachikoma migrate       bring the database to this version, and end
   tachikoma check         read the configuration, and say what is wrong with it
   tachikoma passwd EMAIL  set an account's password, read from standard input
+  tachikoma healthcheck   ask the server of this configuration whether it is ready
   tachikoma -version      print the version
   tachikoma -help         print this
 
@@ -63,10 +64,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	}
 	switch email, passwd := strings.CutPrefix(command, "passwd "); {
 	case command == "":
-		return runServer(ctx, config, stdout, stderr)
+		return runServer(ctx, config, getenv, stdout, stderr)
 	case command == "check":
 		fmt.Fprintln(stdout, "The configuration is fine.")
 		return nil
+	case command == "healthcheck":
+		return runHealthcheck(ctx, config, stdout)
 	case command == "migrate":
 		return runMigrate(ctx, config, stdout, stderr)
 	case passwd:
@@ -75,11 +78,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	return fmt.Errorf("unknown arguments %q; see tachikoma -help", args)
 }
 
-func runServer(ctx context.Context, config Config, stdout, stderr io.Writer) error {
+func runServer(ctx context.Context, config Config, getenv func(string) string, stdout, stderr io.Writer) error {
 	s, err := newServer(config, newLogger(config, stderr))
 	if err != nil {
 		return err
 	}
+	s.systemd = notifier{getenv("NOTIFY_SOCKET"), s.log}
 	return s.run(ctx, func() { s.greet(ctx, stdout) })
 }
 

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -297,6 +298,8 @@ func TestCommands(t *testing.T) {
 		{"help with two dashes", nil, "--help", 0, `(?s)^tachikoma keeps .*`, ``},
 		{"version", nil, "-version", 0, `\S+\n`, ``},
 		{"check", nil, "check", 0, `The configuration is fine.\n`, ``},
+		{"healthcheck of nobody", []string{"PORT=1"}, "healthcheck", 1, ``, `tachikoma: the server at http://127.0.0.1:1 doesn't answer: .*connection refused\n`},
+		{"healthcheck of nobody in particular", []string{"PORT=0"}, "healthcheck", 1, ``, `tachikoma: with PORT=0 .*\n`},
 		{"unknown", nil, "serve", 1, ``, `tachikoma: unknown arguments \["serve"\]; see tachikoma -help\n`},
 		{"check tells all problems", []string{"PORT=web", "LEASE_MAX=1s", "JWT_SECRET=too short", "ADMIN_EMAIL=root@example.com", "DATABASE_URL=mysql://root:word@db"}, "check", 1,
 			``, `(?s)tachikoma: the configuration has problems:\nPORT: want .*\nDATABASE_URL: want .*\nJWT_SECRET: has 9 bytes.*\nLEASE_MAX: want .*\nADMIN_PASSWORD: is missing.*\n`},
@@ -317,6 +320,54 @@ func TestCommands(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Healthcheck finds the server that its own configuration describes, wherever
+// that listens, and does not mind what a certificate is for.
+func TestHealthcheckAsksTheServerOfItsConfiguration(t *testing.T) {
+	t.Parallel()
+	database := "DATABASE_URL=" + newTestDatabase(t)
+	certFile, keyFile := writePair(t, t.TempDir(), "tachikoma.example")
+	for name, test := range map[string]struct {
+		at  string
+		env []string
+	}{
+		"plain":         {"http://127.0.0.1", nil},
+		"a name":        {"http://localhost", []string{"HOST=localhost"}},
+		"all addresses": {"http://127.0.0.1", []string{"HOST=0.0.0.0"}},
+		"IPv6":          {"http://[::1]", []string{"HOST=::"}},
+		"TLS":           {"https://127.0.0.1", []string{"TLS_CERT_FILE=" + certFile, "TLS_KEY_FILE=" + keyFile}},
+		"internal":      {"http://127.0.0.1", []string{"INTERNAL_ADDR=127.0.0.1:0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			port := freePort(t)
+			env := append(test.env, database, "PORT="+port, "DRAIN_DELAY=1h")
+			server := startProgram(t, nil, env)
+			server.says(&server.out, "is at http")
+			asked, code := runToEnd(t, "", env, "healthcheck")
+			if want := "The server at " + test.at + ":" + port + " is ready.\n"; code != 0 || asked.out.text() != want || asked.err.text() != "" {
+				t.Errorf("code %d, %q, %q", code, asked.out.text(), asked.err.text())
+			}
+			server.signal(syscall.SIGTERM)
+			server.says(&server.err, "msg=stopping")
+			asked, code = runToEnd(t, "", env, "healthcheck")
+			if want := "tachikoma: the server at " + test.at + ":" + port + " isn't ready: draining\n"; code != 1 || asked.out.text() != "" || asked.err.text() != want {
+				t.Errorf("draining: code %d, %q, %q", code, asked.out.text(), asked.err.text())
+			}
+		})
+	}
+}
+
+func TestHealthcheckKnowsAnotherServer(t *testing.T) {
+	t.Parallel()
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	_, port, _ := net.SplitHostPort(other.Listener.Addr().String())
+	asked, code := runToEnd(t, "", []string{"PORT=" + port}, "healthcheck")
+	if want := "tachikoma: the server at http://127.0.0.1:" + port + " doesn't answer: something else does, with HTTP status 404\n"; code != 1 || asked.err.text() != want {
+		t.Errorf("code %d, %q", code, asked.err.text())
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
-	maxHeader     = 64 << 10 // bytes
+	maxHeader     = 64 << 10         // bytes
+	closeTime     = 40 * time.Second // that close may take: the pool's end, and all of shutdownSteps
 )
 
 // Server is the Tachikoma API server. newServer makes one, run serves until
@@ -29,6 +30,7 @@ type Server struct {
 	postgres *privatePostgres
 	listener net.Listener
 	tls      *certificate
+	systemd  notifier
 	work     sync.WaitGroup // the goroutines that open starts
 	stopWork context.CancelFunc
 }
@@ -122,6 +124,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 			return errors.Join(err, main.Close())
 		}
 	}
+	s.systemd.tellStarting()
 	err := s.open(ctx)
 	if ctx.Err() != nil { // asked to stop before it was up, which is no failure
 		return s.drain(main, internal, 0)
@@ -131,6 +134,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 		if s.postgres != nil {
 			lost = s.postgres.done()
 		}
+		s.systemd.tellReady(s.url())
 		ready()
 		select {
 		case <-ctx.Done():
@@ -185,6 +189,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 // use.
 func (s *Server) drain(main, internal *http.Server, delay time.Duration) error {
 	s.draining.Store(true)
+	s.systemd.tellStopping(delay + s.config.ShutdownTimeout + closeTime)
 	s.log.Info("stopping", "drain_delay", delay)
 	time.Sleep(delay)
 

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serviceManager is the end of NOTIFY_SOCKET that belongs to a service manager.
+type serviceManager struct {
+	t    *testing.T
+	conn *net.UnixConn
+}
+
+func newServiceManager(t *testing.T, socket string) *serviceManager {
+	t.Helper()
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &serviceManager{t, conn}
+}
+
+// hears waits for the next message, and wants it to be this one.
+func (m *serviceManager) hears(want ...string) {
+	m.t.Helper()
+	if err := m.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		m.t.Fatal(err)
+	}
+	message := make([]byte, 4<<10)
+	n, err := m.conn.Read(message)
+	if got := string(message[:n]); err != nil || got != strings.Join(want, "\n") {
+		m.t.Fatalf("the manager heard %q (%v), want %q", got, err, want)
+	}
+}
+
+// hearsNoMore wants that all has been said, by a process that has ended.
+func (m *serviceManager) hearsNoMore() {
+	m.t.Helper()
+	if err := m.conn.SetReadDeadline(time.Now()); err != nil {
+		m.t.Fatal(err)
+	}
+	message := make([]byte, 4<<10)
+	if n, err := m.conn.Read(message); !errors.Is(err, os.ErrDeadlineExceeded) {
+		m.t.Errorf("the manager heard %q (%v) in the end", message[:n], err)
+	}
+}
+
+// The private Postgres, which speaks the same protocol, keeps out of it.
+func TestManagerHearsOfReadinessAndOfTheEnd(t *testing.T) {
+	t.Parallel()
+	folder, err := os.MkdirTemp("", "notify") // the path of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	sockets := []string{filepath.Join(folder, "socket")}
+	if runtime.GOOS == "linux" {
+		sockets = append(sockets, "@"+folder)
+	}
+	for i, socket := range sockets {
+		t.Run(socket[:1], func(t *testing.T) {
+			t.Parallel()
+			database := "DATABASE_URL=" + newTestDatabase(t)
+			if i == 0 {
+				database = "DATA_DIR=" + clusterFolder(t)
+			}
+			m, port := newServiceManager(t, socket), freePort(t)
+			p := startProgram(t, nil, []string{"NOTIFY_SOCKET=" + socket, "PORT=" + port, database,
+				"DRAIN_DELAY=2s", "SHUTDOWN_TIMEOUT=3s"})
+			c := &client{t: t, base: "http://127.0.0.1:" + port}
+
+			m.hears("STATUS=Bringing up the database")
+			m.hears("READY=1", "STATUS=Serving at "+c.base)
+			c.get("/internal/health/ready").want(http.StatusOK)
+			p.signal(syscall.SIGTERM)
+			m.hears("STOPPING=1", "STATUS=Draining", fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (5*time.Second+closeTime).Microseconds()))
+			c.get("/internal/health/ready").want(http.StatusServiceUnavailable)
+			if code := p.wait(); code != 0 {
+				t.Errorf("exit code %d:\n%s", code, p.err.text())
+			}
+			m.hearsNoMore()
+		})
+	}
+}
+
+func TestServerWithoutItsManagerServes(t *testing.T) {
+	t.Parallel()
+	p, c := serve(t, "DATABASE_URL="+newTestDatabase(t), "NOTIFY_SOCKET=/nowhere/socket")
+	c.get("/internal/health/ready").want(http.StatusOK)
+	p.says(&p.err, `level=WARN msg="the service manager can't be told" NOTIFY_SOCKET=/nowhere/socket message=.*READY=1`)
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, p.err.text())
+	}
+}
+
+func TestStoppingTellsTheManagerHowLongItMayTake(t *testing.T) {
+	t.Parallel()
+	longest := acquireTimeout
+	for _, step := range shutdownSteps {
+		longest += step.patience
+	}
+	if closeTime < longest {
+		t.Errorf("the manager is told %s, and the end may take %s", closeTime, longest)
+	}
+}
