@@ -97,8 +97,8 @@ func TestPrivatePostgresKeepsDataAcrossRestarts(t *testing.T) {
 	if info, err := os.Stat(p.path("run")); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the socket's folder: %v, %v; want mode 0700", info, err)
 	}
-	settings := "SELECT concat_ws(' ', current_setting('listen_addresses'), current_setting('server_encoding'), datcollate, current_user) FROM pg_database WHERE datname = current_database()"
-	if got := queryText(t, p.url(ownDatabase), settings); got != " UTF8 C postgres" {
+	settings := "SELECT concat_ws(' ', current_setting('listen_addresses'), current_setting('server_encoding'), datcollate, current_user, current_setting('jit')) FROM pg_database WHERE datname = current_database()"
+	if got := queryText(t, p.url(ownDatabase), settings); got != " UTF8 C postgres off" {
 		t.Errorf("the cluster has the settings %q", got)
 	}
 	mustStop(t, p)
