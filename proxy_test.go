@@ -1,0 +1,188 @@
+package main
+
+// nginx and Caddy in front of a server, with the very files of deploy/: only
+// names, ports and certificates are the test's.
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// replaced replaces each old by the new that follows it, and wants it to be there.
+func replaced(t *testing.T, text string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if !strings.Contains(text, pairs[i]) {
+			t.Fatalf("there is no %q in\n%s", pairs[i], text)
+		}
+		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+	}
+	return text
+}
+
+// proxies are the programs, each with what starts it in a folder: plain on one
+// port, with TLS on another, in front of a server.
+var proxies = map[string]func(t *testing.T, dir, plain, tls, server string) (args []string){
+	"nginx": func(t *testing.T, dir, plain, tls, server string) []string {
+		certFile, keyFile := writePair(t, dir, "localhost")
+		site := replaced(t, deployFile(t, "nginx.conf"),
+			"listen 80;", "listen 127.0.0.1:"+freePort(t)+";",
+			"listen 443 ssl http2;", "listen 127.0.0.1:"+plain+"; listen 127.0.0.1:"+tls+" ssl http2;",
+			"listen [::]:80;", "", "listen [::]:443 ssl http2;", "",
+			"/etc/letsencrypt/live/tachikoma.example.com/fullchain.pem", certFile,
+			"/etc/letsencrypt/live/tachikoma.example.com/privkey.pem", keyFile,
+			"tachikoma.example.com", "localhost", "127.0.0.1:8080", server)
+		writeFile(t, filepath.Join(dir, "tachikoma.conf"), site)
+		writeFile(t, filepath.Join(dir, "nginx.conf"), `
+			daemon off; master_process off; pid nginx.pid; error_log stderr;
+			events {}
+			http {
+				access_log off;
+				client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+				include tachikoma.conf;
+			}`)
+		return []string{"-p", dir, "-c", "nginx.conf", "-e", "stderr"}
+	},
+	"caddy": func(t *testing.T, dir, plain, tls, server string) []string {
+		certFile, keyFile := writePair(t, dir, "localhost")
+		site := replaced(t, deployFile(t, "Caddyfile"), "\ntachikoma.example.com {", "\n(site) {", "127.0.0.1:8080", server)
+		writeFile(t, filepath.Join(dir, "Caddyfile"), "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+site+fmt.Sprintf(
+			"http://127.0.0.1:%s {\n\timport site\n}\nhttps://127.0.0.1:%s {\n\ttls %s %s\n\timport site\n}\n", plain, tls, certFile, keyFile))
+		return []string{"run", "--config", filepath.Join(dir, "Caddyfile"), "--adapter", "caddyfile"}
+	},
+}
+
+// throughProxy starts a proxy in front of a server, until the test ends, and
+// returns its address. Where it isn't installed the test is skipped.
+func throughProxy(t *testing.T, name string, s *testServer) (base string) {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		if path, err = exec.LookPath("/usr/sbin/" + name); err != nil {
+			t.Skip(name + " isn't installed")
+		}
+	}
+	dir, plain, tls := t.TempDir(), freePort(t), freePort(t)
+	cmd := exec.Command(path, proxies[name](t, dir, plain, tls, s.addr())...)
+	var said bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
+	cmd.Env = append(cmd.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("%s said:\n%s", name, said.Bytes())
+		}
+	})
+	for _, base := range []string{"https://127.0.0.1:" + tls, "http://127.0.0.1:" + plain} {
+		eventually(t, name+" serves at "+base, func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			status, err := askReady(ctx, base)
+			return err == nil && status == "ok"
+		})
+	}
+	return "http://127.0.0.1:" + plain
+}
+
+func TestProxiesPassOnWhatTheyShould(t *testing.T) {
+	t.Parallel()
+	for name := range proxies {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newTestServer(t, func(c *Config) {
+				c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+				c.AuthRateLimit = 1
+			})
+			direct := s.signUp("ada", "admin")
+			ada := &client{t: t, base: throughProxy(t, name, s), token: direct.token, user: direct.user}
+
+			// Events come at once, and a socket is a socket.
+			mission := ada.newMission("Behind")
+			stream := ada.stream(mission + "/events")
+			stream.want("mission.created", 0)
+			ada.post(mission+"/start", nil).want(http.StatusOK)
+			stream.want("mission.started", 1)
+			if followBySocket != nil {
+				socket := &witness{t: t, name: name, path: mission, as: func() *client { return ada }, follow: followBySocket}
+				socket.start(t.Context())
+				eventually(t, "the socket has both events", func() bool { return socket.seen.Load() == 2 })
+				socket.stop()
+				socket.following.Wait()
+			}
+
+			// Imports may be large.
+			var files []string
+			for i := range 12 {
+				files = append(files, fmt.Sprintf("phase-01-x/%03d-large.md", i+1),
+					fmt.Sprintf("# Spec %03d: Large\n\n- **Status**: Planned\n\n%s\n", i+1, strings.Repeat("words and more ", 16_000)))
+			}
+			ada.importTar(mission, tarOf(t, files...))
+
+			// What is for operators can't be reached, by whatever name.
+			ada.get("/internal/health/ready").want(http.StatusOK)
+			for _, path := range []string{"/internal/health", "/internal/connections", "/internal/%6detrics", "/internal/health/ready/../../debug/pprof/"} {
+				if a := ada.get(path).want(http.StatusNotFound); a.header.Get("X-Request-Id") != "" {
+					t.Errorf("%s came to the server", path)
+				}
+			}
+
+			// Clients are told apart by their addresses, and not by what they say.
+			if runtime.GOOS == "linux" { // which has all of 127.0.0.0/8
+				for _, from := range []struct {
+					addr, forwarded string
+					status          int
+				}{
+					{"127.0.0.2", "", http.StatusUnauthorized},
+					{"127.0.0.2", "", http.StatusTooManyRequests},
+					{"127.0.0.2", "203.0.113.9", http.StatusTooManyRequests},
+					{"127.0.0.3", "127.0.0.2", http.StatusUnauthorized},
+				} {
+					if status := logInFrom(t, ada.base, from.addr, from.forwarded); status != from.status {
+						t.Errorf("%+v: status %d", from, status)
+					}
+				}
+			}
+
+			if err := s.stop(); err != nil {
+				t.Fatal(err)
+			}
+			ada.get(mission).want(http.StatusBadGateway)
+		})
+	}
+}
+
+// logInFrom logs in with a wrong password, from an address of this machine.
+func logInFrom(t *testing.T, base, addr, forwarded string) (status int) {
+	t.Helper()
+	transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}).DialContext}
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(t.Context(), "POST", base+"/api/v1/auth/login",
+		strings.NewReader(`{"email": "`+addr+`@example.com", "password": "a wrong pass phrase"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	if forwarded != "" {
+		r.Header.Set("X-Forwarded-For", forwarded)
+	}
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	return response.StatusCode
+}
