@@ -362,12 +362,23 @@ func TestHealthcheckAsksTheServerOfItsConfiguration(t *testing.T) {
 
 func TestHealthcheckKnowsAnotherServer(t *testing.T) {
 	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and no more
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
-	_, port, _ := net.SplitHostPort(other.Listener.Addr().String())
-	asked, code := runToEnd(t, "", []string{"PORT=" + port}, "healthcheck")
-	if want := "tachikoma: the server at http://127.0.0.1:" + port + " doesn't answer: something else does, with HTTP status 404\n"; code != 1 || asked.err.text() != want {
-		t.Errorf("code %d, %q", code, asked.err.text())
+	for addr, complaint := range map[string]string{
+		other.Listener.Addr().String(): "something else does, with HTTP status 404\n",
+		silent.Addr().String():         "i/o timeout\n",
+	} {
+		_, port, _ := net.SplitHostPort(addr)
+		asked, code := runToEnd(t, "", []string{"PORT=" + port}, "healthcheck")
+		text := asked.err.text()
+		if code != 1 || !strings.HasPrefix(text, "tachikoma: the server at http://"+addr+" doesn't answer: ") || !strings.HasSuffix(text, complaint) {
+			t.Errorf("code %d, %q, want %q", code, text, complaint)
+		}
 	}
 }
 

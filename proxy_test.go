@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,7 +14,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // replaced replaces each old by the new that follows it, and wants it to be there.
@@ -89,9 +87,7 @@ func throughProxy(t *testing.T, name string, s *testServer) (base string) {
 	})
 	for _, base := range []string{"https://127.0.0.1:" + tls, "http://127.0.0.1:" + plain} {
 		eventually(t, name+" serves at "+base, func() bool {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			status, err := askReady(ctx, base)
+			status, err := askReady(t.Context(), base)
 			return err == nil && status == "ok"
 		})
 	}
