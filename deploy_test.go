@@ -50,7 +50,7 @@ func TestVariablesInDeployAndReadmeAreSettings(t *testing.T) {
 		known[s.name] = true
 		known[s.name+"_FILE"] = s.secret
 	}
-	foreign := regexp.MustCompile(`^(AF|CAP|CGO|XDG|TEST)_`) // names of systemd, Linux, Go, XDG, of the tests
+	foreign := regexp.MustCompile(`^(AF|CAP|CGO|XDG|TEST|TACHIKOMA)_`) // names of systemd, Linux, Go, XDG, of the tests and of shells
 	texts := map[string]string{"README.md": readme(t)}
 	for _, name := range []string{"tachikoma.service", "nginx.conf", "Caddyfile", "Dockerfile"} {
 		texts["deploy/"+name] = deployFile(t, name)
