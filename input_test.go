@@ -45,7 +45,7 @@ func (to targets) path(pattern string) (method, path string) {
 	case strings.Contains(path, "/users/"):
 		id = to.user
 	}
-	return method, strings.NewReplacer("{id}", id, "{user_id}", to.user).Replace(path)
+	return method, strings.NewReplacer("{$}", "", "{id}", id, "{user_id}", to.user).Replace(path)
 }
 
 func deep(n int) string {

@@ -89,7 +89,7 @@ func runServer(ctx context.Context, config Config, getenv func(string) string, s
 
 // greet tells whoever has started the server what to do next.
 func (s *Server) greet(ctx context.Context, stdout io.Writer) {
-	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n", version(), s.url())
+	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  %[2]s/api/v1/docs describes its API\n", version(), s.url())
 	if s.postgres != nil {
 		for _, line := range s.postgres.hints() {
 			fmt.Fprintln(stdout, "  "+line)

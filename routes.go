@@ -76,6 +76,9 @@ func (s *Server) routes() {
 	s.handle(editor, "POST /api/v1/specs/{id}/release", s.releaseSpec)
 
 	s.handleWithin(s.waiting(), agent, "POST /mcp", s.serveMCP)
+	s.handle(public, "GET /api/v1/openapi.json", s.getOpenAPI)
+	s.handle(public, "GET /api/v1/docs", s.getDocs)
+	s.handle(public, "GET /{$}", s.getRoot)
 
 	s.handle(probe, "GET /internal/health/live", s.getLive)
 	s.handle(probe, "GET /internal/health/ready", s.getReady)

@@ -85,7 +85,10 @@ var expectedRoutes = map[string]string{
 	"POST /api/v1/specs/{id}/fail":      "editor",
 	"POST /api/v1/specs/{id}/release":   "editor",
 
-	"POST /mcp": "account", // each tool asks for more, see mcp_test.go
+	"POST /mcp":                "account", // each tool asks for more, see mcp_test.go
+	"GET /api/v1/openapi.json": "anybody",
+	"GET /api/v1/docs":         "anybody",
+	"GET /{$}":                 "anybody", // and leads to the docs
 
 	"GET /internal/health":       "anybody",
 	"GET /internal/health/live":  "anybody",
@@ -138,7 +141,7 @@ func (c cast) at(pattern, id string) (method, path string) {
 			object = c.userID
 		}
 	}
-	return method, strings.NewReplacer("{id}", object, "{user_id}", c.userID).Replace(path)
+	return method, strings.NewReplacer("{$}", "", "{id}", object, "{user_id}", c.userID).Replace(path)
 }
 
 // as calls a route in a way that changes nothing if it is let through: with a
@@ -280,7 +283,7 @@ func TestUnknownPathsAndMethodsAreProblems(t *testing.T) {
 	t.Parallel()
 	c := newCast(t)
 	nobody := c.callers["nobody"]
-	for _, path := range []string{"/", "/api", "/api/v1", "/api/v1/", "/api/v1/missions/", "/api/v2/missions", "/internal",
+	for _, path := range []string{"/api", "/api/v1", "/api/v1/", "/api/v1/missions/", "/api/v2/missions", "/internal",
 		"/api/v1/missions/" + c.mission + "/nothing", "/favicon.ico", "/API/v1/missions", "/api/v1//missions/x/y"} {
 		nobody.get(path).wantProblem(http.StatusNotFound, "not_found")
 	}

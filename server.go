@@ -27,6 +27,8 @@ type Server struct {
 	internal *http.ServeMux // what INTERNAL_ADDR serves; nil without it
 	table    []route        // every route there is
 	tools    []tool         // for agents, at POST /mcp
+	openAPI  asset
+	docs     asset
 	postgres *privatePostgres
 	listener net.Listener
 	tls      *certificate
@@ -40,6 +42,9 @@ type Server struct {
 func newServer(config Config, log *slog.Logger) (*Server, error) {
 	s := &Server{state: newState(config, log)}
 	var err error
+	if s.openAPI, s.docs, err = newDocs(openAPI); err != nil {
+		return nil, err
+	}
 	if config.TLSCertFile != "" {
 		if s.tls, err = newCertificate(config.TLSCertFile, config.TLSKeyFile, log); err != nil {
 			return nil, err

@@ -1,0 +1,387 @@
+package main
+
+// The OpenAPI document, read as far as its page shows it: operations in their
+// groups, with what they refer to.
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// description is as much of an OpenAPI document as the page shows.
+type description struct {
+	Info       struct{ Title, Description string }
+	Tags       []*group
+	Paths      object[map[string]*operation]
+	Components struct {
+		Parameters object[*parameter]
+		Responses  object[*response]
+		Schemas    object[*schema]
+	}
+	Parameters []*parameter `json:"-"` // that several operations have: of the components
+	Problems   []*response  `json:"-"` // the same
+}
+
+// Lead is the first paragraph of what the document says of the API.
+func (d *description) Lead() string {
+	lead, _, _ := strings.Cut(d.Info.Description, "\n\n")
+	return lead
+}
+
+// Conventions are the others.
+func (d *description) Conventions() string {
+	_, rest, _ := strings.Cut(d.Info.Description, "\n\n")
+	return rest
+}
+
+// group is a tag with its operations.
+type group struct {
+	Name, Description string
+	Operations        []*operation `json:"-"`
+}
+
+// ID is the group's anchor.
+func (g *group) ID() string { return "group-" + strings.ReplaceAll(g.Name, " ", "-") }
+
+type operation struct {
+	ID                   string `json:"operationId"`
+	Summary, Description string
+	Tags                 []string
+	Permission           string `json:"x-permission"`
+	Security             []any
+	Parameters           []*parameter
+	RequestBody          struct {
+		Required bool
+		Content  object[content]
+	}
+	Responses object[*response]
+
+	Method, Path, Who string            `json:"-"`
+	Fields            []field           `json:"-"` // of a JSON body
+	Shared            object[*response] `json:"-"` // problems that several operations have
+}
+
+type parameter struct {
+	Ref                   string `json:"$ref"`
+	Name, In, Description string
+	Required              bool
+	Schema                *schema
+	Example               any
+
+	ID string `json:"-"` // the anchor of one that several operations have
+}
+
+type response struct {
+	Ref         string `json:"$ref"`
+	Description string
+	Content     object[content]
+
+	ID, Status string `json:"-"` // of a problem: its anchor, and the status it is used for
+	Only       bool   `json:"-"` // no other problem has the status
+}
+
+type content struct {
+	Schema  *schema
+	Example json.RawMessage
+}
+
+// callers is how the page and the README call the permissions.
+var callers = map[string]string{
+	"probe": "anyone", "public": "anyone", "guest": "anyone", "signed in": "signed in", "session": "session",
+	"maker": "user", "admin": "admin", "manager": "admin's session", "reader": "reader", "editor": "editor", "owner": "owner",
+}
+
+// arrange puts the operations into their groups and follows the references
+// that the page doesn't show as links.
+func (d *description) arrange() error {
+	for _, c := range d.Components.Parameters {
+		if c.Value.In != "path" {
+			d.Parameters = append(d.Parameters, c.Value)
+			c.Value.ID = fmt.Sprint("q", len(d.Parameters))
+		}
+	}
+	for _, c := range d.Components.Responses {
+		if c.Value.Codes() != nil {
+			d.Problems = append(d.Problems, c.Value)
+			c.Value.ID = fmt.Sprint("p", len(d.Problems))
+		}
+	}
+	for _, path := range d.Paths {
+		for _, method := range []string{"get", "post", "put", "patch", "delete"} {
+			o, ok := path.Value[method]
+			if !ok {
+				continue
+			}
+			o.Method, o.Path, o.Who = strings.ToUpper(method), path.Name, callers[o.Permission]
+			i := slices.IndexFunc(d.Tags, func(g *group) bool { return slices.Contains(o.Tags, g.Name) })
+			if o.ID == "" || o.Who == "" || i < 0 {
+				return fmt.Errorf("%s %s has no operationId, or no tag or x-permission that is known", o.Method, o.Path)
+			}
+			d.Tags[i].Operations = append(d.Tags[i].Operations, o)
+			if err := d.resolve(o); err != nil {
+				return fmt.Errorf("%s: %w", o.ID, err)
+			}
+		}
+	}
+	for _, p := range d.Problems {
+		p.Only = !slices.ContainsFunc(d.Problems, func(other *response) bool { return other != p && other.Status == p.Status })
+	}
+	return nil
+}
+
+func (d *description) resolve(o *operation) error {
+	var err error
+	for i, p := range o.Parameters {
+		if p.Ref != "" {
+			if o.Parameters[i], err = d.Components.Parameters.at(p.Ref); err != nil {
+				return err
+			}
+		}
+	}
+	if body := o.JSONBody(); body != nil {
+		if body.Schema == nil || body.Example == nil {
+			return errors.New("its body has no schema or no example")
+		}
+		s := body.Schema
+		if s.Ref != "" {
+			if s, err = d.Components.Schemas.at(s.Ref); err != nil {
+				return err
+			}
+			s.Bodies = append(s.Bodies, o.ID)
+		}
+		if o.Fields = s.Fields(); o.Fields == nil && !o.RequestBody.Required {
+			o.RequestBody.Content = nil // an empty object at most, and better left out
+		}
+	}
+	var own object[*response]
+	for _, answer := range o.Responses {
+		if answer.Value.Ref != "" {
+			if answer.Value, err = d.Components.Responses.at(answer.Value.Ref); err != nil {
+				return err
+			}
+		}
+		if answer.Value.ID != "" {
+			answer.Value.Status = answer.Name
+			o.Shared = append(o.Shared, answer)
+		} else {
+			own = append(own, answer)
+		}
+	}
+	o.Responses = own
+	return nil
+}
+
+// JSONBody is the request's content as JSON, or nil where it isn't JSON.
+func (o *operation) JSONBody() *content {
+	for _, c := range o.RequestBody.Content {
+		if strings.HasSuffix(c.Name, "json") {
+			return &c.Value
+		}
+	}
+	return nil
+}
+
+// Codes are the codes that a problem can have, and nil for other answers.
+func (r *response) Codes() []any {
+	for _, c := range r.Content {
+		if c.Value.Schema == nil {
+			continue
+		}
+		for _, part := range c.Value.Schema.AllOf {
+			for _, p := range part.Properties {
+				if p.Name == "code" {
+					return p.Value.Values()
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// UntoldCodes are those of the codes that the description doesn't name.
+func (r *response) UntoldCodes() []any {
+	return slices.DeleteFunc(slices.Clone(r.Codes()), func(code any) bool {
+		return strings.Contains(r.Description, fmt.Sprintf("`%s`", code))
+	})
+}
+
+// schema is a JSON Schema, of the keywords that the document uses.
+type schema struct {
+	Ref                  string `json:"$ref"`
+	Description          string
+	Type                 any // a name, or a list of names
+	Format, Pattern      string
+	Properties           object[*schema]
+	Required             []string
+	AdditionalProperties *schema
+	Items                *schema
+	AllOf, AnyOf, OneOf  []*schema
+	Enum                 []any
+	Const                any
+	Default              json.RawMessage
+	MinLength, MaxLength json.Number
+	Minimum, Maximum     json.Number
+	MinItems, MaxItems   json.Number
+	UniqueItems          bool
+
+	Bodies []string `json:"-"` // operations whose body it is
+	never  bool     // the schema false, which nothing fits
+}
+
+// UnmarshalJSON also takes the schemas true and false.
+func (s *schema) UnmarshalJSON(data []byte) error {
+	if text := string(data); text == "true" || text == "false" {
+		s.never = text == "false"
+		return nil
+	}
+	type plain schema
+	return json.Unmarshal(data, (*plain)(s))
+}
+
+// field is a property as the page lists it.
+type field struct {
+	Name   string // with the names of what it is in
+	Schema *schema
+	Mark   string // "required" in what clients send, "optional" in what they get
+}
+
+// Fields are the properties of an object, and of the objects inside it that
+// have no name of their own.
+func (s *schema) Fields() []field {
+	var all []field
+	sent := s.AdditionalProperties != nil && s.AdditionalProperties.never
+	for _, part := range append([]*schema{s}, s.AllOf...) {
+		for _, p := range part.Properties {
+			f := field{Name: p.Name, Schema: p.Value}
+			if required := slices.Contains(part.Required, p.Name); required && sent {
+				f.Mark = "required"
+			} else if !required && !sent {
+				f.Mark = "optional"
+			}
+			all = append(all, f)
+			inner, path := p.Value, p.Name+"."
+			if inner.Items != nil {
+				inner, path = inner.Items, p.Name+"[]."
+			}
+			for _, f := range inner.Fields() {
+				f.Name = path + f.Name
+				all = append(all, f)
+			}
+		}
+	}
+	return all
+}
+
+// Name is that of the schema which this one refers to.
+func (s *schema) Name() string { return lastName(s.Ref) }
+
+// Choices are the schemas of which one has to fit.
+func (s *schema) Choices() []*schema { return append(s.OneOf, s.AnyOf...) }
+
+// Values are all the values that fit, where they are listed.
+func (s *schema) Values() []any {
+	if s.Const != nil {
+		return []any{s.Const}
+	}
+	return s.Enum
+}
+
+// Word is the type, or the format where that says more.
+func (s *schema) Word() string {
+	names, ok := s.Type.([]any)
+	if !ok && s.Type != nil {
+		names = []any{s.Type}
+	}
+	var words []string
+	for _, name := range names {
+		if name != "null" {
+			words = append(words, cmp.Or(s.Format, fmt.Sprint(name)))
+		}
+	}
+	if words == nil && names != nil {
+		return "null"
+	}
+	return strings.Join(words, " or ")
+}
+
+// Nullable reports whether the type allows null beside others.
+func (s *schema) Nullable() bool {
+	names, ok := s.Type.([]any)
+	return ok && slices.Contains(names, any("null"))
+}
+
+// Bounds are the limits on a value, in words.
+func (s *schema) Bounds() string {
+	var words []string
+	for _, b := range []struct {
+		lo, hi json.Number
+		unit   string
+	}{
+		{s.MinLength, s.MaxLength, " characters"}, {s.Minimum, s.Maximum, ""}, {s.MinItems, s.MaxItems, " items"},
+	} {
+		switch {
+		case b.lo != "" && b.hi != "":
+			words = append(words, string(b.lo+" to "+b.hi)+b.unit)
+		case b.lo != "":
+			words = append(words, "at least "+string(b.lo)+b.unit)
+		case b.hi != "":
+			words = append(words, "at most "+string(b.hi)+b.unit)
+		}
+	}
+	if s.UniqueItems {
+		words = append(words, "each once")
+	}
+	if s.Pattern != "" {
+		words = append(words, "pattern "+s.Pattern)
+	}
+	if s.Default != nil {
+		words = append(words, "default "+string(s.Default))
+	}
+	return strings.Join(words, ", ")
+}
+
+// object is a JSON object in the order in which it is written, which a map
+// would lose.
+type object[T any] []entry[T]
+
+type entry[T any] struct {
+	Name  string
+	Value T
+}
+
+func (o *object[T]) UnmarshalJSON(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+		return fmt.Errorf("%.20q isn't an object (%v)", data, err)
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return err
+		}
+		e := entry[T]{Name: name.(string)} // encoding/json has seen to it
+		if err := d.Decode(&e.Value); err != nil {
+			return fmt.Errorf("%s: %w", e.Name, err)
+		}
+		*o = append(*o, e)
+	}
+	return nil
+}
+
+// at follows a reference to one of the entries.
+func (o object[T]) at(ref string) (T, error) {
+	for _, e := range o {
+		if e.Name == lastName(ref) {
+			return e.Value, nil
+		}
+	}
+	var none T
+	return none, fmt.Errorf("%s isn't there", ref)
+}
+
+func lastName(ref string) string { return ref[strings.LastIndexByte(ref, '/')+1:] }
