@@ -1,0 +1,460 @@
+package main
+
+// A checker for the part of JSON Schema (draft 2020-12) that openapi.json is
+// written in.
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"net/mail"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// jsonSchema is a JSON Schema. It knows the keywords below and refuses others when
+// it is decoded; link makes it ready to check.
+type jsonSchema struct {
+	Ref                  string                 `json:"$ref"`
+	Type                 oneOrMore              `json:"type"`
+	Properties           map[string]*jsonSchema `json:"properties"`
+	Required             []string               `json:"required"`
+	AdditionalProperties *jsonSchema            `json:"additionalProperties"`
+	Items                *jsonSchema            `json:"items"`
+	Enum                 []any                  `json:"enum"`
+	Const                any                    `json:"const"`
+	MinLength            int                    `json:"minLength"`
+	MaxLength            *int                   `json:"maxLength"`
+	Pattern              string                 `json:"pattern"`
+	Format               string                 `json:"format"`
+	Minimum              *float64               `json:"minimum"`
+	Maximum              *float64               `json:"maximum"`
+	MinItems             int                    `json:"minItems"`
+	MaxItems             *int                   `json:"maxItems"`
+	UniqueItems          bool                   `json:"uniqueItems"`
+	AllOf                []*jsonSchema          `json:"allOf"`
+	AnyOf                []*jsonSchema          `json:"anyOf"`
+	OneOf                []*jsonSchema          `json:"oneOf"`
+	Discriminator        *struct {
+		PropertyName string            `json:"propertyName"`
+		Mapping      map[string]string `json:"mapping"`
+	} `json:"discriminator"`
+	Default     any    `json:"default"`
+	Description string `json:"description"`
+	Title       string `json:"title"`
+	Examples    []any  `json:"examples"`
+
+	nothing  bool           // the schema false
+	anything bool           // it has no keyword that refuses anything
+	target   *jsonSchema    // what Ref names
+	pattern  *regexp.Regexp // Pattern
+}
+
+// oneOrMore is the value of type: a name, or a list of names.
+type oneOrMore []string
+
+func (t *oneOrMore) UnmarshalJSON(data []byte) error {
+	if data[0] != '"' {
+		return json.Unmarshal(data, (*[]string)(t))
+	}
+	*t = make([]string, 1)
+	return json.Unmarshal(data, &(*t)[0])
+}
+
+func (s *jsonSchema) UnmarshalJSON(data []byte) error {
+	if text := string(data); text == "true" || text == "false" {
+		s.nothing = text == "false"
+		return nil
+	}
+	type plain jsonSchema // without this method
+	return decodeStrictly(data, (*plain)(s))
+}
+
+// decodeStrictly is json.Unmarshal that refuses unknown fields and keeps the
+// text of numbers.
+func decodeStrictly(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	d.UseNumber()
+	return d.Decode(v)
+}
+
+// link finds what the references of a schema and of all in it name, and
+// compiles its patterns.
+func (s *jsonSchema) link(path string, named map[string]*jsonSchema) error {
+	var err error
+	bare := *s
+	bare.Default, bare.Description, bare.Title, bare.Examples = nil, "", "", nil
+	s.anything = reflect.DeepEqual(bare, jsonSchema{})
+	if s.Pattern != "" {
+		if s.pattern, err = regexp.Compile(s.Pattern); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	if s.Ref != "" {
+		name, local := strings.CutPrefix(s.Ref, "#/components/schemas/")
+		if s.target = named[name]; s.target == nil || !local {
+			return fmt.Errorf("%s: there is no %s", path, s.Ref)
+		}
+	}
+	for path, inner := range s.inside(path) {
+		if err := inner.link(path, named); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inside yields every schema directly in s, with its path.
+func (s *jsonSchema) inside(path string) iter.Seq2[string, *jsonSchema] {
+	return func(yield func(string, *jsonSchema) bool) {
+		for name, inner := range s.Properties {
+			if !yield(path+".properties."+name, inner) {
+				return
+			}
+		}
+		for keyword, list := range map[string][]*jsonSchema{
+			"allOf": s.AllOf, "anyOf": s.AnyOf, "oneOf": s.OneOf, "items": {s.Items}, "additionalProperties": {s.AdditionalProperties},
+		} {
+			for i, inner := range list {
+				if inner != nil && !yield(fmt.Sprintf("%s.%s[%d]", path, keyword, i), inner) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// problemsOf says by path what keeps v from fitting. v is made of what
+// encoding/json decodes to, with numbers as json.Number. closed also refuses
+// members of objects that no schema describes.
+func (s *jsonSchema) problemsOf(v any, closed bool) []string {
+	c := checking{closed: closed}
+	c.value(s, "", v)
+	slices.Sort(c.problems)
+	return c.problems
+}
+
+// checking is one walk through a value.
+type checking struct {
+	closed   bool
+	problems []string
+}
+
+func (c *checking) fail(path, message string, args ...any) {
+	if path == "" {
+		path = "the whole"
+	}
+	c.problems = append(c.problems, strings.TrimPrefix(path, ".")+" "+fmt.Sprintf(message, args...))
+}
+
+// value holds a value against all that its place says of it.
+func (c *checking) value(s *jsonSchema, path string, v any) {
+	described := make(map[string]bool)
+	open := c.against(s, path, v, described)
+	if object, ok := v.(map[string]any); ok && c.closed && !open {
+		for name := range object {
+			if !described[name] {
+				c.fail(path+"."+name, "isn't described")
+			}
+		}
+	}
+}
+
+// against holds a value against one schema, notes the members that it
+// describes, and reports whether it describes all there could be.
+func (c *checking) against(s *jsonSchema, path string, v any, described map[string]bool) (open bool) {
+	if s.nothing {
+		c.fail(path, "isn't allowed")
+		return true
+	}
+	if len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(name string) bool { return hasType(v, name) }) {
+		c.fail(path, "is %s, not %s", brief(v), strings.Join(s.Type, " or "))
+		return true // the rest would only repeat it
+	}
+	if s.Const != nil && !reflect.DeepEqual(v, s.Const) {
+		c.fail(path, "is %s, not %s", brief(v), brief(s.Const))
+	}
+	if s.Enum != nil && !slices.ContainsFunc(s.Enum, func(one any) bool { return reflect.DeepEqual(v, one) }) {
+		c.fail(path, "is %s, not one of %s", brief(v), brief(s.Enum))
+	}
+	switch v := v.(type) {
+	case string:
+		c.text(s, path, v)
+	case json.Number:
+		n, _ := v.Float64()
+		if s.Minimum != nil && n < *s.Minimum || s.Maximum != nil && n > *s.Maximum {
+			c.fail(path, "is out of range: %s", v)
+		}
+	case []any:
+		c.list(s, path, v)
+	case map[string]any:
+		open = c.members(s, path, v, described)
+	}
+	for _, part := range s.AllOf {
+		open = c.against(part, path, v, described) || open
+	}
+	if s.target != nil {
+		open = c.against(s.target, path, v, described) || open
+	}
+	if len(s.AnyOf) > 0 {
+		open = c.choice(s.AnyOf, false, path, v, described) || open
+	}
+	if len(s.OneOf) > 0 {
+		open = c.choice(s.OneOf, true, path, v, described) || open
+	}
+	return open || s.anything
+}
+
+// choice holds a value against schemas of which one has to fit, and only one
+// if exactly. Where none does it repeats what the nearest one says.
+func (c *checking) choice(choice []*jsonSchema, exactly bool, path string, v any, described map[string]bool) (open bool) {
+	nearest := []string(nil)
+	fitting := 0
+	for _, one := range choice {
+		if !one.meantFor(v) {
+			continue
+		}
+		try := checking{closed: c.closed}
+		inner := make(map[string]bool)
+		opens := try.against(one, path, v, inner)
+		if len(try.problems) == 0 {
+			fitting++
+			open = open || opens
+			maps.Copy(described, inner)
+		} else if nearest == nil || len(try.problems) < len(nearest) {
+			nearest = try.problems
+		}
+	}
+	switch {
+	case fitting == 0 && nearest == nil:
+		c.fail(path, "is of no kind that is described: %s", brief(v))
+		return true
+	case fitting == 0:
+		c.problems = append(c.problems, nearest...)
+		return true
+	case fitting > 1 && exactly:
+		c.fail(path, "fits %d of the schemas, not one", fitting)
+	}
+	return open
+}
+
+// meantFor reports whether a schema speaks of values like v: those of its type
+// that have the constants by which objects tell what they are.
+func (s *jsonSchema) meantFor(v any) bool {
+	for s.target != nil {
+		s = s.target
+	}
+	if len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(name string) bool { return hasType(v, name) }) {
+		return false
+	}
+	object, _ := v.(map[string]any)
+	for name, p := range s.Properties {
+		if is, ok := object[name]; ok && p.Const != nil && !reflect.DeepEqual(is, p.Const) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *checking) text(s *jsonSchema, path, text string) {
+	if n := utf8.RuneCountInString(text); n < s.MinLength || s.MaxLength != nil && n > *s.MaxLength {
+		c.fail(path, "has %d characters", n)
+	}
+	if s.pattern != nil && !s.pattern.MatchString(text) {
+		c.fail(path, "doesn't match %s: %s", s.Pattern, brief(text))
+	}
+	if s.Format != "" && !hasFormat(text, s.Format) {
+		c.fail(path, "is no %s: %s", s.Format, brief(text))
+	}
+}
+
+func (c *checking) list(s *jsonSchema, path string, list []any) {
+	if n := len(list); n < s.MinItems || s.MaxItems != nil && n > *s.MaxItems {
+		c.fail(path, "has %d entries", n)
+	}
+	for i, v := range list {
+		if s.Items != nil {
+			c.value(s.Items, fmt.Sprintf("%s[%d]", path, i), v)
+		}
+		if s.UniqueItems && slices.ContainsFunc(list[:i], func(other any) bool { return reflect.DeepEqual(v, other) }) {
+			c.fail(fmt.Sprintf("%s[%d]", path, i), "is there twice")
+		}
+	}
+}
+
+func (c *checking) members(s *jsonSchema, path string, object map[string]any, described map[string]bool) (open bool) {
+	for _, name := range s.Required {
+		if _, ok := object[name]; !ok {
+			c.fail(path+"."+name, "is missing")
+		}
+	}
+	for name, v := range object {
+		inner := s.Properties[name]
+		if inner == nil {
+			inner = s.AdditionalProperties
+		}
+		if inner != nil {
+			described[name] = true
+			c.value(inner, path+"."+name, v)
+		}
+	}
+	return s.AdditionalProperties != nil
+}
+
+// hasType reports whether a value has one of JSON Schema's types. The server
+// takes and writes whole numbers without a fraction or an exponent.
+func hasType(v any, name string) bool {
+	switch v := v.(type) {
+	case nil:
+		return name == "null"
+	case bool:
+		return name == "boolean"
+	case string:
+		return name == "string"
+	case json.Number:
+		_, err := strconv.ParseInt(v.String(), 10, 64)
+		return name == "number" || name == "integer" && err == nil
+	case []any:
+		return name == "array"
+	case map[string]any:
+		return name == "object"
+	}
+	return false
+}
+
+func hasFormat(text, format string) bool {
+	switch format {
+	case "uuid":
+		return validID(text)
+	case "date-time": // in a year that stays one in UTC
+		var at time.Time
+		return at.UnmarshalText([]byte(text)) == nil && at.UTC().Year() >= 1 && at.UTC().Year() <= 9999
+	case "email":
+		address, err := mail.ParseAddress(text)
+		return err == nil && address.Address == text
+	case "uri":
+		u, err := url.Parse(text)
+		return err == nil && u.IsAbs()
+	}
+	return false
+}
+
+// brief is the beginning of a value as JSON.
+func brief(v any) string {
+	text, err := encode(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[:min(len(text), 200)])
+}
+
+func TestSchemaChecker(t *testing.T) {
+	t.Parallel()
+	named := make(map[string]*jsonSchema)
+	if err := json.Unmarshal([]byte(`{
+		"Cat": {"type": "object", "required": ["kind"], "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer", "minimum": 1, "maximum": 9}}},
+		"Dog": {"type": "object", "required": ["kind"], "properties": {"kind": {"const": "dog"}, "friend": {"$ref": "#/components/schemas/Pet"}}},
+		"Pet": {"oneOf": [{"$ref": "#/components/schemas/Cat"}, {"$ref": "#/components/schemas/Dog"}], "discriminator": {"propertyName": "kind"}}
+	}`), &named); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range named {
+		if err := s.link(name, named); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const object = `{"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}`
+	for _, test := range []struct{ schema, value, problems string }{
+		{`{}`, `{"a": [1]}`, ``},
+		{`true`, `{"a": [1]}`, ``},
+		{`false`, `1`, `the whole isn't allowed`},
+		{`{"type": "string"}`, `null`, `the whole is null, not string`},
+		{`{"type": ["string", "null"]}`, `null`, ``},
+		{`{"type": "integer"}`, `1.5`, `the whole is 1.5, not integer`},
+		{`{"type": "integer"}`, `1e2`, `the whole is 1e2, not integer`},
+		{`{"type": "number"}`, `1.5`, ``},
+		{`{"type": "boolean"}`, `"true"`, `the whole is "true", not boolean`},
+		{`{"const": "a"}`, `"b"`, `the whole is "b", not "a"`},
+		{`{"enum": ["a", null]}`, `null`, ``},
+		{`{"enum": ["a", null]}`, `"b"`, `the whole is "b", not one of ["a",null]`},
+		{`{"minLength": 1, "maxLength": 2}`, `"äöü"`, `the whole has 3 characters`},
+		{`{"minLength": 1}`, `""`, `the whole has 0 characters`},
+		{`{"maxLength": 3}`, `"äöü"`, ``},
+		{`{"pattern": "^a+$"}`, `"ab"`, `the whole doesn't match ^a+$: "ab"`},
+		{`{"format": "uuid"}`, `"01997a3e"`, `the whole is no uuid: "01997a3e"`},
+		{`{"format": "uuid"}`, `"01997a3e-5b60-7c1a-9d2e-3f4a5b6c7d0a"`, ``},
+		{`{"format": "date-time"}`, `"2026-01-31"`, `the whole is no date-time: "2026-01-31"`},
+		{`{"format": "date-time"}`, `"2026-01-31T12:00:00.5Z"`, ``},
+		{`{"format": "email"}`, `"Ada <ada@example.com>"`, `the whole is no email: "Ada <ada@example.com>"`},
+		{`{"format": "email"}`, `"ada@example.com"`, ``},
+		{`{"format": "uri"}`, `"/docs"`, `the whole is no uri: "/docs"`},
+		{`{"format": "uri"}`, `"https://example.com/docs"`, ``},
+		{`{"minimum": 0, "maximum": 9}`, `10`, `the whole is out of range: 10`},
+		{`{"minimum": 0, "maximum": 9}`, `-1`, `the whole is out of range: -1`},
+		{`{"minItems": 2, "maxItems": 3}`, `[1]`, `the whole has 1 entries`},
+		{`{"maxItems": 0}`, `[1]`, `the whole has 1 entries`},
+		{`{"uniqueItems": true}`, `[{"a": 1}, {"a": 1}]`, `[1] is there twice`},
+		{`{"items": {"type": "string"}}`, `["a", 1, 2]`, `[1] is 1, not string; [2] is 2, not string`},
+		{object, `{}`, `a is missing`},
+		{object, `{"a": 1}`, `a is 1, not string`},
+		{object, `{"a": "", "b": 1}`, `b isn't described`},
+		{`{"type": "object"}`, `{"b": 1}`, `b isn't described`},
+		{`{"type": "object", "additionalProperties": true}`, `{"b": {"c": 1}}`, ``},
+		{`{"type": "object", "additionalProperties": false}`, `{"b": 1}`, `b isn't allowed`},
+		{`{"type": "object", "additionalProperties": {"type": "string"}}`, `{"b": 1}`, `b is 1, not string`},
+		{`{"type": "object", "properties": {"in": ` + object + `}}`, `{"in": {"a": "", "b": 1}}`, `in.b isn't described`},
+		{`{"allOf": [` + object + `, {"properties": {"b": {"enum": [1, 2]}}}]}`, `{"a": "", "b": 1}`, ``},
+		{`{"allOf": [` + object + `, {"properties": {"b": {"enum": [1, 2]}}}]}`, `{"a": "", "b": 3, "c": 1}`, `b is 3, not one of [1,2]; c isn't described`},
+		{`{"allOf": [` + object + `], "additionalProperties": true}`, `{"a": "", "b": 3}`, ``},
+		{`{"anyOf": [` + object + `, {"type": "null"}]}`, `null`, ``},
+		{`{"anyOf": [` + object + `, {"type": "null"}]}`, `{"a": "", "b": 1}`, `b isn't described`},
+		{`{"anyOf": [` + object + `, {"type": "null"}]}`, `{"a": 1}`, `a is 1, not string`},
+		{`{"anyOf": [{"type": "string"}, {"type": "null"}]}`, `1`, `the whole is of no kind that is described: 1`},
+		{`{"oneOf": [{"minimum": 1}, {"minimum": 2}]}`, `1`, ``},
+		{`{"oneOf": [{"minimum": 1}, {"minimum": 2}]}`, `2`, `the whole fits 2 of the schemas, not one`},
+		{`{"$ref": "#/components/schemas/Pet"}`, `{"kind": "cat", "lives": 9}`, ``},
+		{`{"$ref": "#/components/schemas/Pet"}`, `{"kind": "cat", "lives": 10}`, `lives is out of range: 10`},
+		{`{"$ref": "#/components/schemas/Pet"}`, `{"kind": "dog", "friend": {"kind": "cat", "lives": 0}}`, `friend.lives is out of range: 0`},
+		{`{"$ref": "#/components/schemas/Pet"}`, `{"kind": "dog", "lives": 1}`, `lives isn't described`},
+	} {
+		var s jsonSchema
+		if err := json.Unmarshal([]byte(test.schema), &s); err != nil {
+			t.Errorf("%s: %v", test.schema, err)
+			continue
+		}
+		if err := s.link("", named); err != nil {
+			t.Errorf("%s: %v", test.schema, err)
+			continue
+		}
+		var v any
+		if err := decodeStrictly([]byte(test.value), &v); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(s.problemsOf(v, true), "; "); got != test.problems {
+			t.Errorf("%s of %s: %q, want %q", test.value, test.schema, got, test.problems)
+		}
+		if got := s.problemsOf(v, false); strings.Contains(strings.Join(got, ""), "isn't described") {
+			t.Errorf("%s of %s: %q, although it is open", test.value, test.schema, got)
+		}
+	}
+	for _, bad := range []string{`{"minimun": 1}`, `{"properties": {"a": {"if": true}}}`} {
+		if json.Unmarshal([]byte(bad), &jsonSchema{}) == nil {
+			t.Errorf("%s was taken for a schema", bad)
+		}
+	}
+	for _, bad := range []jsonSchema{{Ref: "#/components/schemas/Cow"}, {Pattern: "("}, {Items: &jsonSchema{Ref: "Pet"}}} {
+		if bad.link("", named) == nil {
+			t.Errorf("%+v could be linked", bad)
+		}
+	}
+}
