@@ -71,6 +71,9 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 	return &testServer{Server: s, t: t, stop: stop}
 }
 
+// unredirected shows an answer that leads elsewhere as it is.
+var unredirected = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
 // client makes requests as somebody, or as nobody without a token.
 type client struct {
 	t     testing.TB
@@ -142,25 +145,25 @@ func (c *client) do(method, path string, body any, headers ...string) *answer {
 	return a
 }
 
-// try is do for requests that may fail, and for goroutines of a test.
+// try is do for requests that may fail, and for goroutines of a test. It is an
+// error of the test if the answer isn't as openapi.json describes it.
 func (c *client) try(ctx context.Context, method, path string, body any, headers ...string) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
-	var reader io.Reader
+	var sent []byte
 	switch body := body.(type) {
 	case nil:
 	case string:
-		reader = strings.NewReader(body)
+		sent = []byte(body)
 	case []byte:
-		reader = bytes.NewReader(body)
+		sent = body
 	default:
-		encoded, err := json.Marshal(body)
-		if err != nil {
+		var err error
+		if sent, err = json.Marshal(body); err != nil {
 			return nil, err
 		}
-		reader = bytes.NewReader(encoded)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(sent))
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +176,7 @@ func (c *client) try(ctx context.Context, method, path string, body any, headers
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	response, err := http.DefaultClient.Do(r)
+	response, err := unredirected.Do(r)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +185,9 @@ func (c *client) try(ctx context.Context, method, path string, body any, headers
 	if err != nil {
 		return nil, err
 	}
-	return &answer{c.t, method + " " + path, response.StatusCode, response.Header, content}, nil
+	a := &answer{c.t, method + " " + path, response.StatusCode, response.Header, content}
+	checkContract(c.t, r, sent, a)
+	return a, nil
 }
 
 // want ends the test unless the answer has the status.
@@ -220,6 +225,13 @@ func (a *answer) wantFields(fields ...string) *answer {
 	return a
 }
 
+// decoded is the body as encoding/json has it in an any.
+func (a *answer) decoded() (v any) {
+	a.t.Helper()
+	a.into(&v)
+	return v
+}
+
 // into decodes the body.
 func (a *answer) into(v any) {
 	a.t.Helper()
@@ -232,8 +244,7 @@ func (a *answer) into(v any) {
 // nil. Numbers are float64, as encoding/json has them.
 func (a *answer) at(path string) any {
 	a.t.Helper()
-	var v any
-	a.into(&v)
+	v := a.decoded()
 	for name := range strings.SplitSeq(path, ".") {
 		switch in := v.(type) {
 		case map[string]any:

@@ -196,6 +196,10 @@ func wantPassed(t *testing.T, caller, pattern string, a *answer) {
 		if a.status != http.StatusUpgradeRequired {
 			t.Errorf("%s as %s: %d %s", pattern, caller, a.status, a.body)
 		}
+	case pattern == "GET /{$}":
+		if a.status != http.StatusFound || a.header.Get("Location") != "/api/v1/docs" {
+			t.Errorf("%s as %s: %d %v", pattern, caller, a.status, a.header)
+		}
 	case strings.HasPrefix(pattern, "GET "):
 		if a.status != http.StatusOK {
 			t.Errorf("%s as %s: %d %s", pattern, caller, a.status, a.body)

@@ -57,6 +57,7 @@ func (s *streamClient) next() (e event, ok bool) {
 			id = value
 		}
 		if value, is := strings.CutPrefix(line, "data: "); is {
+			checkMessage(s.t, "Event", []byte(value), true)
 			if err := json.Unmarshal([]byte(value), &e); err != nil {
 				s.t.Fatal(err)
 			}

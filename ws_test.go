@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/coder/websocket/wsjson"
 )
 
 // dialSocket opens a WebSocket with an Authorization and an Origin, either of which
@@ -44,25 +43,43 @@ func (s *testServer) openSocket(authorization string, protocols ...string) *webs
 	return conn
 }
 
-// say sends a message and returns the answer.
+// say sends a message and returns the answer. It is an error of the test if
+// what is accepted isn't as openapi.json describes it.
 func say(t *testing.T, conn *websocket.Conn, message string) map[string]any {
 	t.Helper()
 	if err := conn.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
 		t.Fatal(err)
 	}
-	return hear(t, conn)
+	answer := hear(t, conn)
+	if answer["type"] != "error" {
+		checkMessage(t, "WebSocketClientMessage", []byte(message), false)
+	}
+	return answer
 }
 
 // hear returns the next message.
 func hear(t *testing.T, conn *websocket.Conn) map[string]any {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
+	raw := hearRaw(t, conn)
 	var message map[string]any
-	if err := wsjson.Read(ctx, conn, &message); err != nil {
-		t.Fatal(err)
+	if err := json.Unmarshal(raw, &message); err != nil {
+		t.Fatalf("%v: %s", err, raw)
 	}
 	return message
+}
+
+// hearRaw reads the next message. It is an error of the test if it isn't as
+// openapi.json describes it.
+func hearRaw(t *testing.T, conn *websocket.Conn) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, raw, err := conn.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkMessage(t, "WebSocketServerMessage", raw, true)
+	return raw
 }
 
 func wantClose(t *testing.T, conn *websocket.Conn, code websocket.StatusCode) {
@@ -213,15 +230,10 @@ type frame struct {
 	Events    []event         `json:"events"`
 }
 
-// hearFrame reads the next message.
+// hearFrame is hear for messages about events.
 func hearFrame(t *testing.T, conn *websocket.Conn) frame {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	_, raw, err := conn.Read(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	raw := hearRaw(t, conn)
 	var f frame
 	if err := json.Unmarshal(raw, &f); err != nil {
 		t.Fatalf("%v: %s", err, raw)
@@ -261,7 +273,11 @@ func TestSocketFollowsMissions(t *testing.T) {
 		if err := conn.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
 			t.Fatal(err)
 		}
-		return hearFrame(t, conn)
+		f := hearFrame(t, conn)
+		if f.Type != "error" {
+			checkMessage(t, "WebSocketClientMessage", []byte(message), false)
+		}
+		return f
 	}
 	subscribe := `{"type":"subscribe","id":7,"topic":"mission","mission_id":"` + id + `"`
 	if f := ask(conn, subscribe+`,"after":5}`); f.Type != "error" || f.Code != "cursor_ahead" || string(f.ReplyTo) != "7" {

@@ -1,0 +1,225 @@
+package main
+
+// The contract: what tests send and what the server answers is held against
+// openapi.json, in every test that goes through client.try, reads a stream or
+// speaks with a WebSocket.
+
+import (
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// checkContract reports where an exchange isn't as openapi.json has it.
+func checkContract(t testing.TB, r *http.Request, sent []byte, a *answer) {
+	t.Helper()
+	d, err := theDocument()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, problem := range d.judge(r, sent, a) {
+		t.Errorf("%s %s: %d: openapi.json: %s", r.Method, r.URL.Path, a.status, problem)
+	}
+}
+
+// judge says what of an exchange isn't as the document has it.
+func (d *apiDocument) judge(r *http.Request, sent []byte, a *answer) []string {
+	o := d.find(r)
+	switch {
+	case o == nil && r.Method == http.MethodOptions && a.status == http.StatusNoContent:
+		return nil // to a browser that asks before it calls
+	case o == nil, a.status == http.StatusNotFound && strings.HasPrefix(o.path, "/internal/"): // INTERNAL_ADDR has these
+		return d.judgeProblem(r, a)
+	}
+	response, ok := o.Responses[strconv.Itoa(a.status)]
+	if !ok {
+		return []string{fmt.Sprintf("the status isn't described: %s", a.body)}
+	}
+	problems := append(response.judgeHeaders(a), response.judgeBody(r, a)...)
+	switch {
+	case a.status >= 200 && a.status < 300:
+		problems = append(problems, o.judgeAccepted(r, sent)...)
+	case a.status == http.StatusUnprocessableEntity:
+		problems = append(problems, o.judgeRefused(sent, a)...)
+	}
+	return problems
+}
+
+// judgeProblem holds an answer without an operation against what all problems are.
+func (d *apiDocument) judgeProblem(r *http.Request, a *answer) []string {
+	return apiResponse{Content: map[string]apiMedia{
+		"application/problem+json": {Schema: d.Components.Schemas["Problem"]},
+	}}.judgeBody(r, a)
+}
+
+// judgeHeaders holds the headers of an answer against those described.
+func (response apiResponse) judgeHeaders(a *answer) (problems []string) {
+	for name, header := range response.Headers {
+		if value := a.header.Get(name); value == "" && header.Required {
+			problems = append(problems, "the header "+name+" is missing")
+		} else if value != "" && header.Schema != nil {
+			problems = append(problems, prefixed("the header "+name+": ", header.Schema.fitsText(value))...)
+		}
+	}
+	for _, name := range []string{"ETag", "Location", "Retry-After", "WWW-Authenticate"} {
+		if _, ok := response.Headers[name]; !ok && a.header.Get(name) != "" {
+			problems = append(problems, "the header "+name+" isn't described")
+		}
+	}
+	return problems
+}
+
+// judgeBody holds the body of an answer against the response that is described
+// for its status.
+func (response apiResponse) judgeBody(r *http.Request, a *answer) (problems []string) {
+	contentType := a.header.Get("Content-Type")
+	if contentType == "" && len(a.body) == 0 {
+		if len(response.Content) > 0 && r.Method != http.MethodHead {
+			problems = append(problems, "there is no body")
+		}
+		return problems
+	}
+	media, ok := mediaFor(response.Content, contentType)
+	switch {
+	case !ok:
+		problems = append(problems, fmt.Sprintf("the content type %q isn't described", contentType))
+	case r.Method == http.MethodHead, a.header.Get("Content-Encoding") != "": // the same bodies are read elsewhere
+	case isJSON(contentType):
+		problems = append(problems, media.fits(a.body, true)...)
+	}
+	return problems
+}
+
+// mediaFor finds what is described for a media type. Its parameters don't count.
+func mediaFor(content map[string]apiMedia, contentType string) (apiMedia, bool) {
+	wanted, _, _ := mime.ParseMediaType(contentType)
+	for name, media := range content {
+		if described, _, err := mime.ParseMediaType(name); err == nil && described == wanted {
+			return media, true
+		}
+	}
+	return apiMedia{}, false
+}
+
+func isJSON(contentType string) bool {
+	mediaType, _, _ := mime.ParseMediaType(contentType)
+	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+}
+
+// fits says what keeps a body from fitting.
+func (m apiMedia) fits(body []byte, closed bool) []string {
+	var v any
+	if err := decodeStrictly(body, &v); err != nil {
+		return []string{err.Error()}
+	}
+	if m.Schema == nil {
+		return nil
+	}
+	return prefixed("the body: ", m.Schema.problemsOf(v, closed))
+}
+
+// fitsText says what keeps a header's or a parameter's value from fitting: it
+// may be meant as a text or as what it is in JSON.
+func (s *jsonSchema) fitsText(text string) []string {
+	problems := s.problemsOf(text, false)
+	var v any
+	if len(problems) > 0 && decodeStrictly([]byte(text), &v) == nil && len(s.problemsOf(v, false)) == 0 {
+		return nil
+	}
+	return problems
+}
+
+func prefixed(prefix string, problems []string) []string {
+	for i := range problems {
+		problems[i] = prefix + problems[i]
+	}
+	return problems
+}
+
+// judgeAccepted holds what the server has accepted against what it is said to accept.
+func (o *apiOperation) judgeAccepted(r *http.Request, sent []byte) (problems []string) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for name, values := range query {
+		if p := o.parameter("query", name); p == nil {
+			problems = append(problems, "the parameter "+name+" was accepted, and isn't described")
+		} else {
+			problems = append(problems, prefixed("the parameter "+name+" was accepted: ", p.Schema.fitsText(values[0]))...)
+		}
+	}
+	for _, name := range []string{"Idempotency-Key", "If-Match", "Last-Event-ID"} {
+		if r.Header.Get(name) != "" && o.parameter("header", name) == nil {
+			problems = append(problems, "the header "+name+" was accepted, and isn't described")
+		}
+	}
+	switch {
+	case o.method == http.MethodGet: // its body isn't read
+	case len(sent) == 0 && o.RequestBody != nil && o.RequestBody.Required:
+		problems = append(problems, "it was accepted without a body")
+	case len(sent) == 0:
+	case o.RequestBody == nil && string(sent) != "{}":
+		problems = append(problems, fmt.Sprintf("the body was accepted, and isn't described: %s", sent))
+	case o.RequestBody != nil && o.takesJSON():
+		media, ok := mediaFor(o.RequestBody.Content, r.Header.Get("Content-Type"))
+		if !ok {
+			problems = append(problems, "a body of this type was accepted, and isn't described")
+		} else {
+			problems = append(problems, prefixed("accepted, although ", media.fits(sent, false))...)
+		}
+	}
+	return problems
+}
+
+func (o *apiOperation) parameter(in, name string) *apiParameter {
+	for i, p := range o.Parameters {
+		if p.In == in && strings.EqualFold(p.Name, name) {
+			return &o.Parameters[i]
+		}
+	}
+	return nil
+}
+
+func (o *apiOperation) takesJSON() bool {
+	return o.RequestBody != nil && o.RequestBody.Content["application/json"].Schema != nil
+}
+
+// judgeRefused looks whether a body that was refused for its form would have
+// fitted: then openapi.json promises too much.
+func (o *apiOperation) judgeRefused(sent []byte, a *answer) []string {
+	var problem struct{ Errors []fieldError }
+	if !o.takesJSON() || json.Unmarshal(a.body, &problem) != nil {
+		return nil
+	}
+	ofForm := slices.IndexFunc(problem.Errors, func(e fieldError) bool { return e.Code == "unknown_field" || e.Code == "wrong_type" })
+	if ofForm < 0 || len(o.RequestBody.Content["application/json"].fits(sent, false)) > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("the body fits, and was refused: %s %s", problem.Errors[ofForm].Field, problem.Errors[ofForm].Message)}
+}
+
+// checkMessage reports where a message isn't as a schema of openapi.json has it.
+func checkMessage(t testing.TB, schema string, raw []byte, closed bool) {
+	t.Helper()
+	d, err := theDocument()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	s := d.Components.Schemas[schema]
+	if s == nil {
+		t.Errorf("openapi.json has no schema %s", schema)
+		return
+	}
+	for _, problem := range (apiMedia{Schema: s}).fits(raw, closed) {
+		t.Errorf("%s: openapi.json: %s", schema, problem)
+	}
+}
