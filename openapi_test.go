@@ -323,8 +323,8 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 	}
 }
 
-// What only other tests find is a reference or a keyword that isn't known: the
-// document can't be read then.
+// References that lead nowhere and keywords that aren't known end this test
+// before it begins: the document can't be read then.
 func TestDocumentIsSound(t *testing.T) {
 	t.Parallel()
 	d := documentOf(t)
@@ -519,7 +519,7 @@ func TestDocumentHasTheErrorCodesOfTheReadme(t *testing.T) {
 			}
 		}
 	}
-	want, _ := readmeCodes(t)
+	want, ofSockets := readmeCodes(t)
 	for _, status := range slices.Sorted(maps.Keys(want)) {
 		if got := slices.Sorted(maps.Keys(documented[status])); !slices.Equal(got, slices.Sorted(slices.Values(want[status]))) {
 			t.Errorf("%s: openapi.json has the codes %q, and README.md %q", status, got, want[status])
@@ -528,6 +528,17 @@ func TestDocumentHasTheErrorCodesOfTheReadme(t *testing.T) {
 	for status := range documented {
 		if want[status] == nil {
 			t.Errorf("openapi.json has problems of status %s, and README.md hasn't", status)
+		}
+	}
+	sockets, all := codesOf(d.Components.Schemas["WebSocketError"]), slices.Concat(slices.Collect(maps.Values(want))...)
+	for _, code := range ofSockets {
+		if !slices.Contains(sockets, code) {
+			t.Errorf("openapi.json lacks the code %s of WebSockets", code)
+		}
+	}
+	for _, code := range sockets {
+		if !slices.Contains(ofSockets, code) && !slices.Contains(all, code) {
+			t.Errorf("openapi.json has the code %s of WebSockets, and README.md hasn't", code)
 		}
 	}
 }
