@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 )
 
 //go:embed openapi.json
@@ -35,25 +36,31 @@ func newAsset(body []byte, contentType string) asset {
 	return asset{body: body, contentType: contentType, etag: `W/"` + base64.RawURLEncoding.EncodeToString(sum[:]) + `"`}
 }
 
-// newDocs makes the OpenAPI document and its page ready to be served. It fails
-// on a document that the page can't show.
-func newDocs(document []byte) (file, page asset, err error) {
+// docs are the OpenAPI document and its page.
+type docs struct{ document, page asset }
+
+// theDocs are made once, however many servers a process has.
+var theDocs = sync.OnceValues(func() (docs, error) { return newDocs(openAPI) })
+
+// newDocs makes a document and its page ready to be served. It fails on a
+// document that the page can't show.
+func newDocs(document []byte) (docs, error) {
 	var d description
 	if err := json.Unmarshal(document, &d); err != nil {
-		return file, page, fmt.Errorf("reading openapi.json: %w", err)
+		return docs{}, fmt.Errorf("reading openapi.json: %w", err)
 	}
 	if err := d.arrange(); err != nil {
-		return file, page, fmt.Errorf("openapi.json: %w", err)
+		return docs{}, fmt.Errorf("openapi.json: %w", err)
 	}
 	t, err := template.New("docs").Funcs(template.FuncMap{"prose": prose, "line": line}).Parse(docsTemplate)
 	if err != nil {
-		return file, page, fmt.Errorf("reading docs.html: %w", err)
+		return docs{}, fmt.Errorf("reading docs.html: %w", err)
 	}
 	var html bytes.Buffer
 	if err := t.Execute(&html, &d); err != nil {
-		return file, page, fmt.Errorf("making the page of openapi.json: %w", err)
+		return docs{}, fmt.Errorf("making the page of openapi.json: %w", err)
 	}
-	page = newAsset(html.Bytes(), "text/html; charset=utf-8")
+	page := newAsset(html.Bytes(), "text/html; charset=utf-8")
 	// The policy lets nothing in but what the page holds itself.
 	_, style, _ := bytes.Cut(page.body, []byte("<style>"))
 	style, _, _ = bytes.Cut(style, []byte("</style>"))
@@ -61,17 +68,17 @@ func newDocs(document []byte) (file, page asset, err error) {
 	page.policy = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; " +
 		"img-src data:; " + // the empty icon, without which browsers ask for /favicon.ico
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	return newAsset(document, "application/json"), page, nil
+	return docs{newAsset(document, "application/json"), page}, nil
 }
 
 // getOpenAPI is GET /api/v1/openapi.json.
 func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request) error {
-	return s.openAPI.serve(w, r)
+	return s.docs.document.serve(w, r)
 }
 
 // getDocs is GET /api/v1/docs.
 func (s *Server) getDocs(w http.ResponseWriter, r *http.Request) error {
-	return s.docs.serve(w, r)
+	return s.docs.page.serve(w, r)
 }
 
 // getRoot is GET /: people who try the server's address find the docs.
@@ -105,7 +112,8 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// Curl is a command that makes the request of the operation's example.
+// Curl is a command that makes the request of the operation's example. What
+// isn't for a terminal becomes a file.
 func (o *operation) Curl() template.HTML {
 	path, query := o.Path, url.Values{}
 	var words []string
@@ -129,13 +137,23 @@ func (o *operation) Curl() template.HTML {
 	if body := o.JSONBody(); body != nil {
 		words = append(words, "-H 'Content-Type: application/json'", "-d "+shellQuote(body.example()))
 	} else if len(o.RequestBody.Content) > 0 {
-		words = append(words, "-H 'Content-Type: "+o.RequestBody.Content[0].Name+"'", "--data-binary @FILE")
+		words = append(words, "-H 'Content-Type: "+o.RequestBody.Content[0].Name+"'", "--data-binary @specs.tar")
+	}
+	for _, answer := range o.Responses {
+		if len(answer.Value.Content) > 0 && !readable(answer.Value.Content[0].Name) {
+			words = append(words, "--remote-name --remote-header-name")
+		}
 	}
 	if o.Method == http.MethodGet || o.Method == http.MethodPost && len(o.RequestBody.Content) > 0 {
 		method = "" // curl's own choice
 	}
 	command := strings.Join(append([]string{"curl " + method + `"$TACHIKOMA` + path + `"`}, words...), " \\\n  ")
 	return template.HTML(escaper.Replace(command))
+}
+
+// readable reports whether what has the media type may go to a terminal.
+func readable(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "text/") || strings.HasSuffix(mediaType, "json")
 }
 
 // example is the example in one line if it is short, and indented otherwise.

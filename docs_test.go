@@ -193,7 +193,7 @@ func TestBrokenDescriptionEndsTheStart(t *testing.T) {
 	with := func(operation string) string {
 		return `{"tags": [{"name": "T"}], "paths": {"/x": {"get": {` + operation + `}}}}`
 	}
-	if _, _, err := newDocs([]byte(with(operation))); err != nil {
+	if _, err := newDocs([]byte(with(operation))); err != nil {
 		t.Fatal(err)
 	}
 	for name, document := range map[string]string{
@@ -205,9 +205,10 @@ func TestBrokenDescriptionEndsTheStart(t *testing.T) {
 		"a missing answer":     with(operation + `, "responses": {"200": {"$ref": "#/components/responses/Gone"}}`),
 		"a missing schema":     with(operation + `, "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Gone"}, "example": {}}}}`),
 		"a body, no example":   with(operation + `, "requestBody": {"content": {"application/json": {"schema": {}}}}`),
+		"a path, no example":   with(operation + `, "parameters": [{"name": "a", "in": "path", "required": true, "schema": {}}]`),
 		"an untyped parameter": with(operation + `, "parameters": [{"name": "a", "in": "query"}]`),
 	} {
-		if _, _, err := newDocs([]byte(document)); err == nil {
+		if _, err := newDocs([]byte(document)); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -23,7 +23,7 @@ type description struct {
 		Responses  object[*response]
 		Schemas    object[*schema]
 	}
-	Parameters []*parameter `json:"-"` // that several operations have: of the components
+	Parameters []*parameter `json:"-"` // those of the components, which several operations have
 	Problems   []*response  `json:"-"` // the same
 }
 
@@ -134,6 +134,8 @@ func (d *description) arrange() error {
 	return nil
 }
 
+// resolve follows an operation's references, and makes what its part of the
+// page needs besides.
 func (d *description) resolve(o *operation) error {
 	var err error
 	for i, p := range o.Parameters {
@@ -141,6 +143,9 @@ func (d *description) resolve(o *operation) error {
 			if o.Parameters[i], err = d.Components.Parameters.at(p.Ref); err != nil {
 				return err
 			}
+		}
+		if p = o.Parameters[i]; p.Required && p.Example == nil {
+			return fmt.Errorf("the parameter %s has no example", p.Name)
 		}
 	}
 	if body := o.JSONBody(); body != nil {
@@ -281,7 +286,7 @@ func (s *schema) Fields() []field {
 func (s *schema) Name() string { return lastName(s.Ref) }
 
 // Choices are the schemas of which one has to fit.
-func (s *schema) Choices() []*schema { return append(s.OneOf, s.AnyOf...) }
+func (s *schema) Choices() []*schema { return slices.Concat(s.OneOf, s.AnyOf) }
 
 // Values are all the values that fit, where they are listed.
 func (s *schema) Values() []any {

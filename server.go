@@ -27,8 +27,7 @@ type Server struct {
 	internal *http.ServeMux // what INTERNAL_ADDR serves; nil without it
 	table    []route        // every route there is
 	tools    []tool         // for agents, at POST /mcp
-	openAPI  asset
-	docs     asset
+	docs     docs
 	postgres *privatePostgres
 	listener net.Listener
 	tls      *certificate
@@ -42,7 +41,7 @@ type Server struct {
 func newServer(config Config, log *slog.Logger) (*Server, error) {
 	s := &Server{state: newState(config, log)}
 	var err error
-	if s.openAPI, s.docs, err = newDocs(openAPI); err != nil {
+	if s.docs, err = theDocs(); err != nil {
 		return nil, err
 	}
 	if config.TLSCertFile != "" {
