@@ -10,6 +10,7 @@ package main
 // What an agent can do is in tools.go.
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -44,25 +45,24 @@ const mcpStable = time.Hour
 
 // rpcRequest is what a client asks. One without an id is a notification.
 type rpcRequest struct {
-	Version string          `json:"jsonrpc"`
-	ID      json.RawMessage `json:"id"`
-	Method  string          `json:"method"`
-	Params  mcpParams       `json:"params"`
+	ID     json.RawMessage
+	Method string
+	Params mcpParams
 
 	modern bool // it is of revision 2026-07-28
 }
 
 // mcpParams are the parameters of all methods together.
 type mcpParams struct {
-	Name            string          `json:"name"`            // of a tool or a prompt
-	Arguments       json.RawMessage `json:"arguments"`       // for it
-	URI             string          `json:"uri"`             // of a resource
-	Cursor          string          `json:"cursor"`          // where a list goes on
-	ProtocolVersion string          `json:"protocolVersion"` // that a handshake asks for
+	Name            string          // of a tool or a prompt
+	Arguments       json.RawMessage // for it
+	URI             string          // of a resource
+	Cursor          string          // where a list goes on
+	ProtocolVersion string          // that a handshake asks for
 	Meta            struct {
-		ProtocolVersion    string          `json:"io.modelcontextprotocol/protocolVersion"`
-		ClientCapabilities json.RawMessage `json:"io.modelcontextprotocol/clientCapabilities"`
-	} `json:"_meta"`
+		ProtocolVersion    string
+		ClientCapabilities json.RawMessage
+	}
 }
 
 // rpcResponse carries a result or an error.
@@ -125,22 +125,69 @@ func readRPC(r *http.Request) (request rpcRequest, err error) {
 	if err := checkJSON(body); err != nil {
 		return request, err
 	}
-	var read rpcRequest
-	if err := json.Unmarshal(body, &read); err != nil {
-		return request, newRPCError(http.StatusBadRequest, rpcInvalidRequest, "This isn't a JSON-RPC request. Send one at a time, with params that are an object.")
+	if err := request.decode(body); err != nil {
+		return request, err
 	}
-	if read.Version != "2.0" || read.Method == "" || read.ID != nil && !validRPCID(read.ID) {
-		return request, newRPCError(http.StatusBadRequest, rpcInvalidRequest,
-			`A JSON-RPC request has "jsonrpc": "2.0", a method, and an id that is a string or a number.`)
+	if request.ID == nil {
+		return request, nil
 	}
-	if read.ID == nil {
-		return read, nil
+	return request, request.checkRevision(r.Header)
+}
+
+// decode fills q from a message, and of one that is no request at least its id
+// if that can be read, so that the error reaches who waits for it.
+func (q *rpcRequest) decode(body []byte) error {
+	var version string
+	var id, params json.RawMessage
+	_ = pick(body, map[string]any{"id": &id})
+	if validRPCID(id) {
+		q.ID = id
 	}
-	return read, read.checkRevision(r.Header)
+	if pick(body, map[string]any{"jsonrpc": &version, "method": &q.Method, "params": &params}) != nil ||
+		version != "2.0" || q.Method == "" || id != nil && q.ID == nil {
+		return newRPCError(http.StatusBadRequest, rpcInvalidRequest,
+			`This isn't a JSON-RPC request. Send one at a time, with "jsonrpc": "2.0", a method, and an id that is a string or a number.`)
+	}
+	if params != nil && q.Params.decode(params) != nil {
+		return newRPCError(http.StatusBadRequest, rpcInvalidParams,
+			"The params are an object; name, uri, cursor and protocolVersion in it are strings, and _meta is an object.")
+	}
+	return nil
+}
+
+func (p *mcpParams) decode(params json.RawMessage) error {
+	var meta json.RawMessage
+	if err := pick(params, map[string]any{
+		"name": &p.Name, "arguments": &p.Arguments, "uri": &p.URI, "cursor": &p.Cursor, "protocolVersion": &p.ProtocolVersion, "_meta": &meta,
+	}); err != nil || meta == nil {
+		return err
+	}
+	return pick(meta, map[string]any{
+		"io.modelcontextprotocol/protocolVersion":    &p.Meta.ProtocolVersion,
+		"io.modelcontextprotocol/clientCapabilities": &p.Meta.ClientCapabilities,
+	})
+}
+
+// pick decodes members of an object into what their names point to. Others may
+// be there too. Names are told apart by case, as encoding/json wouldn't: a
+// proxy that looks for "name" must not be passed by with a second "Name".
+func pick(object []byte, into map[string]any) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(object, &members); err != nil {
+		return err
+	}
+	for name, v := range into {
+		if member, ok := members[name]; ok {
+			if err := json.Unmarshal(member, v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func validRPCID(id json.RawMessage) bool {
-	return id[0] == '"' || id[0] == '-' || '0' <= id[0] && id[0] <= '9'
+	return len(id) > 0 && (id[0] == '"' || id[0] == '-' || '0' <= id[0] && id[0] <= '9')
 }
 
 // checkRevision finds out which revision a request speaks. Of the modern one
@@ -151,24 +198,30 @@ func (q *rpcRequest) checkRevision(header http.Header) error {
 	refuse := func(code int, message string, args ...any) error {
 		return newRPCError(http.StatusBadRequest, code, message, args...)
 	}
+	for _, name := range []string{"Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name"} {
+		if len(header.Values(name)) > 1 {
+			return refuse(mcpHeaderMismatch, "The header %s is there more than once.", name)
+		}
+	}
 	if !q.modern {
 		if told != "" && !slices.Contains(mcpRevisions, told) && q.Method != "initialize" {
 			return unsupportedRevision(told)
 		}
 		return nil
 	}
-	if meta.ProtocolVersion == "" || len(meta.ClientCapabilities) == 0 {
+	if meta.ProtocolVersion == "" || !bytes.HasPrefix(meta.ClientCapabilities, []byte("{")) {
 		return refuse(rpcInvalidParams, "params._meta must have io.modelcontextprotocol/protocolVersion and io.modelcontextprotocol/clientCapabilities.")
 	}
 	name := q.Params.Name
 	if q.Method == "resources/read" {
 		name = q.Params.URI
 	}
-	for _, pair := range []struct{ name, value string }{
-		{"Mcp-Protocol-Version", meta.ProtocolVersion}, {"Mcp-Method", q.Method}, {"Mcp-Name", name},
+	for _, pair := range []struct{ name, got, value string }{
+		{"Mcp-Protocol-Version", told, meta.ProtocolVersion}, {"Mcp-Method", header.Get("Mcp-Method"), q.Method},
+		{"Mcp-Name", decodeMCPHeader(header.Get("Mcp-Name")), name},
 	} {
-		if got := decodeMCPHeader(header.Get(pair.name)); got != pair.value {
-			return refuse(mcpHeaderMismatch, "The header %s is %q, and the body says %q.", pair.name, clip(got), clip(pair.value))
+		if pair.got != pair.value {
+			return refuse(mcpHeaderMismatch, "The header %s is %q, and the body says %q.", pair.name, clip(pair.got), clip(pair.value))
 		}
 	}
 	if meta.ProtocolVersion != mcpModern {
@@ -183,7 +236,7 @@ func unsupportedRevision(requested string) error {
 	return wrong
 }
 
-// decodeMCPHeader undoes the encoding of values that a header can't hold.
+// decodeMCPHeader undoes the encoding of names that a header can't hold.
 func decodeMCPHeader(value string) string {
 	inner, encoded := strings.CutPrefix(value, "=?base64?")
 	inner, ends := strings.CutSuffix(inner, "?=")
@@ -337,6 +390,9 @@ var workPrompt = map[string]any{
 	},
 }
 
+// absent says whether a member is left out or null.
+func absent(member json.RawMessage) bool { return len(member) == 0 || string(member) == "null" }
+
 // getPrompt fills in the prompt.
 func getPrompt(p mcpParams) (map[string]any, error) {
 	var arguments struct {
@@ -346,7 +402,7 @@ func getPrompt(p mcpParams) (map[string]any, error) {
 	if p.Name != "work" {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no prompt %q; there is work.", clip(p.Name))
 	}
-	if len(p.Arguments) > 0 && decode(p.Arguments, &arguments) != nil {
+	if !absent(p.Arguments) && decode(p.Arguments, &arguments) != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
 	}
 	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"slices"
@@ -225,7 +226,10 @@ func TestModernRequestsSpeakForThemselves(t *testing.T) {
 		{"a handshake", "initialize", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "initialize"}, 404, rpcMethodNotFound},
 		{"no metadata", "tools/list", nil, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
 		{"no capabilities", "tools/list", fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern}}, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
+		{"capabilities of another type", "tools/list", fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern, "io.modelcontextprotocol/clientCapabilities": nil}},
+			[]string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
 		{"no headers", "tools/list", meta(mcpModern), nil, 400, mcpHeaderMismatch},
+		{"an encoded method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "=?base64?dG9vbHMvbGlzdA==?="}, 400, mcpHeaderMismatch},
 		{"another method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/call"}, 400, mcpHeaderMismatch},
 		{"another version", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", "2025-11-25", "Mcp-Method", "tools/list"}, 400, mcpHeaderMismatch},
 		{"another name", "tools/call", fields{"name": "list_missions", "_meta": meta(mcpModern)["_meta"]},
@@ -239,17 +243,52 @@ func TestModernRequestsSpeakForThemselves(t *testing.T) {
 	}
 }
 
+// Of two headers a proxy may look at the other one.
+func TestRepeatedHeadersAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	r, err := http.NewRequestWithContext(t.Context(), "POST", s.url()+"/mcp", strings.NewReader(`{"jsonrpc":"2.0","id":7,"method":"ping"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = http.Header{"Authorization": {"Bearer " + ada.token}, "Content-Type": {"application/json"}, "Mcp-Protocol-Version": {"2025-11-25", mcpModern}}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(string(said), fmt.Sprint(mcpHeaderMismatch)) {
+		t.Errorf("%d %s (%v)", response.StatusCode, said, err)
+	}
+}
+
 func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	for _, body := range []string{`[]`, `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, `7`, `{}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"1.0","id":1,"method":"ping"}`,
-		`{"jsonrpc":"2.0","id":null,"method":"ping"}`, `{"jsonrpc":"2.0","id":{},"method":"ping"}`, `{"jsonrpc":"2.0","id":true,"method":"ping"}`,
-		`{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}`, `{"jsonrpc":"2.0","id":1,"method":7}`, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":7}}`} {
+	for _, body := range []string{`[]`, `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, `7`, `null`, `{}`, `{"jsonrpc":"2.0","id":null,"method":"ping"}`,
+		`{"jsonrpc":"2.0","id":{},"method":"ping"}`, `{"jsonrpc":"2.0","id":true,"method":"ping"}`, `{"jsonrpc":"2.0","ID":1,"METHOD":"ping"}`} {
 		a := ada.do("POST", "/mcp", body)
 		if a.status != http.StatusBadRequest || a.number("error.code") != rpcInvalidRequest || a.at("id") != nil {
 			t.Errorf("%s: %d %s", body, a.status, a.body)
 		}
+	}
+	for message, code := range map[string]int{
+		`"id":7`: rpcInvalidRequest, `"id":7,"method":7`: rpcInvalidRequest, `"id":7,"Method":"ping"`: rpcInvalidRequest,
+		`"id":7,"method":"ping","params":[]`: rpcInvalidParams, `"id":7,"method":"ping","params":{"_meta":1}`: rpcInvalidParams,
+		`"id":7,"method":"tools/call","params":{"name":7}`: rpcInvalidParams,
+	} {
+		a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0",`+message+`}`)
+		if a.status != http.StatusBadRequest || a.number("error.code") != code || a.number("id") != 7 {
+			t.Errorf("%s: %d %s", message, a.status, a.body)
+		}
+	}
+	if a := ada.do("POST", "/mcp", `{"jsonrpc":"1.0","id":7,"method":"ping"}`); a.number("error.code") != rpcInvalidRequest || a.number("id") != 7 {
+		t.Errorf("got %s", a.body)
+	}
+	if a := ada.rpc("tools/call", fields{"name": "list_missions", "NAME": "rm"}); a.at("result.structuredContent") == nil {
+		t.Errorf("a name in other case counted: %s", a.body)
 	}
 	ada.do("POST", "/mcp", `{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}`).wantProblem(http.StatusBadRequest, "malformed_json")
 	ada.do("POST", "/mcp", ``).wantProblem(http.StatusBadRequest, "malformed_json")

@@ -58,7 +58,7 @@ func newTool[In interface{ at() target }, Out any](s *Server, p permission, name
 		Annotations: map[string]any{"readOnlyHint": p.access < accessEditor, "destructiveHint": false, "openWorldHint": false},
 		call: func(r *http.Request, arguments json.RawMessage) (any, error) {
 			var in In
-			if len(arguments) > 0 && string(arguments) != "null" {
+			if !absent(arguments) {
 				if err := decode(arguments, &in); err != nil {
 					return nil, err
 				}
@@ -130,7 +130,7 @@ func refusalText(e *apiError) string {
 		b.WriteString(" " + e.detail)
 	}
 	for _, f := range e.fields {
-		fmt.Fprintf(&b, "\n- %s %s", f.Field, f.Message)
+		b.WriteString("\n- " + strings.TrimSpace(f.Field+" "+f.Message)) // the arguments themselves have no name
 	}
 	if open, ok := e.extra["criteria"].([]criterion); ok {
 		for _, c := range open {
