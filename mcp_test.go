@@ -465,8 +465,29 @@ func TestToolsShowWhyTheRestWaits(t *testing.T) {
 		t.Errorf("got %v", failed)
 	}
 	shown := ada.tool("show_spec", fields{"spec_id": found[0].(map[string]any)["id"]})
-	if shown["markdown"] != "Zanzibar cloves" || shown["ready"] != true {
+	if shown["markdown"] != "Zanzibar cloves" || shown["ready"] != true || !strings.Contains(shown["next"].(string), "claim_spec") {
 		t.Errorf("got %v", shown)
+	}
+}
+
+// An agent isn't sent home while there is work that its list didn't show.
+func TestListOfMissionsSaysWhereElseToLook(t *testing.T) {
+	t.Parallel()
+	ada := newTestServer(t, nil).signUp("ada", "user")
+	if next := ada.tool("list_missions", nil)["next"].(string); !strings.Contains(next, "Stop") {
+		t.Errorf("without a mission: %s", next)
+	}
+	ada.newActive("Web shop")
+	for i := range 50 {
+		ada.newMission(fmt.Sprint("Draft ", i))
+	}
+	for _, arguments := range []fields{nil, {"status": "draft"}, {"q": "nothing"}} {
+		if next := ada.tool("list_missions", arguments)["next"].(string); !strings.Contains(next, "list_missions with status active") {
+			t.Errorf("%v: %s", arguments, next)
+		}
+	}
+	if next := ada.tool("list_missions", fields{"status": "active"})["next"].(string); !strings.Contains(next, "claim_spec") {
+		t.Errorf("active ones: %s", next)
 	}
 }
 

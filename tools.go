@@ -210,6 +210,9 @@ func (s *Server) listMissionsTool(r *http.Request, in listMissionsArguments) (mi
 		return missionsAnswer{}, err
 	}
 	out := missionsAnswer{Missions: []briefMission{}, Next: "No mission here hands out work. Stop, and tell the user."}
+	if found.NextCursor != nil || in.Query != "" || in.Status != "" && in.Status != "active" {
+		out.Next = "None of these hands out work, but others may: call list_missions with status active, and nothing else."
+	}
 	for _, m := range found.Items {
 		if out.Missions = append(out.Missions, m.brief()); m.Status == "active" {
 			out.Next = "Call next_spec or claim_spec with the id of an active mission."
@@ -299,6 +302,20 @@ type showAnswer struct {
 	WaitsFor  []string    `json:"waits_for"`
 	Criteria  []criterion `json:"criteria"`
 	Markdown  string      `json:"markdown"`
+	Next      string      `json:"next"`
+}
+
+// next says what an agent should do that looked at a spec.
+func (v specSummary) next() string {
+	switch {
+	case v.Status == "completed":
+		return "It is completed. Call next_spec for what is left of its mission."
+	case v.Ready:
+		return "Call claim_spec, which gives the next ready spec of its mission: this one, or another that comes first."
+	case v.Claim != nil:
+		return "If it is you who holds it, go on and call report. Otherwise call next_spec for what else there is."
+	}
+	return "It can't be claimed now. Call next_spec for what else there is."
 }
 
 func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
@@ -307,7 +324,7 @@ func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
 	if err != nil {
 		return showAnswer{}, err
 	}
-	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Criteria, v.Body}
+	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Criteria, v.Body, v.next()}
 	if v.Ready || v.Status == "completed" {
 		return out, nil
 	}
