@@ -134,7 +134,7 @@ func (s *Server) readmit(r *http.Request) error {
 		return err
 	}
 	c.admitted = time.Now()
-	return permit(c.account, c.permission, true)
+	return permit(c.account, c.permission, !c.permission.later)
 }
 
 // permit holds an account and its key against what a route asks.

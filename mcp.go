@@ -95,6 +95,9 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	request, err := readRPC(r)
+	if err == nil {
+		err = s.readmit(r) // also for what only reads, since its body may have come slowly
+	}
 	var result map[string]any
 	if err == nil && request.ID == nil {
 		w.WriteHeader(http.StatusAccepted) // of a notification nothing is expected

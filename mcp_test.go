@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -145,7 +146,7 @@ func TestToolsAreFewAndShort(t *testing.T) {
 	if len(s.tools) != 8 {
 		t.Errorf("there are %d tools", len(s.tools))
 	}
-	// Measured with o200k_base: 1,983 tokens in 8,151 bytes; without the output schemas 818.
+	// Measured with o200k_base: 1,992 tokens in 8,183 bytes; without the output schemas 818.
 	if encoded, err := json.Marshal(a.at("result.tools")); err != nil || len(encoded) > 8200 {
 		t.Errorf("the tools take %d bytes (%v)", len(encoded), err)
 	}
@@ -396,6 +397,43 @@ func TestReportIsAllOrNothing(t *testing.T) {
 	}
 	if want := "spec.claimed togusa, spec.progressed togusa, log togusa, log togusa"; strings.Join(got, ", ") != want {
 		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
+// Who sends half a request, and the rest after the session has ended, learns nothing.
+func TestSlowBodyIsNoWayToReadAfterLogOut(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	const body = `{"jsonrpc":"2.0","id":7,"method":"resources/list"}`
+	send := func(token string, meanwhile func()) int {
+		conn := s.dial(t)
+		from := bufio.NewReader(conn)
+		fmt.Fprintf(conn, "POST /mcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
+			"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n", token, len(body))
+		if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") { // it is admitted
+			t.Fatalf("%q (%v)", line, err)
+		}
+		admitted := time.Now()
+		meanwhile()
+		pollUntil(t, "the admission to be a second old", func() bool { return time.Since(admitted) > time.Second })
+		fmt.Fprint(conn, body)
+		if _, err := from.Discard(len("\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(from, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		return response.StatusCode
+	}
+	if status := send(ada.withKey("read").token, func() {}); status != http.StatusOK {
+		t.Errorf("a key that may read got %d", status)
+	}
+	leave := func() { ada.post("/api/v1/auth/logout", nil).want(http.StatusNoContent) }
+	if status := send(ada.token, leave); status != http.StatusUnauthorized {
+		t.Errorf("an ended session got %d", status)
 	}
 }
 

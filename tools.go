@@ -116,7 +116,6 @@ var nextAfter = map[string]string{
 	"lease_lost":         "Leave this spec: it isn't yours any more. Call claim_spec.",
 	"criteria_unmet":     "Meet them and call report with their numbers in check, or call complete_spec with the reason in override.",
 	"mission_not_active": "Stop, and tell the user.",
-	"mission_closed":     "Stop, and tell the user.",
 	"not_found":          "Call list_missions or search_specs for ids that you may use.",
 	"forbidden":          "Stop, and tell the user: you need an API key of scope write, and the role of editor in the mission.",
 	"validation_failed":  "Correct that and call again.",
