@@ -76,10 +76,11 @@ var unredirected = &http.Client{CheckRedirect: func(*http.Request, []*http.Reque
 
 // client makes requests as somebody, or as nobody without a token.
 type client struct {
-	t     testing.TB
-	base  string
-	token string
-	user  userView
+	t       testing.TB
+	base    string
+	token   string
+	user    userView
+	proxied bool // by what answers some requests itself, not as openapi.json says
 }
 
 func (s *testServer) anonymous() *client { return &client{t: s.t, base: s.url()} }
@@ -186,7 +187,9 @@ func (c *client) try(ctx context.Context, method, path string, body any, headers
 		return nil, err
 	}
 	a := &answer{c.t, method + " " + path, response.StatusCode, response.Header, content}
-	checkContract(c.t, r, sent, a)
+	if !c.proxied {
+		checkContract(c.t, r, sent, a)
+	}
 	return a, nil
 }
 
