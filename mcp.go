@@ -215,8 +215,11 @@ func (q *rpcRequest) checkRevision(header http.Header) error {
 	if meta.ProtocolVersion == "" || !bytes.HasPrefix(meta.ClientCapabilities, []byte("{")) {
 		return refuse(rpcInvalidParams, "params._meta must have io.modelcontextprotocol/protocolVersion and io.modelcontextprotocol/clientCapabilities.")
 	}
-	name := q.Params.Name
-	if q.Method == "resources/read" {
+	var name string
+	switch q.Method {
+	case "tools/call", "prompts/get":
+		name = q.Params.Name
+	case "resources/read":
 		name = q.Params.URI
 	}
 	for _, pair := range []struct{ name, got, value string }{
@@ -405,7 +408,7 @@ func getPrompt(p mcpParams) (map[string]any, error) {
 	if p.Name != "work" {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no prompt %q; there is work.", clip(p.Name))
 	}
-	if !absent(p.Arguments) && decode(p.Arguments, &arguments) != nil {
+	if decodeArguments(p.Arguments, &arguments, nil) != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
 	}
 	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"

@@ -330,6 +330,8 @@ func TestToolsRefuseWithAdvice(t *testing.T) {
 		want      string // all of these words
 	}{
 		{ada, "claim_spec", fields{"mission_id": id}, "validation_failed agent required Next: Correct"},
+		{ada, "report", nil, "validation_failed spec_id lease_token required"},
+		{ada, "next_spec", fields{"mission_id": nil}, "validation_failed mission_id required"},
 		{ada, "claim_spec", fields{"mission_id": id, "agent": "x", "wait": 3}, "validation_failed wait field"},
 		{ada, "claim_spec", fields{"mission_id": 7, "agent": "x"}, "validation_failed mission_id string"},
 		{ada, "claim_spec", fields{"mission_id": "web-shop", "agent": "x"}, "not_found Next: list_missions"},
@@ -341,7 +343,7 @@ func TestToolsRefuseWithAdvice(t *testing.T) {
 		{eve, "claim_spec", claim, "forbidden"},
 		{ada.withKey("read"), "claim_spec", claim, "forbidden scope write"},
 		{ada, "complete_spec", fields{"spec_id": specID, "lease_token": "lt_x"}, "lease_lost claim_spec"},
-		{ada, "report", fields{"spec_id": specID, "logs": []fields{{"level": "loud", "message": ""}}}, "lease_token claim logs[0].level logs[0].message"},
+		{ada, "report", fields{"spec_id": specID, "lease_token": "", "logs": []fields{{"level": "loud", "message": ""}}}, "lease_token claim logs[0].level logs[0].message"},
 		{ada, "fail_spec", fields{"spec_id": specID, "lease_token": "x"}, "reason required"},
 	} {
 		said := test.by.refusal(test.tool, test.arguments)

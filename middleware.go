@@ -194,7 +194,8 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 
 // refuseForeign refuses browsers' requests from other sites: scheme, host and
 // port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
-// Of the scheme a trusted proxy's word counts.
+// Of the scheme a trusted proxy's word counts. A site that rebinds its own name
+// to this host passes: what keeps it out is that it has no token.
 func (s *Server) refuseForeign(r *http.Request) error {
 	origin := r.Header.Get("Origin")
 	if origin == "" || slices.Contains(s.config.CORSAllowedOrigins, origin) {

@@ -4,8 +4,10 @@ package main
 // shorter way to what the API has, whose answers say what to do next.
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
@@ -58,10 +60,8 @@ func newTool[In interface{ at() target }, Out any](s *Server, p permission, name
 		Annotations: map[string]any{"readOnlyHint": p.access < accessEditor, "destructiveHint": false, "openWorldHint": false},
 		call: func(r *http.Request, arguments json.RawMessage) (any, error) {
 			var in In
-			if !absent(arguments) {
-				if err := decode(arguments, &in); err != nil {
-					return nil, err
-				}
+			if err := decodeArguments(arguments, &in, input["required"]); err != nil {
+				return nil, err
 			}
 			if err := s.admitTool(r, p, in.at()); err != nil {
 				return nil, err
@@ -69,6 +69,28 @@ func newTool[In interface{ at() target }, Out any](s *Server, p permission, name
 			return do(r, in)
 		},
 	}
+}
+
+// decodeArguments fills v as decode does, and names what is required and isn't
+// there. What is null counts as left out, since some models send that.
+func decodeArguments(arguments json.RawMessage, v any, required any) error {
+	given := make(map[string]json.RawMessage)
+	if !absent(arguments) && json.Unmarshal(arguments, &given) != nil {
+		return decode(arguments, v) // which says that it isn't an object
+	}
+	maps.DeleteFunc(given, func(_ string, value json.RawMessage) bool { return absent(value) })
+	var missing violations
+	names, _ := required.([]string)
+	for _, name := range names {
+		if _, ok := given[name]; !ok {
+			missing.add(name, "required", "is required")
+		}
+	}
+	encoded, err := encode(given)
+	if err != nil {
+		return fmt.Errorf("encoding arguments again: %w", err)
+	}
+	return cmp.Or(decode(encoded, v), missing.err())
 }
 
 // admitTool checks whether the caller may use a tool on what it names.
@@ -113,7 +135,7 @@ func (s *Server) callTool(r *http.Request, p mcpParams) (map[string]any, error) 
 
 // nextAfter says what an agent can do about a refusal, by its code.
 var nextAfter = map[string]string{
-	"lease_lost":         "Leave this spec: it isn't yours any more. Call claim_spec.",
+	"lease_lost":         "Leave this spec: it isn't yours any more, unless an earlier call has ended it for you. Call claim_spec.",
 	"criteria_unmet":     "Meet them and call report with their numbers in check, or call complete_spec with the reason in override.",
 	"mission_not_active": "Stop, and tell the user.",
 	"not_found":          "Call list_missions or search_specs for ids that you may use.",
@@ -178,7 +200,7 @@ func (m missionView) next() string {
 		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
 	case m.Stats.Ready > 0:
 		return "Call claim_spec."
-	case m.Stats.InProgress+m.Stats.InReview+m.Stats.Testing > 0:
+	case m.Stats.InProgress > 0:
 		return fmt.Sprintf("Others are at work, and more may become ready when they are done: call claim_spec with wait_seconds %d.", maxWait)
 	}
 	return "Nothing is ready and nobody is at work, so waiting won't help. Stop, and tell the user what next_spec says of the rest."
