@@ -93,18 +93,18 @@ func decodeArguments(arguments json.RawMessage, v any, required any) error {
 	return cmp.Or(decode(encoded, v), missing.err())
 }
 
-// admitTool checks whether the caller may use a tool on what it names.
+// admitTool checks whether the caller may use a tool on what it names. As on
+// routes, what a reader's tool reads holds the membership itself.
 func (s *Server) admitTool(r *http.Request, p permission, at target) error {
 	c := callOf(r)
 	c.permission, c.target = p, at
-	write := p.access > accessReader
-	if p.access == accessNone {
-		return permit(c.account, p, write)
-	}
-	if !validID(at.mission + at.spec) {
+	if p.access != accessNone && !validID(at.mission+at.spec) {
 		return errNotFound()
 	}
-	return s.admitToMission(r.Context(), c, p, write)
+	if p.access > accessReader {
+		return s.admitToMission(r.Context(), c, p, true)
+	}
+	return permit(c.account, p, false)
 }
 
 // callTool runs a tool. What it refuses is a result too, which agents see and
@@ -341,10 +341,11 @@ func (v specSummary) next() string {
 
 func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
 	ctx, a := r.Context(), callOf(r).account
-	v, err := readSpec(ctx, s.db, a, in.at().spec)
+	found, err := s.specs.get(ctx, lookup{a.userID, a.admin(), in.at().spec})
 	if err != nil {
-		return showAnswer{}, err
+		return showAnswer{}, notFoundOr(err, "reading a spec")
 	}
+	v := found.view()
 	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Criteria, v.Body, v.next()}
 	if v.Ready || v.Status == "completed" {
 		return out, nil
