@@ -13,6 +13,7 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -112,9 +113,13 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// Curl is a command that makes the request of the operation's example. What
-// isn't for a terminal becomes a file.
+// Curl is a command that makes the request of the operation's example, or ""
+// for a WebSocket, with which curl can't talk. What isn't for a terminal becomes
+// a file.
 func (o *operation) Curl() template.HTML {
+	if slices.ContainsFunc(o.Responses, func(r entry[*response]) bool { return r.Name == "101" }) {
+		return ""
+	}
 	path, query := o.Path, url.Values{}
 	var words []string
 	if len(o.Security) > 0 {
@@ -171,19 +176,24 @@ func (c *content) example() string {
 // blank lines between paragraphs, and code in backquotes. All else is shown as
 // it is written.
 func prose(text string) template.HTML {
-	var html template.HTML
-	for paragraph := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
-		html += "<p>" + line(paragraph)
+	return "<p>" + line(text)
+}
+
+// line is prose without the tag of its first paragraph.
+func line(text string) template.HTML {
+	paragraphs := strings.Split(strings.TrimSpace(text), "\n\n")
+	for i := range paragraphs {
+		paragraphs[i] = withCode(paragraphs[i])
 	}
-	return html
+	return template.HTML(strings.Join(paragraphs, "<p>"))
 }
 
 // escaper is for text between tags, where quotes mean nothing. html/template
 // escapes them too, which the commands are full of.
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
-// line is prose of one paragraph, without the paragraph.
-func line(text string) template.HTML {
+// withCode is a paragraph, escaped, with code where it has backquotes.
+func withCode(text string) string {
 	parts := strings.Split(text, "`")
 	for i, part := range parts {
 		parts[i] = escaper.Replace(part)
@@ -193,5 +203,5 @@ func line(text string) template.HTML {
 			parts[i] = "`" + parts[i] // has no partner
 		}
 	}
-	return template.HTML(strings.Join(parts, ""))
+	return strings.Join(parts, "")
 }

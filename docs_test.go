@@ -70,6 +70,7 @@ func TestDocsPageHasEveryOperationAndSchema(t *testing.T) {
 		Paths map[string]map[string]struct {
 			OperationID string `json:"operationId"`
 			Summary     string
+			Responses   map[string]any
 		}
 		Components struct{ Schemas map[string]any }
 	}
@@ -88,7 +89,8 @@ func TestDocsPageHasEveryOperationAndSchema(t *testing.T) {
 			// The path is in the command with ids from the examples.
 			literal := regexp.MustCompile(`\\\{\w+\\\}`).ReplaceAllString(regexp.QuoteMeta(path), `[\w-]+`)
 			command := regexp.MustCompile(`<pre tabindex=0>curl (-X ` + strings.ToUpper(method) + ` )?"\$TACHIKOMA` + literal + `[?"]`)
-			if !command.MatchString(article) || !strings.Contains(article, html.EscapeString(o.Summary)) {
+			_, socket := o.Responses["101"] // curl can't talk with it
+			if command.MatchString(article) == socket || !strings.Contains(article, html.EscapeString(o.Summary)) {
 				t.Errorf("%s: the page has no section with its summary and a command: %s", o.OperationID, article)
 			}
 		}
@@ -176,6 +178,7 @@ func TestServersAddressLeadsToTheDocs(t *testing.T) {
 func TestProseOfDescriptionsIsEscaped(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
+		"":                        "<p>",
 		"one `a<b>` two":          "<p>one <code>a&lt;b&gt;</code> two",
 		"one\n\n<script>two & so": "<p>one<p>&lt;script&gt;two &amp; so",
 		"`a` and `b":              "<p><code>a</code> and `b",
@@ -183,6 +186,29 @@ func TestProseOfDescriptionsIsEscaped(t *testing.T) {
 	} {
 		if got := string(prose(text)); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestDocsPageSaysWhatFits(t *testing.T) {
+	t.Parallel()
+	d, err := newDocs([]byte(`{"components": {"schemas": {"Thing": {"properties": {
+		"open": {"description": "By type:\n\nmany."},
+		"short": {"type": "string", "minLength": 1},
+		"some": {"type": ["integer", "null"], "minimum": 1, "maximum": 9},
+		"several": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}
+	}}}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"open <i>anything, optional</i><dd>By type:<p>many.<dt>",
+		"short <i>string (not empty), optional</i>",
+		"some <i>integer (1 to 9) or null, optional</i>",
+		"several <i>list of <code>a</code>, <code>b</code> (at most 3 items), optional</i>",
+	} {
+		if !strings.Contains(string(d.page.body), want) {
+			t.Errorf("the page has no %s", want)
 		}
 	}
 }

@@ -62,7 +62,7 @@ type operation struct {
 	Responses object[*response]
 
 	Method, Path, Who string            `json:"-"`
-	Fields            []field           `json:"-"` // of a JSON body
+	Body              *schema           `json:"-"` // in JSON, unless nothing can be in it
 	Shared            object[*response] `json:"-"` // problems that several operations have
 }
 
@@ -157,10 +157,12 @@ func (d *description) resolve(o *operation) error {
 			if s, err = d.Components.Schemas.at(s.Ref); err != nil {
 				return err
 			}
-			s.Bodies = append(s.Bodies, o.ID)
 		}
-		if o.Fields = s.Fields(); o.Fields == nil && !o.RequestBody.Required {
+		if s.Fields() == nil && !o.RequestBody.Required {
 			o.RequestBody.Content = nil // an empty object at most, and better left out
+		} else {
+			o.Body = s
+			s.bodies++
 		}
 	}
 	var own object[*response]
@@ -189,6 +191,15 @@ func (o *operation) JSONBody() *content {
 		}
 	}
 	return nil
+}
+
+// BodyName is the name of the schema that is this operation's body and no
+// other's, and "" otherwise: the page has it with the operation.
+func (o *operation) BodyName() string {
+	if o.Body == nil || !o.Body.IsBody() {
+		return ""
+	}
+	return o.JSONBody().Schema.Name()
 }
 
 // Codes are the codes that a problem can have, and nil for other answers.
@@ -234,8 +245,8 @@ type schema struct {
 	MinItems, MaxItems   json.Number
 	UniqueItems          bool
 
-	Bodies []string `json:"-"` // operations whose body it is
-	never  bool     // the schema false, which nothing fits
+	bodies int  // in how many operations it is the body
+	never  bool // the schema false, which nothing fits
 }
 
 // UnmarshalJSON also takes the schemas true and false.
@@ -285,6 +296,9 @@ func (s *schema) Fields() []field {
 // Name is that of the schema which this one refers to.
 func (s *schema) Name() string { return lastName(s.Ref) }
 
+// IsBody reports whether it is the body of one operation.
+func (s *schema) IsBody() bool { return s.bodies == 1 }
+
 // Choices are the schemas of which one has to fit.
 func (s *schema) Choices() []*schema { return slices.Concat(s.OneOf, s.AnyOf) }
 
@@ -330,6 +344,8 @@ func (s *schema) Bounds() string {
 		{s.MinLength, s.MaxLength, " characters"}, {s.Minimum, s.Maximum, ""}, {s.MinItems, s.MaxItems, " items"},
 	} {
 		switch {
+		case b.lo == "1" && b.hi == "" && b.unit != "":
+			words = append(words, "not empty")
 		case b.lo != "" && b.hi != "":
 			words = append(words, string(b.lo+" to "+b.hi)+b.unit)
 		case b.lo != "":
