@@ -22,20 +22,13 @@ import (
 
 func TestNodeClientConnectsResumesAndIsCutOff(t *testing.T) {
 	t.Parallel()
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("node isn't installed")
-	}
-	if _, err := os.Stat("testdata/clients/node_modules/ws"); err != nil {
-		t.Skip("the npm package ws isn't installed: npm install --no-package-lock --prefix testdata/clients")
-	}
+	cmd := newNodeProgram(t, []string{"ws"}, "ws.mjs")
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
 	mission := strings.TrimPrefix(ada.newMission("Node"), "/api/v1/missions/")
 	var said bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), node, "ws.mjs")
-	cmd.Dir, cmd.Stderr = "testdata/clients", &said
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "BASE=" + s.url(), "TOKEN=" + ada.token, "KEY=" + ada.withKey("read").token, "MISSION=" + mission}
+	cmd.Stderr = &said
+	cmd.Env = append(cmd.Env, "BASE="+s.url(), "TOKEN="+ada.token, "KEY="+ada.withKey("read").token, "MISSION="+mission)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -43,8 +36,6 @@ func TestNodeClientConnectsResumesAndIsCutOff(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	limit := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
-	defer limit.Stop()
 	last := ""
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if last = lines.Text(); last == "stop the server" {

@@ -2,38 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
-
-// newNodeProgram prepares a program of testdata/clients, by its arguments and
-// environment; where Node or one of the packages isn't installed the test is skipped.
-func newNodeProgram(t *testing.T, packages []string, args ...string) *exec.Cmd {
-	t.Helper()
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("node isn't installed")
-	}
-	for _, name := range packages {
-		if _, err := os.Stat(filepath.Join("testdata/clients/node_modules", name)); err != nil {
-			t.Skipf("the npm package %s isn't installed: npm install --no-package-lock --prefix testdata/clients", name)
-		}
-	}
-	cmd := exec.CommandContext(t.Context(), node, args...)
-	cmd.Dir, cmd.Env = "testdata/clients", []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	cmd.WaitDelay = time.Second
-	limit := time.AfterFunc(patience, func() {
-		if cmd.Process != nil {
-			_ = cmd.Process.Kill()
-		}
-	})
-	t.Cleanup(func() { limit.Stop() })
-	return cmd
-}
 
 // The official TypeScript clients, of the protocol's two eras, each work a
 // mission to its end.
