@@ -218,7 +218,7 @@ func (c *checking) against(s *jsonSchema, path string, v any, described map[stri
 // choice holds a value against schemas of which one has to fit, and only one
 // if exactly. Where none does it repeats what the nearest one says.
 func (c *checking) choice(choice []*jsonSchema, exactly bool, path string, v any, described map[string]bool) (open bool) {
-	nearest := []string(nil)
+	var nearest []string
 	fitting := 0
 	for _, one := range choice {
 		if !one.meantFor(v) {

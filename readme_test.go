@@ -56,11 +56,12 @@ func blocks(section, language string) []string {
 	return found
 }
 
-// The script in the README runs as it stands, but for the port, and prints
-// what the README says: the claims in the order of the dependencies, by two
-// agents, the stats and events that tell of it, and why the rest waits.
-// Each section begins with the line that runs its first script out of the
-// README, and ends with what is printed.
+// The scripts in the README run as they stand, but for the port, and print what
+// the README says: of the walk-through the claims in the order of the
+// dependencies, by two agents, the stats and events that tell of it, and why the
+// rest waits; of an agent's part what it is told next. Each section begins with
+// the line that runs its first script out of the README, and ends with what is
+// printed.
 func TestScriptsOfTheReadme(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "curl", "jq", "tar", "sed"} {
@@ -76,9 +77,12 @@ func TestScriptsOfTheReadme(t *testing.T) {
 			t.Parallel()
 			section := readmeSection(t, heading)
 			bash := blocks(section, "bash")
+			if len(bash) < 2 {
+				t.Fatalf("it has %d bash blocks, want the line that runs the script, and the script", len(bash))
+			}
 			extract, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(bash[0]), `eval "$(`), " | bash")
 			script, err := exec.Command("bash", "-c", extract).Output()
-			if err != nil || len(bash) < 2 || string(script) != bash[1] {
+			if err != nil || string(script) != bash[1] {
 				t.Fatalf("%s doesn't print the script (%v):\n%s", extract, err, script)
 			}
 			run := bash[1]
