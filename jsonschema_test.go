@@ -342,6 +342,8 @@ func hasFormat(text, format string) bool {
 	case "email":
 		address, err := mail.ParseAddress(text)
 		return err == nil && address.Address == text
+	case "binary": // any bytes
+		return true
 	case "uri":
 		u, err := url.Parse(text)
 		return err == nil && u.IsAbs()
