@@ -48,6 +48,7 @@ type group struct {
 // ID is the group's anchor.
 func (g *group) ID() string { return "group-" + strings.ReplaceAll(g.Name, " ", "-") }
 
+// operation is what a route does.
 type operation struct {
 	ID                   string `json:"operationId"`
 	Summary, Description string
@@ -59,13 +60,15 @@ type operation struct {
 		Required bool
 		Content  object[content]
 	}
-	Responses object[*response]
+	Responses object[*response] // once arranged, without those that are Shared
 
 	Method, Path, Who string            `json:"-"`
 	Body              *schema           `json:"-"` // in JSON, unless nothing can be in it
 	Shared            object[*response] `json:"-"` // problems that several operations have
 }
 
+// parameter is part of a request beside its body: in the path, the query or a
+// header.
 type parameter struct {
 	Ref                   string `json:"$ref"`
 	Name, In, Description string
@@ -76,6 +79,7 @@ type parameter struct {
 	ID string `json:"-"` // the anchor of one that several operations have
 }
 
+// response is an answer: a success of one operation, or a problem.
 type response struct {
 	Ref         string `json:"$ref"`
 	Description string
@@ -85,6 +89,7 @@ type response struct {
 	Only       bool   `json:"-"` // no other problem has the status
 }
 
+// content is a body of one media type.
 type content struct {
 	Schema  *schema
 	Example json.RawMessage
