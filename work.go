@@ -223,7 +223,7 @@ func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent 
 	open := slices.DeleteFunc(criteriaAsDone(body, done), func(c criterion) bool { return c.Done })
 	if len(open) > 0 && c.Override == "" {
 		return problem(http.StatusConflict, "criteria_unmet",
-			"%d of its acceptance criteria aren't checked. Check them, or give the reason in override.", len(open)).with("criteria", open)
+			"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.", len(open)).with("criteria", open)
 	}
 	if err := t.move(ctx, spec, "completed", spec.attempts); err != nil {
 		return err
