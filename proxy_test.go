@@ -104,7 +104,7 @@ func TestProxiesPassOnWhatTheyShould(t *testing.T) {
 				c.AuthRateLimit = 1
 			})
 			direct := s.signUp("ada", "admin")
-			ada := &client{t: t, base: throughProxy(t, name, s), token: direct.token, user: direct.user, proxied: true}
+			ada := &client{t: t, base: throughProxy(t, name, s), token: direct.token, user: direct.user}
 
 			// Events come at once, and a socket is a socket.
 			mission := ada.newMission("Behind")
