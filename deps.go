@@ -286,15 +286,7 @@ func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	var reasons []reason
 	if !spec.Ready {
-		mission, err := readMission(ctx, s.db, a, spec.MissionID)
-		if err != nil {
-			return err
-		}
-		edges, err := missionEdges(ctx, s.db, spec.MissionID)
-		if err != nil {
-			return err
-		}
-		if reasons, err = whyNotReady(mission.Status, spec.specSummary, findCycles(edges)); err != nil {
+		if reasons, err = s.explain(ctx, a, spec.specSummary); err != nil {
 			return err
 		}
 	}
@@ -302,6 +294,19 @@ func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
 		Ready   bool     `json:"ready"`
 		Reasons []reason `json:"reasons"`
 	}{spec.Ready, orEmpty(reasons)})
+}
+
+// explain reads what whyNotReady has to know of a spec that isn't ready.
+func (s *Server) explain(ctx context.Context, a account, spec specSummary) ([]reason, error) {
+	mission, err := readMission(ctx, s.db, a, spec.MissionID)
+	if err != nil {
+		return nil, err
+	}
+	edges, err := missionEdges(ctx, s.db, spec.MissionID)
+	if err != nil {
+		return nil, err
+	}
+	return whyNotReady(mission.Status, spec, findCycles(edges))
 }
 
 // whyNotReady gives every reason that keeps a spec, which isn't ready, from

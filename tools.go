@@ -218,6 +218,7 @@ type missionsAnswer struct {
 	Next     string         `json:"next"`
 }
 
+// listMissionsTool is list_missions.
 func (s *Server) listMissionsTool(r *http.Request, in listMissionsArguments) (missionsAnswer, error) {
 	q := queryOf(map[string]string{"status": in.Status, "q": in.Query})
 	filter := newListFilter(callOf(r).account)
@@ -268,6 +269,7 @@ type nextSpecAnswer struct {
 // openSpecs is how many specs next_spec speaks of at most.
 const openSpecs = 50
 
+// nextSpecTool is next_spec: a mission's open specs, of which the first openSpecs.
 func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, error) {
 	ctx, a, id := r.Context(), callOf(r).account, in.at().mission
 	mission, err := readMission(ctx, s.db, a, id)
@@ -294,23 +296,24 @@ func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, er
 		if v.Claim != nil {
 			line.HeldBy = fmt.Sprintf("%s until %s", v.Claim.Agent, v.Claim.ExpiresAt.Format(time.RFC3339))
 		} else if !v.Ready {
-			if line.WaitsFor, err = waitsFor(mission.Status, v, cycles); err != nil {
+			reasons, err := whyNotReady(mission.Status, v, cycles)
+			if err != nil {
 				return nextSpecAnswer{}, err
 			}
+			line.WaitsFor = sentences(reasons)
 		}
 		out.Open = append(out.Open, line)
 	}
 	return out, nil
 }
 
-// waitsFor is whyNotReady in sentences.
-func waitsFor(missionStatus string, spec specSummary, cycles [][]string) ([]string, error) {
-	reasons, err := whyNotReady(missionStatus, spec, cycles)
-	sentences := make([]string, 0, len(reasons))
+// sentences are what reasons say.
+func sentences(reasons []reason) []string {
+	said := make([]string, 0, len(reasons))
 	for _, why := range reasons {
-		sentences = append(sentences, why.Message)
+		said = append(said, why.Message)
 	}
-	return sentences, err
+	return said
 }
 
 type showAnswer struct {
@@ -339,6 +342,7 @@ func (v specSummary) next() string {
 	return "It can't be claimed now. Call next_spec for what else there is."
 }
 
+// showSpecTool is show_spec.
 func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
 	ctx, a := r.Context(), callOf(r).account
 	found, err := s.specs.get(ctx, lookup{a.userID, a.admin(), in.at().spec})
@@ -350,15 +354,8 @@ func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
 	if v.Ready || v.Status == "completed" {
 		return out, nil
 	}
-	mission, err := readMission(ctx, s.db, a, v.MissionID)
-	if err != nil {
-		return showAnswer{}, err
-	}
-	edges, err := missionEdges(ctx, s.db, v.MissionID)
-	if err != nil {
-		return showAnswer{}, err
-	}
-	out.WaitsFor, err = waitsFor(mission.Status, v.specSummary, findCycles(edges))
+	reasons, err := s.explain(ctx, a, v.specSummary)
+	out.WaitsFor = sentences(reasons)
 	return out, err
 }
 
@@ -377,6 +374,7 @@ type searchAnswer struct {
 // searchResults is how many specs search_specs finds at most.
 const searchResults = "20"
 
+// searchSpecsTool is search_specs.
 func (s *Server) searchSpecsTool(r *http.Request, in searchArguments) (searchAnswer, error) {
 	q := queryOf(map[string]string{"q": in.Query, "mission_id": in.MissionID, "limit": searchResults})
 	filter := newListFilter(callOf(r).account)

@@ -52,6 +52,7 @@ type claimAnswer struct {
 	Next       string     `json:"next"`
 }
 
+// claimSpecTool is claim_spec. Like the route it waits if asked to.
 func (s *Server) claimSpecTool(r *http.Request, in claimArguments) (claimAnswer, error) {
 	request := claimRequest{Agent: in.Agent, LeaseSeconds: in.LeaseSeconds, WaitSeconds: in.WaitSeconds, Tags: in.Tags, Phase: in.Phase}
 	lease, err := s.validateClaim(request)
@@ -119,6 +120,7 @@ type reportAnswer struct {
 // maxReportLogs is how many log lines one report may have.
 const maxReportLogs = 100
 
+// reportTool is report: a heartbeat, progress and log lines in one transaction.
 func (s *Server) reportTool(r *http.Request, in reportArguments) (reportAnswer, error) {
 	done := progress{LeaseToken: in.LeaseToken, Check: in.Check, Uncheck: in.Uncheck, Message: in.Message}
 	var v violations
@@ -179,6 +181,7 @@ type endAnswer struct {
 	Next    string       `json:"next"`
 }
 
+// completeSpecTool is complete_spec.
 func (s *Server) completeSpecTool(r *http.Request, in completeArguments) (endAnswer, error) {
 	how := completion{in.Notes, in.Override}
 	var v violations
@@ -206,6 +209,7 @@ type failArguments struct {
 	Retry  *bool  `json:"retry,omitempty"`
 }
 
+// failSpecTool is fail_spec.
 func (s *Server) failSpecTool(r *http.Request, in failArguments) (endAnswer, error) {
 	why := failure{in.LeaseToken, in.Reason, in.Retry}
 	var v violations
