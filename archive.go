@@ -242,7 +242,7 @@ func (f exportFile) write(out *tar.Writer) error {
 // the spec with the id after.
 func (s *Server) exportFiles(ctx context.Context, a account, missionID, after string) ([]exportFile, error) {
 	rows, err := s.db.Query(ctx, `
-		SELECT s.id, coalesce(s.path, s.key || '.md'), s.updated_at, s.body, s.done, s.status, s.derived_status `+specsSQL+`
+		SELECT s.id, coalesce(s.path, s.key || '.md'), h.updated_at, s.body, h.done, h.status, s.derived_status `+specsSQL+`
 		AND s.mission_id = $3 AND s.id > $4 ORDER BY s.id LIMIT $5`, a.userID, a.admin(), missionID, after, exportPage)
 	if err != nil {
 		return nil, fmt.Errorf("reading files: %w", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -79,8 +80,9 @@ var (
 	// Some tools write and some don't: admitTool looks at each.
 	agent = permission{name: "signed in", role: roleViewer, later: true}
 
-	// A reader's routes hold the membership in the WHERE clause of their one
-	// query, so admission needs none of its own.
+	// The membership is checked where the mission is read, in the WHERE clause,
+	// or locked, by askMission. What is wrong before that is hidden from who has
+	// no access, by hideFrom.
 	reader = permission{name: "reader", role: roleViewer, access: accessReader}
 	editor = permission{name: "editor", role: roleViewer, access: accessEditor}
 	owner  = permission{name: "owner", role: roleViewer, access: accessOwner}
@@ -112,11 +114,12 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, p permission) err
 		if c.target, err = parseTarget(r); err != nil {
 			return err
 		}
-		if p.access > accessReader || write {
-			return s.admitToMission(r.Context(), c, p, write)
-		}
 	}
-	return permit(c.account, p, write)
+	err := permit(c.account, p, write)
+	if err != nil && p.access != accessNone {
+		err = cmp.Or(admitToMission(r.Context(), s.db, c, p), err)
+	}
+	return err
 }
 
 // readmit checks a request anew that was admitted more than a second ago: its
@@ -156,14 +159,11 @@ func permit(a account, p permission, write bool) error {
 
 // admitToMission checks the caller's access to the mission that the path
 // names: 404 for what they can't see, 403 for what they can see but not change.
-func (s *Server) admitToMission(ctx context.Context, c *call, p permission, write bool) error {
-	row := s.db.QueryRow(ctx, `
-		SELECT m.id, `+accessSQL+`
-		FROM missions m
-		WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
+func admitToMission(ctx context.Context, q querier, c *call, p permission) error {
+	row := q.QueryRow(ctx, `SELECT `+accessSQL+` FROM missions m WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
 		c.account.userID, c.account.admin(), orNull(c.target.mission), orNull(c.target.spec))
 	var have access
-	err := row.Scan(&c.target.mission, &have)
+	err := row.Scan(&have)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && have < accessReader {
 		return errNotFound()
 	}
@@ -173,7 +173,22 @@ func (s *Server) admitToMission(ctx context.Context, c *call, p permission, writ
 	if have < p.access {
 		return errForbidden("You may read this mission, but not do this with it.")
 	}
-	return permit(c.account, p, write)
+	return nil
+}
+
+// hideFrom returns what a request is refused with: who has no access to the
+// mission that it names learns that, and nothing of other mistakes.
+func (s *Server) hideFrom(ctx context.Context, c *call, p permission, refused *apiError) *apiError {
+	switch refused.status {
+	case http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge,
+		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		if p.access != accessNone && c.target != (target{}) {
+			if err := admitToMission(ctx, s.db, c, p); err != nil {
+				return asProblem(err)
+			}
+		}
+	}
+	return refused
 }
 
 // accessSQL is the access of user $1, an admin if $2, to mission m.
@@ -186,8 +201,7 @@ const accessSQL = `
 const readableSQL = `
 	($2 OR m.owner_id = $1 OR EXISTS (SELECT FROM members WHERE mission_id = m.id AND user_id = $1))`
 
-// target is the mission or spec that a request's path names. The mission of a
-// spec is known once admission has looked it up.
+// target is the mission or the spec that a request names.
 type target struct{ mission, spec string }
 
 // parseTarget reads {id} from the path. What isn't an id names nothing: 404.

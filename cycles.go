@@ -16,10 +16,7 @@ import (
 // first, and the rest of the set behind it.
 func findCycles(edges map[string][]string) [][]string {
 	var cycles [][]string
-	for _, members := range stronglyConnected(edges) {
-		if len(members) == 1 && !slices.Contains(edges[members[0]], members[0]) {
-			continue
-		}
+	for _, members := range cyclesOf(edges) {
 		cycle := longestRound(edges, members)
 		placed := make(map[string]bool, len(members))
 		for _, key := range cycle {
@@ -34,6 +31,13 @@ func findCycles(edges map[string][]string) [][]string {
 	}
 	slices.SortFunc(cycles, slices.Compare)
 	return cycles
+}
+
+// cyclesOf returns the sets of keys that depend on one another, in no order.
+func cyclesOf(edges map[string][]string) [][]string {
+	return slices.DeleteFunc(stronglyConnected(edges), func(members []string) bool {
+		return len(members) == 1 && !slices.Contains(edges[members[0]], members[0])
+	})
 }
 
 // graphStep is a key on the way through a graph, and how many of its edges are used.

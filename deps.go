@@ -12,24 +12,23 @@ import (
 
 const maxDependencies = 1000 // of one spec
 
-// setDependencies gives a new spec its dependencies, named by id or key.
-func (t *tx) setDependencies(ctx context.Context, m missionLock, specID string, names []string) error {
-	if len(names) == 0 {
-		return nil
+// addDependencies queues edges from a spec.
+func (t *tx) addDependencies(specID string, to []string) {
+	if len(to) > 0 {
+		t.queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT $1, unnest($2::uuid[])`, specID, to)
 	}
-	_, err := t.replaceDependencies(ctx, m, specID, names)
-	return err
 }
 
-// replaceDependencies makes names, ids or keys, the dependencies of a spec and
-// reports whether they changed. The mission is locked, so that no two edits
-// can close a cycle together.
-func (t *tx) replaceDependencies(ctx context.Context, m missionLock, specID string, names []string) (changed bool, err error) {
-	wanted, err := t.resolveSpecs(ctx, m.ID, names)
+// replaceDependencies makes names, ids or keys, the dependencies of a locked
+// spec and reports whether they changed. Its mission is locked, so that no two
+// edits can close a cycle together. inCycle says whether the spec is part of
+// one, which an import has brought in, and which this may break.
+func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bool, names []string) (changed bool, err error) {
+	wanted, unmet, err := t.resolveSpecs(ctx, spec.missionID, names)
 	if err != nil {
 		return false, err
 	}
-	rows, err := t.Query(ctx, `SELECT depends_on FROM dependencies WHERE spec_id = $1 ORDER BY depends_on`, specID)
+	rows, err := t.Query(ctx, `SELECT depends_on FROM dependencies WHERE spec_id = $1 ORDER BY depends_on`, spec.id)
 	if err != nil {
 		return false, fmt.Errorf("reading dependencies: %w", err)
 	}
@@ -41,45 +40,57 @@ func (t *tx) replaceDependencies(ctx context.Context, m missionLock, specID stri
 		return false, nil
 	}
 	added := slices.DeleteFunc(slices.Clone(wanted), func(id string) bool { return slices.Contains(have, id) })
-	if err := t.refuseCycle(ctx, m.ID, specID, added); err != nil {
+	if err := t.refuseCycle(ctx, spec, added); err != nil {
 		return false, err
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(`DELETE FROM dependencies WHERE spec_id = $1 AND NOT depends_on = ANY($2)`, specID, wanted)
-	batch.Queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT $1, unnest($2::uuid[])`, specID, added)
-	batch.Queue(`UPDATE specs SET refs = NULL WHERE id = $1 AND refs IS NOT NULL`, specID)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return false, fmt.Errorf("storing dependencies: %w", err)
+	t.queue(`DELETE FROM dependencies WHERE spec_id = $1 AND NOT depends_on = ANY($2)`, spec.id, wanted)
+	t.addDependencies(spec.id, added)
+	t.queue(`UPDATE specs SET refs = NULL WHERE id = $1 AND refs IS NOT NULL`, spec.id)
+	t.queue(`UPDATE spec_states SET unmet = $2 WHERE spec_id = $1`, spec.id, unmet)
+	t.count(spec.missionID, spec.tally(), tallyOf(spec.status, unmet, spec.done))
+	spec.unmet = unmet
+	if inCycle {
+		return true, t.markCycles(ctx, spec.missionID)
 	}
-	return true, t.countUnmet(ctx, []string{specID})
+	return true, nil
 }
 
-// resolveSpecs finds the specs that names, ids or keys, mean in a mission. The
-// ids come sorted and without duplicates.
-func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string) ([]string, error) {
+// resolveSpecs finds the specs that names, ids or keys, mean in a mission, and
+// how many of them aren't completed. The ids come sorted and without duplicates.
+func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string) (ids []string, unmet int, err error) {
 	if len(names) > maxDependencies {
-		return nil, invalidField("dependencies", "too_many", "must have at most %d entries", maxDependencies)
+		return nil, 0, invalidField("dependencies", "too_many", "must have at most %d entries", maxDependencies)
 	}
-	var ids, keys []string
+	if len(names) == 0 {
+		return []string{}, 0, nil
+	}
+	var byID, byKey []string
 	for _, name := range names {
 		if validID(name) {
-			ids = append(ids, strings.ToLower(name))
+			byID = append(byID, strings.ToLower(name))
 		} else {
-			keys = append(keys, name)
+			byKey = append(byKey, name)
 		}
 	}
-	rows, err := t.Query(ctx, `SELECT id, key FROM specs WHERE mission_id = $1 AND (id = ANY($2) OR key = ANY($3)) ORDER BY id`, missionID, ids, keys)
+	rows, err := t.Query(ctx, `
+		SELECT s.id, s.key, h.status FROM (
+			SELECT id, key FROM specs WHERE mission_id = $1 AND id = ANY($2)
+			UNION SELECT id, key FROM specs WHERE mission_id = $1 AND key = ANY($3)
+		) s JOIN spec_states h ON h.spec_id = s.id ORDER BY s.id`, missionID, byID, byKey)
 	if err != nil {
-		return nil, fmt.Errorf("looking for dependencies: %w", err)
+		return nil, 0, fmt.Errorf("looking for dependencies: %w", err)
 	}
-	found := []string{}
+	ids = []string{}
 	var known []string
-	var id, key string
-	if _, err := pgx.ForEachRow(rows, []any{&id, &key}, func() error {
-		found, known = append(found, id), append(known, id, key)
+	var id, key, status string
+	if _, err := pgx.ForEachRow(rows, []any{&id, &key, &status}, func() error {
+		ids, known = append(ids, id), append(known, id, key)
+		if status != "completed" {
+			unmet++
+		}
 		return nil
 	}); err != nil {
-		return nil, fmt.Errorf("looking for dependencies: %w", err)
+		return nil, 0, fmt.Errorf("looking for dependencies: %w", err)
 	}
 	var v violations
 	for i, name := range names {
@@ -87,36 +98,107 @@ func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string)
 			v.add(fmt.Sprintf("dependencies[%d]", i), "unknown_spec", "isn't the id or key of a spec of this mission")
 		}
 	}
-	return found, v.err()
+	return ids, unmet, v.err()
 }
 
-// refuseCycle refuses new edges from a spec that lead back to it. Cycles that
-// an import has brought in are left alone.
-func (t *tx) refuseCycle(ctx context.Context, missionID, specID string, added []string) error {
+// reachedSQL walks from some specs along their edges, level by level, and looks
+// whether that leads to one of others, after at most so many specs.
+const (
+	reachedSQL = `
+		WITH RECURSIVE reached (id) AS (
+			SELECT unnest($1::uuid[]) UNION SELECT d.%[2]s FROM reached r JOIN dependencies d ON d.%[1]s = r.id
+		), seen AS (SELECT id FROM reached LIMIT $3)
+		SELECT coalesce(bool_or(id = ANY($2)), false), count(*) < $3 FROM seen`
+	reachedFirst = 1000
+	reachedAll   = 1 << 31
+)
+
+// refuseCycle refuses new edges from a spec that lead back to it. It walks from
+// the spec to its dependents and from the new dependencies to theirs, as far as
+// the shorter way goes. Cycles that an import has brought in are left alone.
+func (t *tx) refuseCycle(ctx context.Context, spec *specLock, added []string) error {
 	if len(added) == 0 {
 		return nil
 	}
-	edges, err := missionEdges(ctx, t, missionID)
+	up, down := fmt.Sprintf(reachedSQL, "depends_on", "spec_id"), fmt.Sprintf(reachedSQL, "spec_id", "depends_on")
+	own := []string{spec.id}
+	for _, way := range []struct {
+		sql      string
+		from, to []string
+		most     int
+	}{{up, own, added, reachedFirst}, {down, added, own, reachedFirst}, {down, added, own, reachedAll}} {
+		var closed, whole bool
+		if err := t.QueryRow(ctx, way.sql, way.from, way.to, way.most).Scan(&closed, &whole); err != nil {
+			return fmt.Errorf("looking for a cycle: %w", err)
+		}
+		if closed {
+			return t.errClosed(ctx, spec, added)
+		}
+		if whole {
+			return nil
+		}
+	}
+	return nil
+}
+
+// errClosed names the specs of the shortest cycle that new edges would close.
+func (t *tx) errClosed(ctx context.Context, spec *specLock, added []string) error {
+	edges, err := missionEdges(ctx, t, spec.missionID)
 	if err != nil {
 		return err
 	}
-	edges[specID] = added
-	cycle := shortestRound(edges, specID, func(string) bool { return true })
-	if cycle == nil {
-		return nil
-	}
+	edges[spec.id] = added
+	cycle := shortestRound(edges, spec.id, func(string) bool { return true })
 	keys, err := t.keysOf(ctx, cycle)
 	if err != nil {
 		return err
 	}
+	return errCycle(keys)
+}
+
+// errCycle refuses what would make specs depend on each other.
+func errCycle(keys []string) error {
 	return problem(http.StatusConflict, "dependency_cycle", "This closes a cycle: %s.",
 		strings.Join(append(keys, keys[0]), " → ")).with("cycle", keys)
 }
 
+// markCycles notes anew which specs of a mission are part of a cycle. Only
+// those that were can still be: an edit adds no edge that closes one.
+func (t *tx) markCycles(ctx context.Context, missionID string) error {
+	edges, err := readEdges(ctx, t, `
+		SELECT d.spec_id, d.depends_on FROM spec_states h JOIN dependencies d ON d.spec_id = h.spec_id
+		WHERE h.mission_id = $1 AND h.cycle > 0`, missionID)
+	if err != nil {
+		return err
+	}
+	t.storeCycles(missionID, cyclesOf(edges))
+	return nil
+}
+
+// storeCycles queues what each spec of a mission knows of its cycle.
+func (t *tx) storeCycles(missionID string, cycles [][]string) {
+	ids, sizes := []string{}, []int{}
+	for _, members := range cycles {
+		for _, id := range members {
+			ids, sizes = append(ids, id), append(sizes, len(members))
+		}
+	}
+	t.queue(`UPDATE spec_states SET cycle = 0 WHERE mission_id = $1 AND cycle > 0 AND NOT spec_id = ANY($2)`, missionID, ids)
+	if len(ids) > 0 {
+		t.queue(`UPDATE spec_states h SET cycle = its.size FROM unnest($1::uuid[], $2::int[]) AS its (id, size)
+			WHERE h.spec_id = its.id AND h.cycle <> its.size`, ids, sizes)
+	}
+}
+
 // missionEdges reads what every spec of a mission depends on, by id.
 func missionEdges(ctx context.Context, q querier, missionID string) (map[string][]string, error) {
-	rows, err := q.Query(ctx, `
+	return readEdges(ctx, q, `
 		SELECT d.spec_id, d.depends_on FROM dependencies d JOIN specs s ON s.id = d.spec_id WHERE s.mission_id = $1`, missionID)
+}
+
+// readEdges reads edges of a query for pairs of ids, which are text or UUIDs.
+func readEdges(ctx context.Context, q querier, sql string, args ...any) (map[string][]string, error) {
+	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the graph: %w", err)
 	}
@@ -143,18 +225,14 @@ func (t *tx) keysOf(ctx context.Context, ids []string) ([]string, error) {
 
 // countUnmet counts anew how many dependencies of some specs aren't completed.
 // The specs are locked.
-func (t *tx) countUnmet(ctx context.Context, specIDs []string) error {
-	_, err := t.Exec(ctx, `
-		UPDATE specs SET unmet = n.unmet
-		FROM (SELECT s.id, count(o.id) AS unmet FROM specs s
-		      LEFT JOIN dependencies d ON d.spec_id = s.id
-		      LEFT JOIN specs o ON o.id = d.depends_on AND o.status <> 'completed'
-		      WHERE s.id = ANY($1) GROUP BY s.id) n
-		WHERE specs.id = n.id AND specs.unmet <> n.unmet`, specIDs)
-	if err != nil {
-		return fmt.Errorf("counting unmet dependencies: %w", err)
-	}
-	return nil
+func (t *tx) countUnmet(specIDs []string) {
+	t.queue(`
+		UPDATE spec_states SET unmet = n.unmet
+		FROM (SELECT s.spec_id, count(o.spec_id) AS unmet FROM spec_states s
+		      LEFT JOIN dependencies d ON d.spec_id = s.spec_id
+		      LEFT JOIN spec_states o ON o.spec_id = d.depends_on AND o.status <> 'completed'
+		      WHERE s.spec_id = ANY($1) GROUP BY s.spec_id) n
+		WHERE spec_states.spec_id = n.spec_id AND spec_states.unmet <> n.unmet`, specIDs)
 }
 
 // graphNode is a spec in a mission's graph.
@@ -165,6 +243,8 @@ type graphNode struct {
 	Title  string `json:"title"`
 	Status string `json:"status"`
 	Ready  bool   `json:"ready"`
+
+	NumberOrder string `json:"-"`
 }
 
 // graphEdge says that one spec depends on another; both by key.
@@ -173,69 +253,101 @@ type graphEdge struct {
 	To   string `json:"to"`
 }
 
-// getGraph is GET /api/v1/missions/{id}/graph?format=json|mermaid.
+// graphPage is how many specs of a mission's graph one answer has at most.
+const graphPage = 1000
+
+// graphView is a mission's graph, in pages of its specs: each page has the
+// edges from its own, and the first one the cycles.
+type graphView struct {
+	Nodes      []graphNode `json:"nodes"`
+	Edges      []graphEdge `json:"edges"`
+	Cycles     [][]string  `json:"cycles"`
+	NextCursor *string     `json:"next_cursor"`
+}
+
+// getGraph is GET /api/v1/missions/{id}/graph?format=json|mermaid&cursor=.
 func (s *Server) getGraph(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "format")
+	q := newQuery(r, "format", "limit", "cursor")
 	format := q.choice("format", "json", "json", "mermaid")
+	limit := int(q.number("limit", graphPage, 1, graphPage))
+	after := q.cursors("graph", 2)
+	if after[1] != "" && !validID(after[1]) {
+		q.fail("cursor", "invalid_cursor", "isn't a cursor of this graph")
+	}
 	if err := q.err(); err != nil {
 		return err
 	}
-	a, id := callOf(r).account, callOf(r).target.mission
-	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
+	graph, err := s.readGraph(r.Context(), callOf(r).account, callOf(r).target.mission, after, limit)
+	if err != nil {
 		return err
 	}
-	rows, err := s.db.Query(r.Context(), `SELECT s.id, s.key, s.number, s.title, s.status, `+readySQL+specsSQL+`
-		AND s.mission_id = $3 ORDER BY s.number_order, s.id`, a.userID, a.admin(), id)
+	if format == "mermaid" {
+		writeBytes(w, r, http.StatusOK, "text/vnd.mermaid; charset=utf-8", []byte(mermaid(graph)))
+		return nil
+	}
+	return respondOK(w, r, graph)
+}
+
+// readGraph reads the page behind a spec's number and id, which are "" for the
+// first one.
+func (s *Server) readGraph(ctx context.Context, a account, missionID string, after []string, limit int) (graphView, error) {
+	if _, err := readMission(ctx, s.db, a, missionID); err != nil {
+		return graphView{}, err
+	}
+	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.number, s.title, h.status, `+readySQL+`, s.number_order`+specsSQL+`
+		AND s.mission_id = $3 AND (s.number_order, s.id) > ($4, coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
+		ORDER BY s.number_order, s.id LIMIT $6`, a.userID, a.admin(), missionID, after[0], orNull(after[1]), limit+1)
 	if err != nil {
-		return fmt.Errorf("reading the graph: %w", err)
+		return graphView{}, fmt.Errorf("reading the graph: %w", err)
 	}
 	nodes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[graphNode])
 	if err != nil {
-		return fmt.Errorf("reading the graph: %w", err)
+		return graphView{}, fmt.Errorf("reading the graph: %w", err)
 	}
-	byID, err := missionEdges(r.Context(), s.db, id)
-	if err != nil {
-		return err
+	shown := page(nodes, limit, func(n graphNode) string { return encodeCursor("graph", n.NumberOrder, n.ID) })
+	graph := graphView{Nodes: shown.Items, Edges: []graphEdge{}, Cycles: [][]string{}, NextCursor: shown.NextCursor}
+	if err := s.readGraphEdges(ctx, &graph); err != nil {
+		return graph, err
 	}
-	edges, cycles := edgesByKey(nodes, byID)
-	if format == "mermaid" {
-		writeBytes(w, r, http.StatusOK, "text/vnd.mermaid; charset=utf-8", []byte(mermaid(nodes, edges)))
-		return nil
+	if after[1] != "" {
+		return graph, nil
 	}
-	return respondOK(w, r, struct {
-		Nodes  []graphNode `json:"nodes"`
-		Edges  []graphEdge `json:"edges"`
-		Cycles [][]string  `json:"cycles"`
-	}{orEmpty(nodes), orEmpty(edges), orEmpty(cycles)})
+	circles, err := readEdges(ctx, s.db, `
+		SELECT s.key, o.key FROM spec_states h JOIN dependencies d ON d.spec_id = h.spec_id
+		JOIN specs s ON s.id = d.spec_id JOIN specs o ON o.id = d.depends_on
+		WHERE h.mission_id = $1 AND h.cycle > 0 ORDER BY o.key`, missionID)
+	graph.Cycles = orEmpty(findCycles(circles))
+	return graph, err
 }
 
-// edgesByKey names the ends of the edges by key, in the order of the nodes.
-func edgesByKey(nodes []graphNode, byID map[string][]string) (edges []graphEdge, cycles [][]string) {
-	keys := make(map[string]string, len(nodes))
-	for _, n := range nodes {
-		keys[n.ID] = n.Key
+// readGraphEdges reads the edges from the nodes, by key, in the order of these.
+func (s *Server) readGraphEdges(ctx context.Context, graph *graphView) error {
+	ids := make([]string, 0, len(graph.Nodes))
+	for _, n := range graph.Nodes {
+		ids = append(ids, n.ID)
 	}
-	byKey := make(map[string][]string, len(byID))
-	for _, n := range nodes {
-		for _, to := range byID[n.ID] {
-			byKey[n.Key] = append(byKey[n.Key], keys[to])
-		}
-		slices.Sort(byKey[n.Key])
-		for _, to := range byKey[n.Key] {
-			edges = append(edges, graphEdge{n.Key, to})
-		}
+	rows, err := s.db.Query(ctx, `
+		SELECT s.key, o.key FROM unnest($1::uuid[]) WITH ORDINALITY AS its (id, n) JOIN specs s ON s.id = its.id
+		JOIN dependencies d ON d.spec_id = s.id JOIN specs o ON o.id = d.depends_on ORDER BY n, o.key`, ids)
+	if err != nil {
+		return fmt.Errorf("reading the graph: %w", err)
 	}
-	return edges, findCycles(byKey)
+	edges, err := pgx.CollectRows(rows, pgx.RowToStructByPos[graphEdge])
+	if err != nil {
+		return fmt.Errorf("reading the graph: %w", err)
+	}
+	graph.Edges = orEmpty(edges)
+	return nil
 }
 
 // mermaid draws the graph as a Mermaid flowchart, from what is done first to
-// what depends on it.
-func mermaid(nodes []graphNode, edges []graphEdge) string {
+// what depends on it. Specs of other pages are drawn by their key alone.
+func mermaid(graph graphView) string {
 	var b strings.Builder
 	b.WriteString("flowchart LR\n")
-	name := make(map[string]string, len(nodes))
+	name := make(map[string]string, len(graph.Nodes))
 	quote := strings.NewReplacer(`"`, "#quot;", "<", "#lt;", ">", "#gt;", "`", "#96;", "#", "#35;", "\n", " ")
-	for i, n := range nodes {
+	for i, n := range graph.Nodes {
 		name[n.Key] = fmt.Sprintf("s%d", i)
 		class := n.Status
 		if n.Ready {
@@ -243,7 +355,11 @@ func mermaid(nodes []graphNode, edges []graphEdge) string {
 		}
 		fmt.Fprintf(&b, "  s%d[\"%s\"]:::%s\n", i, quote.Replace(strings.TrimSpace(n.Number+" "+n.Title)), class)
 	}
-	for _, e := range edges {
+	for _, e := range graph.Edges {
+		if name[e.To] == "" {
+			name[e.To] = fmt.Sprintf("s%d", len(name))
+			fmt.Fprintf(&b, "  %s[\"%s\"]\n", name[e.To], e.To)
+		}
 		fmt.Fprintf(&b, "  %s --> %s\n", name[e.To], name[e.From])
 	}
 	b.WriteString("  classDef completed fill:#9d9,stroke:#393\n  classDef ready fill:#ff9,stroke:#990\n" +
@@ -302,16 +418,12 @@ func (s *Server) explain(ctx context.Context, a account, spec specSummary) ([]re
 	if err != nil {
 		return nil, err
 	}
-	edges, err := missionEdges(ctx, s.db, spec.MissionID)
-	if err != nil {
-		return nil, err
-	}
-	return whyNotReady(mission.Status, spec, findCycles(edges))
+	return whyNotReady(mission.Status, spec)
 }
 
 // whyNotReady gives every reason that keeps a spec, which isn't ready, from
-// being claimed. cycles are those of its mission, by id.
-func whyNotReady(missionStatus string, spec specSummary, cycles [][]string) ([]reason, error) {
+// being claimed.
+func whyNotReady(missionStatus string, spec specSummary) ([]reason, error) {
 	var reasons []reason
 	if missionStatus != "active" {
 		reasons = append(reasons, reason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", missionStatus)})
@@ -330,11 +442,9 @@ func whyNotReady(missionStatus string, spec specSummary, cycles [][]string) ([]r
 	for _, d := range open {
 		reasons = append(reasons, reason{"dependency_open", fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
 	}
-	for _, cycle := range cycles {
-		if len(open) > 0 && slices.Contains(cycle, spec.ID) {
-			reasons = append(reasons, reason{Code: "dependency_cycle",
-				Message: fmt.Sprintf("It is one of %d specs that depend on each other in a circle; none of them can ever be ready.", len(cycle))})
-		}
+	if len(open) > 0 && spec.cycle > 0 {
+		reasons = append(reasons, reason{Code: "dependency_cycle",
+			Message: fmt.Sprintf("It is one of %d specs that depend on each other in a circle; none of them can ever be ready.", spec.cycle)})
 	}
 	return reasons, nil
 }

@@ -61,114 +61,152 @@ func (t *tx) notify(userID, missionID, specID, message string) {
 	})
 }
 
-// tally is what some specs add to the counters of their mission.
-type tally struct {
-	planned, inProgress, inReview, testing, completed, blocked, deferred int
-	unblocked, criteriaTotal, criteriaDone                               int
-}
+// headCounters are the counters that the head of a mission's stream carries:
+// how many of its specs have each status, how many of them are planned with
+// nothing unmet, which makes them ready once the mission is active, and their
+// criteria.
+var headCounters = append(slices.Clone(specStatuses), "unblocked", "criteria_total", "criteria_done")
 
-func (y *tally) fields() []any {
-	return []any{&y.planned, &y.inProgress, &y.inReview, &y.testing, &y.completed, &y.blocked, &y.deferred,
-		&y.unblocked, &y.criteriaTotal, &y.criteriaDone}
-}
+// tally is a change of each of headCounters.
+type tally []int
 
-// tallySQL counts the specs of a query as a tally does.
-const tallySQL = `
-	count(*) FILTER (WHERE status = 'planned'),   count(*) FILTER (WHERE status = 'in_progress'),
-	count(*) FILTER (WHERE status = 'in_review'), count(*) FILTER (WHERE status = 'testing'),
-	count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'blocked'),
-	count(*) FILTER (WHERE status = 'deferred'),  count(*) FILTER (WHERE status = 'planned' AND unmet = 0),
-	coalesce(sum(criteria_total), 0), coalesce(sum(criteria_done), 0)`
-
-// tally notes specs whose counters this transaction may move, with what they
-// count now. Existing ones must be locked, so that nobody else moves them;
-// new ones are noted before they are made. What they count in the end goes
-// onto the mission's head with its events.
-func (t *tx) tally(ctx context.Context, missionID string, specIDs ...string) error {
-	specIDs = slices.DeleteFunc(specIDs, func(id string) bool { return slices.Contains(t.tallied[missionID], id) })
-	if len(specIDs) == 0 {
-		return nil
+// tallyOf is what one spec counts.
+func tallyOf(status string, unmet int, done []bool) tally {
+	n := make(tally, len(headCounters))
+	n[slices.Index(specStatuses, status)] = 1
+	if status == "planned" && unmet == 0 {
+		n[len(specStatuses)] = 1
 	}
-	var now tally
-	err := t.QueryRow(ctx, `SELECT `+tallySQL+` FROM specs WHERE id = ANY($1)`, specIDs).Scan(now.fields()...)
-	if err != nil {
-		return fmt.Errorf("counting specs: %w", err)
-	}
-	t.tallied[missionID] = append(t.tallied[missionID], specIDs...)
-	sum := t.before[missionID]
-	sum.add(now)
-	t.before[missionID] = sum
-	return nil
+	n[len(specStatuses)+1], n[len(specStatuses)+2] = len(done), countDone(done)
+	return n
 }
 
-func (y *tally) add(other tally) {
-	into, from := y.fields(), other.fields()
-	for i := range into {
-		*into[i].(*int) += *from[i].(*int)
+// openSpecsSQL is how many specs of a head are neither completed nor deferred.
+var openSpecsSQL = "planned + in_progress + in_review + testing + blocked"
+
+// openSpecs is the change of openSpecsSQL, and completedSpecs of those that are.
+func (n tally) openSpecs() (open int) {
+	for i, status := range specStatuses {
+		if n != nil && status != "completed" && status != "deferred" {
+			open += n[i]
+		}
+	}
+	return open
+}
+
+func (n tally) completedSpecs() int {
+	if n == nil {
+		return 0
+	}
+	return n[slices.Index(specStatuses, "completed")]
+}
+
+// count moves the counters of a mission by what one of its specs counts after
+// a change, and counted before; nil is a spec that isn't there. The spec is
+// locked, so that nobody else moves it. It goes onto the mission's head with
+// the events.
+func (t *tx) count(missionID string, before, after tally) {
+	n := t.moved[missionID]
+	if n == nil {
+		n = make(tally, len(headCounters))
+		t.moved[missionID] = n
+	}
+	for i := range n {
+		if before != nil {
+			n[i] -= before[i]
+		}
+		if after != nil {
+			n[i] += after[i]
+		}
 	}
 }
 
-// flush gives the events gathered so far their numbers and stores them, stream
-// by stream in order, and moves the counters. The heads stay locked from here
-// to the commit, so the write door does it last; a closure does it earlier only
-// when its answer holds a number or a counter.
-func (t *tx) flush(ctx context.Context) error {
+// countAnew has the counters of a mission counted from its specs, all of which
+// are locked.
+func (t *tx) countAnew(missionID string) { t.recount[missionID] = struct{}{} }
+
+var recountSQL = func() string {
+	var counts []string
+	for _, status := range specStatuses {
+		counts = append(counts, "count(*) FILTER (WHERE status = '"+status+"') AS "+status)
+	}
+	var set []string
+	for _, counter := range headCounters {
+		set = append(set, counter+" = n."+counter)
+	}
+	return `UPDATE heads SET ` + strings.Join(set, ", ") + ` FROM (
+		SELECT ` + strings.Join(counts, ", ") + `, count(*) FILTER (WHERE status = 'planned' AND unmet = 0) AS unblocked,
+		       coalesce(sum(cardinality(done)), 0) AS criteria_total,
+		       coalesce(sum(cardinality(array_positions(done, true))), 0) AS criteria_done
+		FROM spec_states WHERE mission_id = $1) n WHERE stream = $1`
+}()
+
+// flush queues the events gathered so far, which get their numbers stream by
+// stream in order, and the counters' moves. The heads stay locked from there
+// to the commit, so commit does it last; a closure does it earlier only when
+// its answer holds a counter.
+func (t *tx) flush() error {
 	streams := make(map[string][]event)
 	for _, e := range t.events {
 		streams[e.Stream] = append(streams[e.Stream], e)
 	}
 	for _, stream := range slices.Sorted(maps.Keys(streams)) {
-		seq, err := t.appendTo(ctx, stream, streams[stream])
-		if err != nil {
+		if _, ok := t.recount[stream]; ok {
+			t.queue(recountSQL, stream)
+			delete(t.moved, stream)
+		}
+		if err := t.appendTo(stream, streams[stream]); err != nil {
 			return err
 		}
-		t.heads[stream] = seq
 	}
 	t.events = nil
-	clear(t.tallied)
-	clear(t.before)
+	clear(t.moved)
+	clear(t.recount)
 	return nil
 }
 
-// appendTo numbers and stores events of one stream, and moves the counters on
-// its head by the difference between what its noted specs counted and count.
-func (t *tx) appendTo(ctx context.Context, stream string, events []event) (seq int64, err error) {
+// appendTo queues events of one stream, which get the next numbers, with the
+// move of the counters on its head. Every move of counters has its event.
+func (t *tx) appendTo(stream string, events []event) error {
 	var types, data []string
 	var missions, specs, users, agents []*string
 	for _, e := range events {
 		encoded, err := encode(e.Data)
 		if err != nil {
-			return 0, fmt.Errorf("encoding an event: %w", err)
+			return fmt.Errorf("encoding an event: %w", err)
 		}
 		types, data = append(types, e.Type), append(data, string(encoded))
 		missions, specs = append(missions, e.MissionID), append(specs, e.SpecID)
 		users, agents = append(users, e.Actor.UserID), append(agents, e.Actor.Agent)
 	}
-	before := t.before[stream]
-	args := append([]any{stream, len(events), t.tallied[stream], types, data, missions, specs, users, agents}, before.fields()...)
-	if err := t.QueryRow(ctx, appendSQL, args...).Scan(&seq); err != nil {
-		return 0, fmt.Errorf("appending events: %w", err)
+	moved := t.moved[stream]
+	if moved == nil {
+		moved = make(tally, len(headCounters))
 	}
-	return seq, nil
+	t.queue(appendSQL, stream, len(events), moved, types, data, missions, specs, users, agents).QueryRow(func(row pgx.Row) error {
+		var seq int64
+		if err := row.Scan(&seq); err != nil {
+			return fmt.Errorf("appending events: %w", err)
+		}
+		t.heads[stream] = seq
+		return nil
+	})
+	return nil
 }
 
-const appendSQL = `
-	WITH after AS (
-		SELECT ` + tallySQL + ` FROM specs WHERE id = ANY($3::uuid[])
-	), head AS (
-		INSERT INTO heads AS h (stream, seq, planned, in_progress, in_review, testing, completed, blocked, deferred,
-		                        unblocked, criteria_total, criteria_done)
-		SELECT $1, $2, a.n1 - $10, a.n2 - $11, a.n3 - $12, a.n4 - $13, a.n5 - $14, a.n6 - $15, a.n7 - $16,
-		       a.n8 - $17, a.n9 - $18, a.n10 - $19
-		FROM after AS a (n1, n2, n3, n4, n5, n6, n7, n8, n9, n10)
-		ON CONFLICT (stream) DO UPDATE SET
-			seq = h.seq + excluded.seq, planned = h.planned + excluded.planned,
-			in_progress = h.in_progress + excluded.in_progress, in_review = h.in_review + excluded.in_review,
-			testing = h.testing + excluded.testing, completed = h.completed + excluded.completed,
-			blocked = h.blocked + excluded.blocked, deferred = h.deferred + excluded.deferred,
-			unblocked = h.unblocked + excluded.unblocked,
-			criteria_total = h.criteria_total + excluded.criteria_total,
-			criteria_done = h.criteria_done + excluded.criteria_done
+// appendSQL makes the head of a stream that has none.
+var appendSQL = func() string {
+	var moves, sums []string
+	for i, counter := range headCounters {
+		moves = append(moves, fmt.Sprintf("($3::int[])[%d]", i+1))
+		sums = append(sums, fmt.Sprintf("%s = h.%s + excluded.%s", counter, counter, counter))
+	}
+	return `
+	WITH head AS (
+		INSERT INTO heads AS h (stream, seq, oldest_at, ` + strings.Join(headCounters, ", ") + `)
+		VALUES ($1, $2, clock_timestamp(), ` + strings.Join(moves, ", ") + `)
+		ON CONFLICT (stream) DO UPDATE SET seq = h.seq + excluded.seq,
+			oldest_at = coalesce(h.oldest_at, excluded.oldest_at), ` + strings.Join(sums, ", ") + `
 		RETURNING seq
 	), stored AS (
 		INSERT INTO events (stream, seq, type, mission_id, spec_id, user_id, agent, at, data)
@@ -177,6 +215,7 @@ const appendSQL = `
 		     WITH ORDINALITY AS e (type, data, mission_id, spec_id, user_id, agent, n)
 	)
 	SELECT seq FROM head`
+}()
 
 // eventsView is a stretch of a stream, with the bounds of what is kept of it.
 type eventsView struct {
@@ -340,7 +379,7 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := callOf(r).target.mission
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.mission(ctx, id, lockKeyShare, accessEditor); err != nil {
+		if _, err := t.mission(ctx, target{mission: id}, lockKeyShare, accessEditor); err != nil {
 			return reply{}, err
 		}
 		if err := t.specsOfMission(ctx, id, specs); err != nil {
@@ -349,10 +388,10 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 		for _, e := range in.Entries {
 			t.log(id, "", e)
 		}
-		if err := t.flush(ctx); err != nil {
-			return reply{}, err
-		}
-		return reply{status: http.StatusCreated, body: map[string]int64{"last_seq": t.heads[id]}}, nil
+		return reply{status: http.StatusCreated, finish: func(a *reply) error {
+			a.body = map[string]int64{"last_seq": t.heads[id]}
+			return nil
+		}}, nil
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -40,6 +42,9 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
 	if err := q.err(); err != nil {
 		return err
 	}
+	if err := admitToMission(r.Context(), s.db, callOf(r), editor); err != nil { // before a large body is read
+		return err
+	}
 	account := callOf(r).account.userID
 	if !s.imports.take(account, maxImports, maxImportsOfEach) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
@@ -56,7 +61,7 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
 	missionID := callOf(r).target.mission
 	var report importReport
 	err = s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
+		m, err := t.mission(ctx, target{mission: missionID}, lockNoKeyUpdate, accessEditor)
 		if err != nil {
 			return reply{}, err
 		}
@@ -121,7 +126,6 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSp
 	}
 	report := importReport{Warnings: []importWarning{}}
 	var created []importedSpec
-	batch := &pgx.Batch{}
 	for _, f := range files {
 		report.Warnings = append(report.Warnings, f.Warnings...)
 		old, there := stored[f.Key]
@@ -136,15 +140,12 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSp
 			report.Warnings = append(report.Warnings, importWarning{File: f.Path, Code: "leased",
 				Message: "An agent works on this spec, so it was left as it is. Import the file again when the lease has ended."})
 		default:
-			if err := t.queueUpdate(ctx, batch, old, f); err != nil {
+			if err := t.takeOver(ctx, old, f); err != nil {
 				return report, err
 			}
 			stored[f.Key] = f.stored(old.id)
 			report.Updated++
 		}
-	}
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return report, specStoreError(err)
 	}
 	for _, f := range created {
 		stored[f.Key] = f.stored(newID())
@@ -158,6 +159,7 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSp
 	}
 	t.emit("mission.imported", m.ID, "", "", map[string]any{
 		"created": report.Created, "updated": report.Updated, "unchanged": report.Unchanged, "warnings": len(report.Warnings)})
+	t.countAnew(m.ID)
 	return report, t.settle(ctx, m)
 }
 
@@ -169,71 +171,82 @@ func (f importedSpec) stored(id string) storedSpec {
 
 // storedSpecs locks and reads the specs of a mission, by key.
 func (t *tx) storedSpecs(ctx context.Context, missionID string) (map[string]storedSpec, error) {
+	t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR NO KEY UPDATE`, missionID)
 	rows, err := t.Query(ctx, `
-		SELECT id, key, number, title, phase, style, status, refs, source_hash,
-		       EXISTS (SELECT FROM leases WHERE spec_id = specs.id)
-		FROM specs WHERE mission_id = $1 ORDER BY id FOR NO KEY UPDATE`, missionID)
+		SELECT s.id, s.key, s.number, s.title, s.phase, s.style, h.status, s.refs, s.source_hash,
+		       EXISTS (SELECT FROM leases WHERE spec_id = s.id)
+		FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.mission_id = $1`, missionID)
 	if err != nil {
 		return nil, fmt.Errorf("reading a mission's specs: %w", err)
 	}
 	stored := make(map[string]storedSpec)
-	var ids []string
 	var spec storedSpec
 	_, err = pgx.ForEachRow(rows, []any{&spec.id, &spec.key, &spec.number, &spec.title, &spec.phase, &spec.style,
 		&spec.status, &spec.refs, &spec.hash, &spec.leased}, func() error {
 		spec.byHand = spec.refs == nil
 		stored[spec.key] = spec
-		ids = append(ids, spec.id)
 		spec = storedSpec{}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading a mission's specs: %w", err)
 	}
-	return stored, t.tally(ctx, missionID, ids...)
+	return stored, nil
 }
 
-// queueUpdate takes a changed file over. What was checked before stays so
+// takeOver queues a changed file's update. What was checked before stays so
 // where the text is the same; the status is the work's and stays.
-func (t *tx) queueUpdate(ctx context.Context, batch *pgx.Batch, old storedSpec, f importedSpec) error {
+func (t *tx) takeOver(ctx context.Context, old storedSpec, f importedSpec) error {
 	var body string
 	var done []bool
-	if err := t.QueryRow(ctx, `SELECT body, done FROM specs WHERE id = $1`, old.id).Scan(&body, &done); err != nil {
+	err := t.QueryRow(ctx, `SELECT s.body, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`, old.id).Scan(&body, &done)
+	if err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
-	now := carryCriteria(criteriaAsDone(body, done), f.Criteria)
-	batch.Queue(`
+	t.queue(`
 		UPDATE specs SET number = $2, title = $3, phase = $4, priority = $5, estimated_context = $6, body = $7,
-		       derived_status = $8, done = $9, criteria_total = $10, criteria_done = $11, path = $12, source_hash = $13,
-		       style = $14, refs = $15, version = version + 1, updated_at = clock_timestamp()
+		       derived_status = $8, path = $9, source_hash = $10, style = $11, refs = $12
 		WHERE id = $1`,
 		old.id, f.Number, f.Title, f.Phase, f.Priority, f.EstimatedContext, f.source,
-		f.Status, now, len(now), countDone(now), f.Path, f.hash, f.Style, orEmpty(f.Refs))
+		f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs))
+	t.queue(`
+		UPDATE spec_states h SET priority = s.priority, number_order = s.number_order, phase = s.phase,
+		       done = $2, version = version + 1, updated_at = clock_timestamp()
+		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, old.id, carryCriteria(criteriaAsDone(body, done), f.Criteria))
 	return nil
 }
 
 // copySpecs stores the new specs.
 func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec, stored map[string]storedSpec) error {
-	var ids []string
+	var ids, statuses, done []string
 	for _, f := range created {
-		ids = append(ids, stored[f.Key].id)
+		ids, statuses, done = append(ids, stored[f.Key].id), append(statuses, f.Status), append(done, booleanArray(doneFlags(f.Criteria)))
 	}
-	if err := t.tally(ctx, m.ID, ids...); err != nil {
-		return err
-	}
-	_, err := t.CopyFrom(ctx, pgx.Identifier{"specs"}, []string{"id", "mission_id", "key", "number", "title", "phase", "status",
-		"priority", "tags", "estimated_context", "body", "derived_status", "done", "criteria_total", "criteria_done",
-		"path", "source_hash", "style", "refs"},
+	err := t.CopyFrom(ctx, "specs", []string{"id", "mission_id", "key", "number", "title", "phase",
+		"priority", "tags", "estimated_context", "body", "derived_status", "path", "source_hash", "style", "refs"},
 		pgx.CopyFromSlice(len(created), func(i int) ([]any, error) {
 			f := created[i]
-			done, checked := doneFlags(f.Criteria)
-			return []any{ids[i], m.ID, f.Key, f.Number, f.Title, f.Phase, f.Status, f.Priority, []string{}, f.EstimatedContext,
-				f.source, f.Status, done, len(done), checked, f.Path, f.hash, f.Style, orEmpty(f.Refs)}, nil
+			return []any{ids[i], m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, []string{}, f.EstimatedContext,
+				f.source, f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs)}, nil
 		}))
 	if err != nil {
 		return fmt.Errorf("storing specs: %w", err)
 	}
+	t.queue(`
+		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, number_order, phase, tags)
+		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.number_order, s.phase, s.tags
+		FROM unnest($1::uuid[], $2::text[], $3::text[]) AS its (id, status, done) JOIN specs s USING (id)`, ids, statuses, done)
 	return nil
+}
+
+// booleanArray writes flags as PostgreSQL's text for a boolean[], of which
+// there is no array.
+func booleanArray(flags []bool) string {
+	words := make([]string, len(flags))
+	for i, flag := range flags {
+		words[i] = strconv.FormatBool(flag)
+	}
+	return "{" + strings.Join(words, ",") + "}"
 }
 
 // resolveAll resolves the references of every spec of the mission anew, since
@@ -277,13 +290,24 @@ func (t *tx) resolveAll(ctx context.Context, missionID string, files []importedS
 	if len(dropped) == 0 {
 		return false, nil
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(`DELETE FROM dependencies WHERE spec_id = ANY($1)`, dropped)
-	batch.Queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT * FROM unnest($1::uuid[], $2::uuid[])`, from, to)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return false, fmt.Errorf("storing dependencies: %w", err)
+	t.queue(`DELETE FROM dependencies WHERE spec_id = ANY($1)`, dropped)
+	t.queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT * FROM unnest($1::uuid[], $2::uuid[])`, from, to)
+	t.countUnmet(ids)
+	t.storeCycles(missionID, cycleIDs(report.Cycles, stored))
+	return true, nil
+}
+
+// cycleIDs names the specs of cycles by id.
+func cycleIDs(cycles [][]string, stored map[string]storedSpec) [][]string {
+	byID := make([][]string, 0, len(cycles))
+	for _, cycle := range cycles {
+		var ids []string
+		for _, key := range cycle {
+			ids = append(ids, stored[key].id)
+		}
+		byID = append(byID, ids)
 	}
-	return true, t.countUnmet(ctx, ids)
+	return byID
 }
 
 // specNodes are the mission's specs as resolveRefs wants them: those of the
@@ -307,17 +331,16 @@ func specNodes(files []importedSpec, stored map[string]storedSpec) []specNode {
 
 // settle gives the mission the status that its specs ask for after an import.
 func (t *tx) settle(ctx context.Context, m *missionLock) error {
-	if m.Status != "completed" {
-		return t.completeIfDone(ctx, m)
-	}
-	var open bool
-	err := t.QueryRow(ctx, `SELECT EXISTS (SELECT FROM specs WHERE mission_id = $1 AND status NOT IN ('completed', 'deferred'))`, m.ID).Scan(&open)
+	err := t.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE status NOT IN ('completed', 'deferred')), count(*) FILTER (WHERE status = 'completed')
+		FROM spec_states WHERE mission_id = $1`, m.ID).Scan(&m.openSpecs, &m.completedSpecs)
 	if err != nil {
-		return fmt.Errorf("looking for open specs: %w", err)
+		return fmt.Errorf("counting specs: %w", err)
 	}
-	if open {
-		return t.reopen(ctx, m)
+	if m.openSpecs > 0 {
+		t.reopen(m)
 	}
+	t.completeIfDone(m)
 	return nil
 }
 

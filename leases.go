@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,10 +53,10 @@ func (s *Server) claimSpec(w http.ResponseWriter, r *http.Request) error {
 	err = s.claimPatiently(r.Context(), missionID, in, func() error {
 		return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
 			given, err := s.claim(ctx, r, t, missionID, in, lease)
-			if err != nil {
-				return reply{}, err
-			}
-			return reply{status: http.StatusOK, body: given}, nil
+			return reply{status: http.StatusOK, finish: func(a *reply) (err error) {
+				a.body, err = given()
+				return err
+			}}, err
 		})
 	})
 	if errors.Is(err, errNothingReady) {
@@ -102,10 +103,10 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 		case <-ctx.Done():
 			return false, fmt.Errorf("waiting for work: %w", context.Cause(ctx))
 		}
+		var q statement
 		err := s.db.QueryRow(ctx, `
-			SELECT EXISTS (SELECT`+claimableSQL+`)
-			       OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`,
-			missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&again)
+			SELECT EXISTS (SELECT `+q.claimable(missionID, phaseNames(in.Phase), in.Tags, true)+`)
+			       OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`, q.args...).Scan(&again)
 		if err != nil {
 			return false, fmt.Errorf("looking for a ready spec: %w", err)
 		}
@@ -115,16 +116,40 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 	}
 }
 
-// claimableSQL finds what a claim may take: ready specs of mission $1 with all
-// of the tags $2, and of the phase $3, also known as $4, unless that is empty.
-const claimableSQL = `
-	FROM specs s JOIN missions m ON m.id = s.mission_id
-	WHERE s.mission_id = $1 AND ` + readySQL + ` AND s.tags @> $2 AND ($3 = '' OR s.phase IN ($3, $4))`
+// claimable finds the ready specs of a mission, its parameter $1, that a claim
+// may take: those of the phases, unless there are none, with all of the tags.
+// With byTag it goes by the tags' own index, however many specs are ready.
+func (q *statement) claimable(missionID string, phases, tags []string, byTag bool) string {
+	sql := `FROM spec_states h WHERE h.mission_id = ` + q.bind(missionID) + ` AND ` + unblockedSQL
+	switch len(phases) {
+	case 0:
+	case 1:
+		sql += ` AND h.phase = ` + q.bind(phases[0])
+	default:
+		sql += ` AND h.phase = ANY(` + q.bind(phases) + `)`
+	}
+	switch {
+	case len(tags) > 0 && byTag:
+		sql += ` AND array_prepend(h.mission_id::text, h.tags) @> ` + q.bind(append([]string{missionID}, tags...)) + `::text[]`
+	case len(tags) > 0:
+		sql += ` AND h.tags @> ` + q.bind(tags)
+	}
+	return sql
+}
 
-// claimSQL locks the next of them: the first in the index specs_ready, but for
-// what others are taking right now.
-const claimSQL = `SELECT s.id` + claimableSQL + `
-	ORDER BY s.priority DESC, s.number_order, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED`
+// next locks the first of what claimable finds, as specs are handed out, but
+// for what others are taking right now. It is the first row of the index
+// spec_states_ready, or spec_states_ready_phase, that has the tags.
+func (q *statement) next(missionID string, phases, tags []string, byTag bool) string {
+	const first = ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT 1 FOR NO KEY UPDATE OF h SKIP LOCKED`
+	claimable := q.claimable(missionID, phases, tags, byTag)
+	if !byTag || len(tags) == 0 {
+		return `SELECT h.spec_id ` + claimable + first
+	}
+	return `
+		WITH tagged AS MATERIALIZED (SELECT h.spec_id ` + claimable + `)
+		SELECT h.spec_id FROM tagged JOIN spec_states h USING (spec_id) WHERE ` + unblockedSQL + first
+}
 
 func (s *Server) validateClaim(in claimRequest) (lease time.Duration, err error) {
 	var v violations
@@ -156,63 +181,78 @@ type claimed struct {
 	Lease leaseView `json:"lease"`
 }
 
-// claim takes the next ready spec, after taking back what has expired.
-func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (claimed, error) {
-	m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
-	if err != nil {
-		return claimed{}, err
+// claim takes the next ready spec, after taking back what has expired. What it
+// gives is known once all that it queues was sent.
+func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (given func() (claimed, error), err error) {
+	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
+	var expired, rare bool
+	t.ask(`SELECT EXISTS (`+expiredSQL+`)`, []any{missionID}, &expired)
+	if len(in.Tags) > 0 {
+		var q statement
+		claimable := q.claimable(missionID, phaseNames(in.Phase), in.Tags, true)
+		t.ask(fmt.Sprintf(`SELECT count(*) <= %d FROM (SELECT %s LIMIT %d) few`, fewRows, claimable, fewRows+1), q.args, &rare)
+	}
+	if err := t.send(ctx); err != nil {
+		return nil, fmt.Errorf("locking a mission: %w", err)
+	}
+	if err := m.check(accessEditor); err != nil {
+		return nil, err
 	}
 	if m.Status != "active" {
-		return claimed{}, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("current_status", m.Status)
+		return nil, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("current_status", m.Status)
 	}
-	if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
-		return claimed{}, err
-	}
-	var id string
-	err = t.QueryRow(ctx, claimSQL, missionID, orEmpty(in.Tags), in.Phase, canonicalPhase(in.Phase)).Scan(&id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		if len(t.events) > 0 {
-			return claimed{}, andCommit(errNothingReady) // what was taken back stays so
+	if expired {
+		if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
+			return nil, err
 		}
-		return claimed{}, errNothingReady
+	}
+	v, err := t.grant(ctx, m.ID, in, lease, rare || expired)
+	if errors.Is(err, errNothingReady) && len(t.events) > 0 {
+		err = andCommit(err) // what was taken back stays so
+	}
+	if err == nil {
+		err = r.Context().Err() // a client that has gone wouldn't know of its lease
 	}
 	if err != nil {
-		return claimed{}, fmt.Errorf("looking for a ready spec: %w", err)
+		return nil, err
 	}
-	given, err := t.grant(ctx, missionID, id, in.Agent, lease)
-	if err != nil {
-		return claimed{}, err
-	}
-	if err := t.flush(ctx); err != nil {
-		return claimed{}, err
-	}
-	spec, err := readSpec(ctx, t, t.account, id)
-	if err != nil {
-		return claimed{}, err
-	}
-	return claimed{spec, given}, r.Context().Err() // a client that has gone wouldn't know of its lease
+	spec := t.askView(v.Spec.ID)
+	return func() (claimed, error) {
+		v.Spec, err = spec()
+		return v, err
+	}, nil
 }
 
-// grant makes an agent the holder of a ready spec, which is locked.
-func (t *tx) grant(ctx context.Context, missionID, specID, agent string, lease time.Duration) (leaseView, error) {
-	given := leaseView{Token: newSecret("lt_")}
-	if err := t.tally(ctx, missionID, specID); err != nil {
-		return given, err
+// grant makes an agent the holder of the next ready spec.
+func (t *tx) grant(ctx context.Context, missionID string, in claimRequest, lease time.Duration, byTag bool) (claimed, error) {
+	tries := [][]string{nil}
+	if in.Phase != "" {
+		tries = slices.Collect(slices.Chunk(phaseNames(in.Phase), 1)) // each by its own stretch of the index
 	}
-	err := t.QueryRow(ctx, `
-		WITH spec AS (
-			UPDATE specs SET status = 'in_progress', attempts = attempts + 1, version = version + 1, updated_at = clock_timestamp()
-			WHERE id = $1 RETURNING id, mission_id, attempts
-		)
-		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
-		SELECT id, mission_id, $2, $3, $4, attempts, clock_timestamp() + $5 FROM spec
-		RETURNING attempt, expires_at`, specID, t.account.userID, agent, given.Token, lease).Scan(&given.Attempt, &given.ExpiresAt)
-	if err != nil {
-		return given, fmt.Errorf("granting a lease: %w", err)
+	for _, phases := range tries {
+		given := claimed{Lease: leaseView{Token: newSecret("lt_")}}
+		var q statement
+		next := q.next(missionID, phases, in.Tags, byTag)
+		err := t.QueryRow(ctx, `
+			WITH next AS MATERIALIZED (`+next+`), spec AS (
+				UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1, updated_at = clock_timestamp()
+				FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
+			)
+			INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
+			SELECT spec_id, $1, `+q.bind(t.account.userID)+`, `+q.bind(in.Agent)+`, `+q.bind(given.Lease.Token)+`, attempts, clock_timestamp() + `+q.bind(lease)+`::interval
+			FROM spec RETURNING spec_id, attempt, expires_at`, q.args...).Scan(&given.Spec.ID, &given.Lease.Attempt, &given.Lease.ExpiresAt)
+		if errors.Is(err, pgx.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return given, fmt.Errorf("granting a lease: %w", err)
+		}
+		t.claimed++
+		t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
+		t.emit("spec.claimed", missionID, given.Spec.ID, in.Agent, map[string]any{"attempt": given.Lease.Attempt, "expires_at": given.Lease.ExpiresAt})
+		return given, nil
 	}
-	t.claimed++
-	t.emit("spec.claimed", missionID, specID, agent, map[string]any{"attempt": given.Attempt, "expires_at": given.ExpiresAt})
-	return given, nil
+	return claimed{}, errNothingReady
 }
 
 // heartbeat is POST /api/v1/specs/{id}/heartbeat.
@@ -232,7 +272,7 @@ func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := callOf(r).target
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.mission(ctx, at.mission, lockKeyShare, accessEditor); err != nil {
+		if _, err := t.mission(ctx, at, lockKeyShare, accessEditor); err != nil {
 			return reply{}, err
 		}
 		kept, err := t.prolong(ctx, at.spec, in.LeaseToken, lease)
@@ -275,7 +315,7 @@ func (s *Server) releaseSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := callOf(r).target
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, at, lockKeyShare)
+		m, spec, err := t.lockSpec(ctx, at, lockKeyShare, alone)
 		if err != nil {
 			return reply{}, err
 		}
@@ -287,7 +327,7 @@ func (s *Server) releaseSpec(w http.ResponseWriter, r *http.Request) error {
 		if err := t.release(ctx, spec, in.LeaseToken, ""); err != nil {
 			return reply{}, err
 		}
-		return t.specReply(ctx, spec.id, http.StatusOK)
+		return t.specReply(spec.id, http.StatusOK), nil
 	})
 }
 
@@ -302,9 +342,7 @@ func (t *tx) release(ctx context.Context, spec specLock, token, reason string) e
 	if err != nil {
 		return fmt.Errorf("reading a lease: %w", err)
 	}
-	if err := t.move(ctx, spec, "planned", max(0, spec.attempts-1)); err != nil {
-		return err
-	}
+	t.move(spec, "planned", max(0, spec.attempts-1))
 	data := map[string]any{"agent": agent}
 	if reason != "" {
 		data["reason"] = reason
@@ -334,28 +372,20 @@ func (t *tx) endLeases(ctx context.Context, m missionLock, reason string) error 
 // lockHeld locks, in the order of their ids, the specs of a mission that a
 // query on leases finds.
 func (t *tx) lockHeld(ctx context.Context, missionID, leases, lock string) ([]specLock, error) {
-	rows, err := t.Query(ctx, `
-		SELECT id, mission_id, key, title, status, version, attempts FROM specs
-		WHERE id IN (`+leases+`) ORDER BY id `+lock, missionID)
+	rows, err := t.Query(ctx, `SELECT `+lockColumns+` FROM spec_states h
+		WHERE h.spec_id IN (`+leases+`) ORDER BY h.spec_id `+lock, missionID)
 	if err != nil {
 		return nil, fmt.Errorf("locking held specs: %w", err)
 	}
-	held, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec specLock, err error) {
-		err = row.Scan(&spec.id, &spec.missionID, &spec.key, &spec.title, &spec.status, &spec.version, &spec.attempts)
-		return spec, err
-	})
+	held, err := pgx.CollectRows(rows, scanLock)
 	if err != nil {
 		return nil, fmt.Errorf("locking held specs: %w", err)
 	}
-	var ids []string
-	for _, spec := range held {
-		ids = append(ids, spec.id)
-	}
-	return held, t.tally(ctx, missionID, ids...)
+	return held, nil
 }
 
 // expiredSQL finds the leases of mission $1 whose time is over.
-const expiredSQL = `SELECT spec_id FROM leases WHERE mission_id = $1 AND expires_at < clock_timestamp()`
+const expiredSQL = `SELECT spec_id FROM leases WHERE mission_id = $1 AND expires_at < statement_timestamp()`
 
 // takeBackExpired ends the leases of a mission whose time is over. What
 // somebody else has locked is left to them, or to the next sweep.
@@ -386,27 +416,13 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 	if spec.attempts >= maxAttempts {
 		status = "blocked"
 	}
-	if err := t.move(ctx, spec, status, spec.attempts); err != nil {
-		return err
-	}
+	t.move(spec, status, spec.attempts)
 	t.expired++
 	t.emitAs(actor{Agent: &agent}, "spec.lease_expired", spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
 	if status != "blocked" {
 		return nil
 	}
-	m, err := t.missionUnasked(ctx, spec.missionID)
-	if err != nil {
-		return err
-	}
-	t.notifyBlocked(m, spec, "its lease expired")
-	return nil
-}
-
-// missionUnasked reads what a notification has to know of a mission.
-func (t *tx) missionUnasked(ctx context.Context, id string) (missionLock, error) {
-	m := missionLock{ID: id}
-	err := t.QueryRow(ctx, `SELECT owner_id, name FROM missions WHERE id = $1`, id).Scan(&m.OwnerID, &m.Name)
-	return m, notFoundOr(err, "reading a mission")
+	return t.notifyBlocked(ctx, spec, "its lease expired")
 }
 
 func errLeaseLost() error {

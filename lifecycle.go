@@ -35,7 +35,7 @@ func (s *Server) actMission(action string) handler {
 		}
 		id := callOf(r).target.mission
 		return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-			m, err := t.mission(ctx, id, lockNoKeyUpdate, accessEditor)
+			m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
 			if err != nil {
 				return reply{}, err
 			}
@@ -47,13 +47,9 @@ func (s *Server) actMission(action string) handler {
 					return reply{}, err
 				}
 			}
-			if err := t.moveMission(ctx, &m, step.to, step.event); err != nil {
-				return reply{}, err
-			}
-			if err := t.completeIfDone(ctx, &m); err != nil {
-				return reply{}, err
-			}
-			return t.missionReply(ctx, id, http.StatusOK)
+			t.moveMission(&m, step.to, step.event)
+			t.completeIfDone(&m)
+			return t.missionReply(id, http.StatusOK)
 		})
 	}
 }
@@ -75,45 +71,32 @@ func errInvalidTransition(what, status string, allowed []string) error {
 }
 
 // moveMission puts a locked mission into a status, with the event for it.
-func (t *tx) moveMission(ctx context.Context, m *missionLock, status, kind string) error {
-	_, err := t.Exec(ctx, `UPDATE missions SET status = $2, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`, m.ID, status)
-	if err != nil {
-		return fmt.Errorf("changing a mission's status: %w", err)
-	}
+func (t *tx) moveMission(m *missionLock, status, kind string) {
+	t.queue(`UPDATE missions SET status = $2, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`, m.ID, status)
 	t.emit(kind, m.ID, "", "", map[string]any{"from": m.Status, "to": status})
 	m.Status, m.Version = status, m.Version+1
 	if kind == "mission.completed" {
 		t.notify(m.OwnerID, m.ID, "", fmt.Sprintf("The mission %q is completed.", m.Name))
 	}
-	return nil
 }
 
 // completeIfDone completes a mission whose specs are all completed or
-// deferred, at least one of them completed. The mission's row is locked, so of
-// two specs that are finished at once the later one sees both.
-func (t *tx) completeIfDone(ctx context.Context, m *missionLock) error {
-	if m.Status != "active" && m.Status != "paused" {
-		return nil
+// deferred, at least one of them completed. The mission is locked against all
+// that changes how many are, so of two specs that are finished at once the
+// later one sees both.
+func (t *tx) completeIfDone(m *missionLock) {
+	moved := t.moved[m.ID]
+	if (m.Status == "active" || m.Status == "paused") &&
+		m.openSpecs+moved.openSpecs() == 0 && m.completedSpecs+moved.completedSpecs() > 0 {
+		t.moveMission(m, "completed", "mission.completed")
 	}
-	var done bool
-	err := t.QueryRow(ctx, `
-		SELECT NOT EXISTS (SELECT FROM specs WHERE mission_id = $1 AND status NOT IN ('completed', 'deferred'))
-		       AND EXISTS (SELECT FROM specs WHERE mission_id = $1 AND status = 'completed')`, m.ID).Scan(&done)
-	if err != nil {
-		return fmt.Errorf("looking for open specs: %w", err)
-	}
-	if !done {
-		return nil
-	}
-	return t.moveMission(ctx, m, "completed", "mission.completed")
 }
 
 // reopen makes a completed mission active again, since it has an open spec.
-func (t *tx) reopen(ctx context.Context, m *missionLock) error {
-	if m.Status != "completed" {
-		return nil
+func (t *tx) reopen(m *missionLock) {
+	if m.Status == "completed" {
+		t.moveMission(m, "active", "mission.resumed")
 	}
-	return t.moveMission(ctx, m, "active", "mission.resumed")
 }
 
 // open refuses changes to the specs of a mission that has ended for good.

@@ -1,82 +1,119 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// listFilter gathers the conditions of a list and their arguments, of which
-// the first two are the account, for readableSQL.
-type listFilter struct {
-	conditions []string
-	args       []any
-	shape      strings.Builder // what a cursor belongs to
-}
-
-func newListFilter(a account) *listFilter {
-	return &listFilter{args: []any{a.userID, a.admin()}}
-}
+// statement is a statement's arguments while it is put together.
+type statement struct{ args []any }
 
 // bind adds an argument and returns its place in the statement.
-func (f *listFilter) bind(value any) string {
-	f.args = append(f.args, value)
-	return fmt.Sprintf("$%d", len(f.args))
+func (q *statement) bind(value any) string {
+	q.args = append(q.args, value)
+	return fmt.Sprintf("$%d", len(q.args))
 }
 
-// having adds a condition on value, whose place is the %s in it, unless value
-// is empty.
-func (f *listFilter) having(condition, value string) {
-	if value == "" {
-		return
-	}
-	f.conditions = append(f.conditions, fmt.Sprintf(condition, f.bind(value)))
-	fmt.Fprintf(&f.shape, "%s=%q ", condition, value)
+// Bounds that keep a list as fast among a million rows as among ten. What has
+// at most fewRows matches is found by an index of its own and sorted; of what
+// has more, a page is soon found along the index of the list's order.
+const (
+	fewRows       = 3000
+	fewMissions   = 200  // that a list of specs goes through one by one
+	rankedMatches = 1000 // of a search: of more, some are ranked and the others left out
+)
+
+// listFilter gathers what a list is filtered by.
+type listFilter struct {
+	account    account
+	conditions []condition
+	rare       []condition // each finds ids by an index of its own, which may be few
+	shape      strings.Builder
+	visible    []string // ids of all missions that the account may see; nil if they aren't few
 }
 
-func (f *listFilter) equal(column, value string) { f.having(column+" = %s", value) }
-
-// phase adds a condition on a spec's phase, as given or in the form that
-// imports store.
-func (f *listFilter) phase(name string) {
-	if name != "" {
-		f.having("s.phase IN (%s, "+f.bind(canonicalPhase(name))+")", name)
-	}
+// condition is a piece of SQL, of which $? is the place of its value.
+type condition struct {
+	sql   string
+	value any // nil: it has none
 }
 
-// is adds a condition that holds or doesn't, as want says; nil adds none.
-func (f *listFilter) is(condition string, want *bool) {
-	if want == nil {
-		return
+func (c condition) in(q *statement) string {
+	if c.value == nil {
+		return c.sql
 	}
-	if !*want {
-		condition = "NOT " + condition
-	}
-	f.conditions = append(f.conditions, condition)
-	f.shape.WriteString(condition)
+	return strings.ReplaceAll(c.sql, "$?", q.bind(c.value))
 }
 
-// search adds a full-text search of a tsvector column, unless text is empty.
-func (f *listFilter) search(column, text string) {
-	f.having(column+" @@ websearch_to_tsquery('english', %s)", text)
+func newListFilter(a account) *listFilter { return &listFilter{account: a} }
+
+// having adds a condition, which makes cursors its own.
+func (f *listFilter) having(sql string, value any) {
+	f.conditions = append(f.conditions, condition{sql, value})
+	fmt.Fprintf(&f.shape, "%s=%q ", sql, fmt.Sprint(value))
 }
 
-// sql is the conditions, to go on after a WHERE.
-func (f *listFilter) sql() string {
-	var b strings.Builder
-	for _, c := range f.conditions {
-		b.WriteString(" AND " + c)
+// byIndex adds a query for the ids that a condition leaves, by its own index.
+func (f *listFilter) byIndex(sql string, value any) {
+	f.rare = append(f.rare, condition{sql, value})
+}
+
+// narrow returns the first of the filter's rare conditions that leaves few
+// rows, or nil if none does.
+func (s *Server) narrow(ctx context.Context, f *listFilter) (*condition, error) {
+	for _, c := range f.rare {
+		var q statement
+		var few bool
+		sql := fmt.Sprintf(`SELECT count(*) <= %d FROM (%s LIMIT %d) few`, fewRows, c.in(&q), fewRows+1)
+		if err := s.db.QueryRow(ctx, sql, plannedAnew(q.args)...).Scan(&few); err != nil {
+			return nil, fmt.Errorf("looking for what a list is filtered by: %w", err)
+		}
+		if few {
+			return &c, nil
+		}
 	}
-	return b.String()
+	return nil, nil
+}
+
+// plannedAnew are the arguments of a query whose plan depends on their values:
+// pgx prepares it without a name, and PostgreSQL plans it with them each time.
+func plannedAnew(args []any) []any {
+	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
+}
+
+// seeMissions finds out whether the account may see only few missions, since
+// then a list of them, or of their specs, starts there.
+func (s *Server) seeMissions(ctx context.Context, f *listFilter, limit int) error {
+	if f.account.admin() {
+		return nil
+	}
+	rows, err := s.db.Query(ctx, `
+		(SELECT id FROM missions WHERE owner_id = $1 LIMIT $2) UNION ALL (SELECT mission_id FROM members WHERE user_id = $1 LIMIT $2)`,
+		f.account.userID, limit+1)
+	if err != nil {
+		return fmt.Errorf("looking for an account's missions: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("looking for an account's missions: %w", err)
+	}
+	if len(ids) <= limit {
+		f.visible = orEmpty(ids)
+	}
+	return nil
 }
 
 // sortKey is something that a list of T can be sorted by: a column, its type,
 // and its value in an item, for the cursor.
 type sortKey[T any] struct {
-	column, kind string
+	column, kind string // column without its table
 	value        func(T) string
 }
 
@@ -125,24 +162,24 @@ func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filte
 	return o
 }
 
-// sql is the rest of the statement: where the page starts, the order, and a
-// limit of one row more than the page has. table names the rows' own table.
-func (o order[T]) sql(table string, f *listFilter) string {
-	if o.text != "" {
-		return fmt.Sprintf(" ORDER BY ts_rank(%s.search, websearch_to_tsquery('english', %s)) DESC, %s.id LIMIT %s",
-			table, f.bind(o.text), table, f.bind(o.limit))
+// compared is the condition that a page starts after its cursor, or nothing.
+func (o order[T]) compared(q *statement, column, id string) string {
+	if o.after == nil {
+		return ""
 	}
-	var b strings.Builder
-	direction, compare := "ASC", ">"
+	return fmt.Sprintf(" AND (%s, %s) %s (%s::text::%s, %s)", column, id, o.pick(">", "<"), q.bind(o.after[0]), o.key.kind, q.bind(o.after[1]))
+}
+
+// sorted is the order of a page by a column.
+func (o order[T]) sorted(column, id string) string {
+	return fmt.Sprintf(" ORDER BY %s %s, %s %[2]s", column, o.pick("ASC", "DESC"), id)
+}
+
+func (o order[T]) pick(up, down string) string {
 	if o.descending {
-		direction, compare = "DESC", "<"
+		return down
 	}
-	if o.after != nil {
-		fmt.Fprintf(&b, " AND (%s, %s.id) %s (%s::text::%s, %s)",
-			o.key.column, table, compare, f.bind(o.after[0]), o.key.kind, f.bind(o.after[1]))
-	}
-	fmt.Fprintf(&b, " ORDER BY %s %s, %s.id %s LIMIT %s", o.key.column, direction, table, direction, f.bind(o.limit+1))
-	return b.String()
+	return up
 }
 
 // cursor continues after an item.

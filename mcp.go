@@ -340,8 +340,8 @@ const resourcePrefix = "tachikoma://specs/"
 
 // listResources lists the specs that an account may see, in pages.
 func (s *Server) listResources(r *http.Request, cursor string) (map[string]any, error) {
-	filter, q := newListFilter(callOf(r).account), queryOf(map[string]string{"cursor": cursor})
-	order := readOrder(q, specSorts, "number", filter)
+	filter, q := newSpecFilter(callOf(r).account, ""), queryOf(map[string]string{"cursor": cursor})
+	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if q.err() != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "This cursor isn't one of this list: leave it out to start again.")
 	}

@@ -73,7 +73,7 @@ func (s *Server) setMember(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := callOf(r).target.mission
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, id, lockNoKeyUpdate, accessOwner)
+		m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessOwner)
 		if err != nil {
 			return reply{}, err
 		}
@@ -125,7 +125,7 @@ func (s *Server) removeMember(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.mission(ctx, id, lockNoKeyUpdate, accessOwner); err != nil {
+		if _, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessOwner); err != nil {
 			return reply{}, err
 		}
 		tag, err := t.Exec(ctx, `DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, id, userID)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,12 +17,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
-const (
-	workCountsKept  = 5 * time.Second // what scrapes get of the database without asking it
-	workCountsLimit = time.Second     // that the database has to answer one
-)
+// totalsLimit is how long the database has to answer a scrape.
+const totalsLimit = time.Second
 
 // requestBounds and lagBounds are the upper bounds of the histograms' buckets.
 var (
@@ -53,8 +54,6 @@ type metrics struct {
 	// table bounds it, whatever clients send.
 	requests atomic.Pointer[map[requestLabels]*requestSeries]
 	adding   sync.Mutex // for who replaces requests
-
-	work workCounts
 }
 
 // requestLabels tell requests apart. pattern is the route's, "" for none.
@@ -263,67 +262,31 @@ func (s *Server) writePool(x *exposition) {
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxLifetimeDestroyCount()), "reason", "old")
 }
 
-// writeWork writes what the database knows of all missions. Every instance
-// says the same.
+// writeWork writes what the database knows of all missions, as the sweep of
+// some instance has counted it last. Every instance says the same.
 func (s *Server) writeWork(ctx context.Context, x *exposition) {
-	m := &s.metrics.work
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if time.Since(m.asked) >= workCountsKept {
-		m.known = true
-		if err := m.read(ctx, s.db); err != nil {
-			m.known = false
-			s.log.WarnContext(ctx, "metrics have no counts of the work", "error", err)
-		}
-		m.asked = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, totalsLimit)
+	defer cancel()
+	n, err := s.readTotals(ctx)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return
 	}
-	if !m.known {
+	if err != nil {
+		s.log.WarnContext(ctx, "metrics have no counts of the work", "error", err)
 		return
 	}
 	x.family("tachikoma_missions", "gauge", "Missions by status.")
 	for i, status := range missionStatuses {
-		x.sample("tachikoma_missions", float64(m.missions[i]), "status", status)
+		x.sample("tachikoma_missions", float64(n.missions[i]), "status", status)
 	}
 	x.family("tachikoma_specs", "gauge", "Specs by status.")
 	for i, status := range specStatuses {
-		x.sample("tachikoma_specs", float64(m.specs[i]), "status", status)
+		x.sample("tachikoma_specs", float64(n.specs[i]), "status", status)
 	}
-	x.gauge("tachikoma_specs_ready", "Specs that a claim may take.", float64(m.ready))
-	x.gauge("tachikoma_leases", "Specs that somebody holds.", float64(m.leases))
-	x.gauge("tachikoma_oldest_lease_age_seconds", "Time since the claim of the spec held for longest; 0 where none is held.", m.oldest)
+	x.gauge("tachikoma_specs_ready", "Specs that a claim may take.", float64(n.ready))
+	x.gauge("tachikoma_leases", "Specs that somebody holds.", float64(n.leases))
+	x.gauge("tachikoma_oldest_lease_age_seconds", "Time since the claim of the spec held for longest; 0 where none is held.", n.oldest)
 }
-
-// workCounts are counts of all missions, kept for a while.
-type workCounts struct {
-	mu       sync.Mutex // guards the following; held while one scrape asks for all
-	asked    time.Time
-	known    bool    // the database has answered
-	missions []int64 // as missionStatuses
-	specs    []int64 // as specStatuses
-	ready    int64
-	leases   int64
-	oldest   float64 // seconds
-}
-
-// read asks the database, which has workCountsLimit. The specs are counted on
-// the heads of their missions, so it costs a row a mission. The caller holds mu.
-func (c *workCounts) read(ctx context.Context, db querier) error {
-	ctx, cancel := context.WithTimeout(ctx, workCountsLimit)
-	defer cancel()
-	err := db.QueryRow(ctx, workCountsSQL).Scan(&c.missions, &c.specs, &c.ready, &c.leases, &c.oldest)
-	if err != nil {
-		return fmt.Errorf("counting the work: %w", err)
-	}
-	return nil
-}
-
-var workCountsSQL = `
-	SELECT ARRAY[count(*) FILTER (WHERE status = '` + strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
-	       ARRAY[coalesce(sum(` + strings.Join(specStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
-	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
-	       (SELECT count(*) FROM leases),
-	       (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(claimed_at)), 0)::float8 FROM leases)
-	FROM missions LEFT JOIN heads ON stream = id`
 
 func oneIf(yes bool) float64 {
 	if yes {

@@ -130,6 +130,26 @@ func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// migrationSteps are what a migration does after its file, in the same
+// transaction, where SQL can't or is slow.
+var migrationSteps = map[string]func(ctx context.Context, tx pgx.Tx) error{
+	"0004_states.sql": markAllCycles,
+}
+
+// markAllCycles notes which specs are part of a cycle, mission by mission.
+func markAllCycles(ctx context.Context, tx pgx.Tx) error {
+	edges, err := readEdges(ctx, tx, `SELECT spec_id::text, depends_on::text FROM dependencies`)
+	if err != nil {
+		return err
+	}
+	for _, members := range cyclesOf(edges) {
+		if _, err := tx.Exec(ctx, `UPDATE spec_states SET cycle = $2 WHERE spec_id = ANY($1::uuid[])`, members, len(members)); err != nil {
+			return fmt.Errorf("marking a cycle: %w", err)
+		}
+	}
+	return nil
+}
+
 // applyNext applies, in one transaction, the first migration that the database
 // lacks, and returns it, or nil if there is none.
 func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log *slog.Logger) (next *migration, err error) {
@@ -144,6 +164,11 @@ func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log 
 		next = &migrations[count]
 		if _, err := tx.Exec(ctx, next.sql); err != nil {
 			return fmt.Errorf("migration %s: %w", next.at(err), err)
+		}
+		if step := migrationSteps[next.name]; step != nil {
+			if err := step(ctx, tx); err != nil {
+				return fmt.Errorf("migration %s: %w", next.name, err)
+			}
 		}
 		_, err = tx.Exec(ctx, "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, now())",
 			next.version, next.name, next.checksum)

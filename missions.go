@@ -47,22 +47,21 @@ type missionStats struct {
 	CompletionPercentage float64 `json:"completion_percentage"`
 }
 
-// missionSQL reads missions m that user $1 ($2: an admin) may see.
-const missionSQL = `
+// missionColumns are what scanMission reads of missions m and their heads h, as
+// user $1 ($2: an admin) sees them.
+const missionColumns = `
 	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.owner_id, ` + accessSQL + `,
 	       m.version, m.created_at, m.updated_at,
 	       h.planned, h.in_progress, h.in_review, h.testing, h.completed, h.blocked, h.deferred,
-	       h.unblocked, h.criteria_total, h.criteria_done
-	FROM missions m JOIN heads h ON h.stream = m.id
-	WHERE ` + readableSQL
+	       h.unblocked, h.criteria_total, h.criteria_done`
 
-// scanMission reads a row of missionSQL.
+// scanMission reads a row of missionColumns.
 func scanMission(row pgx.CollectableRow) (m missionView, err error) {
 	err = m.scan(row)
 	return m, err
 }
 
-// scan reads a row of missionSQL into m, after the columns that go to before.
+// scan reads a row of missionColumns into m, after the columns that go to before.
 func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	var have access
 	n := &m.Stats
@@ -90,7 +89,8 @@ func (a access) String() string {
 }
 
 // oneMissionSQL reads the mission $3.
-const oneMissionSQL = missionSQL + ` AND m.id = $3`
+const oneMissionSQL = missionColumns + `
+	FROM missions m JOIN heads h ON h.stream = m.id WHERE ` + readableSQL + ` AND m.id = $3`
 
 // readMission reads one mission for an account.
 func readMission(ctx context.Context, q querier, a account, id string) (missionView, error) {
@@ -114,13 +114,33 @@ func notFoundOr(err error, doing string) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// missionReply flushes the events and answers with the mission as it then is.
-func (t *tx) missionReply(ctx context.Context, id string, status int) (reply, error) {
-	if err := t.flush(ctx); err != nil {
-		return reply{}, err
+// askMissionView queues a read of a mission as it then is, counters included,
+// and returns what gives it once it was sent.
+func (t *tx) askMissionView(id string) (view func() (missionView, error), err error) {
+	if err := t.flush(); err != nil {
+		return nil, err
 	}
-	m, err := readMission(ctx, t, t.account, id)
-	return reply{status: status, body: m, etag: etagOf(m.Version)}, err
+	var m missionView
+	readErr := pgx.ErrNoRows
+	t.queue(oneMissionSQL, t.account.userID, t.account.admin(), id).Query(func(rows pgx.Rows) error {
+		var err error
+		if m, err = pgx.CollectExactlyOneRow(rows, scanMission); !errors.Is(err, pgx.ErrNoRows) {
+			readErr = err
+			return err
+		}
+		return nil
+	})
+	return func() (missionView, error) { return m, notFoundOr(readErr, "reading a mission") }, nil
+}
+
+// missionReply answers with the mission as it is in the end.
+func (t *tx) missionReply(id string, status int) (reply, error) {
+	view, err := t.askMissionView(id)
+	return reply{status: status, finish: func(a *reply) error {
+		m, err := view()
+		a.body, a.etag = m, etagOf(m.Version)
+		return err
+	}}, err
 }
 
 // createMission is POST /api/v1/missions.
@@ -140,13 +160,10 @@ func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
 		id := newID()
-		_, err := t.Exec(ctx, `INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)`,
+		t.queue(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)`,
 			id, t.account.userID, fields.Name, fields.Description, fields.Tags, fields.Metadata)
-		if err != nil {
-			return reply{}, fmt.Errorf("inserting a mission: %w", err)
-		}
 		t.emit("mission.created", id, "", "", map[string]any{"name": fields.Name})
-		answer, err := t.missionReply(ctx, id, http.StatusCreated)
+		answer, err := t.missionReply(id, http.StatusCreated)
 		answer.location = "/api/v1/missions/" + id
 		return answer, err
 	})
@@ -197,17 +214,20 @@ func (v *violations) tags(field string, tags []string) {
 
 // missionSorts are the sort keys of the mission list, and how they compare.
 var missionSorts = map[string]sortKey[missionView]{
-	"created_at": {"m.created_at", "timestamptz", func(m missionView) string { return timeText(m.CreatedAt) }},
-	"updated_at": {"m.updated_at", "timestamptz", func(m missionView) string { return timeText(m.UpdatedAt) }},
-	"name":       {"m.name", "text", func(m missionView) string { return m.Name }},
+	"created_at": {"created_at", "timestamptz", func(m missionView) string { return timeText(m.CreatedAt) }},
+	"updated_at": {"updated_at", "timestamptz", func(m missionView) string { return timeText(m.UpdatedAt) }},
+	"name":       {"name", "text", func(m missionView) string { return m.Name }},
 }
 
 // listMissions is GET /api/v1/missions.
 func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 	q := newQuery(r, "status", "tag", "q", "sort", "limit", "cursor")
 	filter := newListFilter(callOf(r).account)
-	filter.equal("m.status", q.choice("status", "", missionStatuses...))
-	filter.having("m.tags @> ARRAY[%s]", q.text("tag", 64))
+	filter.missionStatus(q.choice("status", "", missionStatuses...))
+	if tag := q.text("tag", 64); tag != "" {
+		filter.having(`m.tags @> ARRAY[$?]`, tag)
+		filter.byIndex(`SELECT m.id FROM missions m WHERE m.tags @> ARRAY[$?]`, tag)
+	}
 	order := readOrder(q, missionSorts, "-created_at", filter)
 	if err := q.err(); err != nil {
 		return err
@@ -219,16 +239,35 @@ func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 	return respondOK(w, r, missions)
 }
 
-// findMissions reads a page of missions.
-func (s *Server) findMissions(ctx context.Context, filter *listFilter, order order[missionView]) (list[missionView], error) {
-	ctx, end, err := s.beginSearch(ctx, order.text)
+func (f *listFilter) missionStatus(status string) {
+	if status != "" {
+		f.having(`m.status = $?`, status)
+		f.byIndex(`SELECT m.id FROM missions m WHERE m.status = $?`, status)
+	}
+}
+
+// findMissions reads a page of missions: their ids first, by the index that
+// leaves the fewest, and then what is shown of them.
+func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missionView]) (list[missionView], error) {
+	ctx, end, err := s.beginSearch(ctx, o.text)
 	if err != nil {
 		return list[missionView]{}, err
 	}
 	defer end()
-	filter.search("m.search", order.text)
-	sql := missionSQL + filter.sql() + order.sql("m", filter)
-	rows, err := s.db.Query(ctx, sql, filter.args...)
+	if err := s.seeMissions(ctx, f, fewRows); err != nil {
+		return list[missionView]{}, err
+	}
+	var few *condition
+	if f.visible != nil {
+		few = &condition{`SELECT unnest($?::uuid[]) AS id`, f.visible}
+	} else if o.text == "" {
+		if few, err = s.narrow(ctx, f); err != nil {
+			return list[missionView]{}, err
+		}
+	}
+	q := statement{[]any{f.account.userID, f.account.admin()}}
+	sql := missionsSQL(&q, f, o, few)
+	rows, err := s.db.Query(ctx, sql, plannedAnew(q.args)...)
 	if err != nil {
 		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
 	}
@@ -236,7 +275,31 @@ func (s *Server) findMissions(ctx context.Context, filter *listFilter, order ord
 	if err != nil {
 		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
 	}
-	return page(missions, order.limit, func(m missionView) string { return order.cursor(m, m.ID) }), nil
+	return page(missions, o.limit, func(m missionView) string { return o.cursor(m, m.ID) }), nil
+}
+
+// missionsSQL is the statement of findMissions.
+func missionsSQL(q *statement, f *listFilter, o order[missionView], few *condition) string {
+	with, from := "", "missions m"
+	if few != nil {
+		with, from = `few AS MATERIALIZED (`+few.in(q)+`), `, "few JOIN missions m USING (id)"
+	}
+	where := ` WHERE ` + readableSQL
+	for _, c := range f.conditions {
+		where += " AND " + c.in(q)
+	}
+	var page, last string
+	if o.text == "" {
+		page = `SELECT m.id FROM ` + from + where + o.compared(q, "m."+o.key.column, "m.id") +
+			o.sorted("m."+o.key.column, "m.id") + ` LIMIT ` + q.bind(o.limit+1)
+		last = o.sorted("m."+o.key.column, "m.id")
+	} else {
+		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.search @@ %s LIMIT %d`, from, where, query, rankedMatches)
+		last = ` ORDER BY ts_rank(m.search, ` + query + `) DESC, m.id LIMIT ` + q.bind(o.limit)
+	}
+	return `WITH ` + with + `page AS MATERIALIZED (` + page + `)` + missionColumns + `
+		FROM page JOIN missions m USING (id) JOIN heads h ON h.stream = m.id` + last
 }
 
 // getMission is GET /api/v1/missions/{id}.
@@ -266,7 +329,7 @@ func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := callOf(r).target.mission
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, id, lockNoKeyUpdate, accessEditor)
+		m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
 		if err != nil {
 			return reply{}, err
 		}
@@ -293,7 +356,7 @@ func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
 		if err := t.storeMission(ctx, m, before, after); err != nil {
 			return reply{}, err
 		}
-		return t.missionReply(ctx, id, http.StatusOK)
+		return t.missionReply(id, http.StatusOK)
 	})
 }
 
@@ -338,13 +401,10 @@ func (t *tx) storeMission(ctx context.Context, m missionLock, before, after miss
 			return err
 		}
 	}
-	_, err := t.Exec(ctx, `
+	t.queue(`
 		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5, owner_id = $6,
 		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
 		m.ID, after.Name, after.Description, after.Tags, after.Metadata, after.OwnerID)
-	if err != nil {
-		return fmt.Errorf("updating a mission: %w", err)
-	}
 	t.emit("mission.updated", m.ID, "", "", map[string]any{"changed": changed, "version": m.Version + 1})
 	return nil
 }
@@ -368,12 +428,8 @@ func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 	if err != nil {
 		return fmt.Errorf("looking for the new owner: %w", err)
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
-	batch.Queue(`INSERT INTO members (mission_id, user_id, role) VALUES ($1, $2, 'editor')`, m.ID, m.OwnerID)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("handing a mission over: %w", err)
-	}
+	t.queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
+	t.queue(`INSERT INTO members (mission_id, user_id, role) VALUES ($1, $2, 'editor')`, m.ID, m.OwnerID)
 	t.notify(to, m.ID, "", fmt.Sprintf("You now own the mission %q.", m.Name))
 	return nil
 }
@@ -393,7 +449,7 @@ func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := callOf(r).target.mission
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, id, lockUpdate, accessOwner)
+		m, err := t.mission(ctx, target{mission: id}, lockUpdate, accessOwner)
 		if err != nil {
 			return reply{}, err
 		}
@@ -403,16 +459,10 @@ func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
 		if m.Status == "active" {
 			return reply{}, problem(http.StatusConflict, "mission_active", "An active mission can't be deleted. Pause or cancel it first.")
 		}
-		if _, err := t.Exec(ctx, `SELECT FROM specs WHERE mission_id = $1 ORDER BY id FOR UPDATE`, id); err != nil {
-			return reply{}, fmt.Errorf("locking a mission's specs: %w", err)
-		}
+		t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR UPDATE`, id)
 		// The edges first: a cascade would find specs that others depend on.
-		batch := &pgx.Batch{}
-		batch.Queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, id)
-		batch.Queue(`DELETE FROM missions WHERE id = $1`, id)
-		if err := t.SendBatch(ctx, batch).Close(); err != nil {
-			return reply{}, fmt.Errorf("deleting a mission: %w", err)
-		}
+		t.queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, id)
+		t.queue(`DELETE FROM missions WHERE id = $1`, id)
 		t.emit("mission.deleted", id, "", "", map[string]any{"name": m.Name})
 		return reply{status: http.StatusNoContent}, nil
 	})

@@ -142,16 +142,19 @@ func (q *query) choice(name, def string, allowed ...string) string {
 
 // cursor is the one value of a cursor made by encodeCursor(shape, value), or
 // "" when it is absent.
-func (q *query) cursor(shape string) string {
+func (q *query) cursor(shape string) string { return q.cursors(shape, 1)[0] }
+
+// cursors are the n values of a cursor, or so many "" when it is absent.
+func (q *query) cursors(shape string, n int) []string {
 	if !q.has("cursor") {
-		return ""
+		return make([]string, n)
 	}
-	values, err := decodeCursor(q.values["cursor"], shape, 1)
+	values, err := decodeCursor(q.values["cursor"], shape, n)
 	if err != nil {
 		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list: leave it out to start again")
-		return ""
+		return make([]string, n)
 	}
-	return values[0]
+	return values
 }
 
 // id is a UUID in lower case, or "" when it is absent.

@@ -20,6 +20,10 @@ type reply struct {
 	body     any    // encoded as JSON; nil: no body
 	location string // of a thing just made
 	etag     string // see etagOf
+
+	// finish fills in what is known only once all statements of the write were
+	// sent; nil if nothing is.
+	finish func(a *reply) error
 }
 
 // etagOf is the entity tag of a version of a mission or spec.
@@ -58,7 +62,13 @@ func respondOK(w http.ResponseWriter, r *http.Request, body any) error {
 	return respond(w, r, reply{status: http.StatusOK, body: body})
 }
 
-func (a reply) encode() ([]byte, error) {
+func (a *reply) encode() ([]byte, error) {
+	if a.finish != nil {
+		if err := a.finish(a); err != nil {
+			return nil, err
+		}
+		a.finish = nil
+	}
 	if a.body == nil {
 		return nil, nil
 	}

@@ -176,16 +176,9 @@ func (s *Server) handleWithin(l limits, p permission, pattern string, h handler)
 	})
 }
 
-// fail answers with an error. Who may not see the mission in the path learns
-// that and nothing of other mistakes, and a client that has gone is told
-// nothing at all.
+// fail answers with an error. A client that has gone is told nothing at all.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, p permission, err error) {
-	e := asProblem(err)
-	if p.access == accessReader && e.status == http.StatusUnprocessableEntity {
-		if hidden := s.admitToMission(r.Context(), callOf(r), p, false); hidden != nil {
-			e = asProblem(hidden)
-		}
-	}
+	e := s.hideFrom(r.Context(), callOf(r), p, asProblem(err))
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		e = problem(statusClientGone, "client_gone", "The client went before the answer was ready.")
 	}

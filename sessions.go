@@ -77,7 +77,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return reply{}, err
 		}
-		return s.openSession(ctx, t, u, http.StatusCreated)
+		return s.openSession(t, u, http.StatusCreated)
 	})
 }
 
@@ -164,10 +164,8 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 		if err := t.lockLogin(ctx, u.ID, hash); err != nil {
 			return reply{}, err
 		}
-		if err := s.noteLogin(ctx, t, u, stronger, address, known); err != nil {
-			return reply{}, err
-		}
-		return s.openSession(ctx, t, u, http.StatusOK)
+		t.noteLogin(u, stronger, address, known)
+		return s.openSession(t, u, http.StatusOK)
 	})
 }
 
@@ -233,38 +231,28 @@ func (s *Server) chargeFailure(ctx context.Context, email string) error {
 }
 
 // refundFailure gives back what chargeFailure took from an e-mail.
-func refundFailure(batch *pgx.Batch, email string) {
-	batch.Queue(`UPDATE login_failures SET tokens = tokens + 1 WHERE account = $1`, hashToken(email))
+func (t *tx) refundFailure(email string) {
+	t.queue(`UPDATE login_failures SET tokens = tokens + 1 WHERE account = $1`, hashToken(email))
 }
 
 // noteLogin gives back what chargeFailure took, remembers the address, and
 // keeps a hash that was made anew; "" is none.
-func (s *Server) noteLogin(ctx context.Context, t *tx, u userView, hash, address string, known bool) error {
-	batch := &pgx.Batch{}
+func (t *tx) noteLogin(u userView, hash, address string, known bool) {
 	if !known {
-		refundFailure(batch, u.Email)
+		t.refundFailure(u.Email)
 	}
 	if hash != "" {
-		batch.Queue(`UPDATE users SET password_hash = $2 WHERE id = $1`, u.ID, hash)
+		t.queue(`UPDATE users SET password_hash = $2 WHERE id = $1`, u.ID, hash)
 	}
-	batch.Queue(`INSERT INTO known_addresses (user_id, address, seen_at) VALUES ($1, $2, clock_timestamp())
+	t.queue(`INSERT INTO known_addresses (user_id, address, seen_at) VALUES ($1, $2, clock_timestamp())
 		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`, u.ID, address)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("noting a log-in: %w", err)
-	}
-	return nil
 }
 
 // openSession starts a session and answers with its tokens.
-func (s *Server) openSession(ctx context.Context, t *tx, u userView, status int) (reply, error) {
+func (s *Server) openSession(t *tx, u userView, status int) (reply, error) {
 	id, token := newID(), newSecret(refreshPrefix)
-	batch := &pgx.Batch{}
-	batch.Queue(`INSERT INTO sessions (id, user_id, expires_at)
-		VALUES ($1, $2, clock_timestamp() + $3)`, id, u.ID, s.config.RefreshTokenTTL)
-	batch.Queue(`INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`, hashToken(token), id)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return reply{}, fmt.Errorf("opening a session: %w", err)
-	}
+	t.queue(`INSERT INTO sessions (id, user_id, expires_at) VALUES ($1, $2, clock_timestamp() + $3::interval)`, id, u.ID, s.config.RefreshTokenTTL)
+	t.queue(`INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`, hashToken(token), id)
 	return s.sessionReply(u, id, token, status)
 }
 
@@ -416,27 +404,16 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 		if tag.RowsAffected() == 0 {
 			return reply{}, problem(http.StatusConflict, "password_changed", "The password was changed by somebody else just now.")
 		}
-		if err := endSessions(ctx, t, account.userID, account.session); err != nil {
-			return reply{}, err
-		}
-		batch := &pgx.Batch{}
-		refundFailure(batch, email)
-		if err := t.SendBatch(ctx, batch).Close(); err != nil {
-			return reply{}, fmt.Errorf("counting log-ins: %w", err)
-		}
+		t.endSessions(account.userID, account.session)
+		t.refundFailure(email)
 		return reply{status: http.StatusNoContent}, nil
 	})
 }
 
 // endSessions ends the sessions of an account but for the one to keep, and
 // forgets the addresses it is known from.
-func endSessions(ctx context.Context, t *tx, userID, keep string) error {
-	batch := &pgx.Batch{}
-	batch.Queue(`DELETE FROM sessions WHERE user_id = $1 AND id IS DISTINCT FROM $2`, userID, orNull(keep))
-	batch.Queue(`DELETE FROM known_addresses WHERE user_id = $1`, userID)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("ending sessions: %w", err)
-	}
+func (t *tx) endSessions(userID, keep string) {
+	t.queue(`DELETE FROM sessions WHERE user_id = $1 AND id IS DISTINCT FROM $2`, userID, orNull(keep))
+	t.queue(`DELETE FROM known_addresses WHERE user_id = $1`, userID)
 	t.revoke(userID)
-	return nil
 }

@@ -83,7 +83,7 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 	criteria := parseCriteria(fields.Body)
 	missionID := callOf(r).target.mission
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, missionID, lockNoKeyUpdate, accessEditor)
+		m, err := t.mission(ctx, target{mission: missionID}, lockNoKeyUpdate, accessEditor)
 		if err != nil {
 			return reply{}, err
 		}
@@ -91,40 +91,46 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 			return reply{}, err
 		}
 		id := newID()
-		if err := t.insertSpec(ctx, m, id, fields, status, criteria); err != nil {
-			return reply{}, err
-		}
-		if err := t.setDependencies(ctx, m, id, in.Dependencies); err != nil {
-			return reply{}, err
-		}
-		t.emit("spec.created", m.ID, id, "", map[string]any{"key": fields.Key, "title": fields.Title, "status": status})
-		if status != "completed" && status != "deferred" {
-			err = t.reopen(ctx, &m)
-		} else {
-			err = t.completeIfDone(ctx, &m)
-		}
+		others := slices.DeleteFunc(slices.Clone(in.Dependencies), func(name string) bool { return name == fields.Key })
+		dependencies, unmet, err := t.resolveSpecs(ctx, m.ID, others)
 		if err != nil {
 			return reply{}, err
 		}
-		answer, err := t.specReply(ctx, id, http.StatusCreated)
+		if err := t.insertSpec(ctx, m, id, fields, status, unmet, criteria); err != nil {
+			return reply{}, err
+		}
+		if len(others) < len(in.Dependencies) {
+			return reply{}, errCycle([]string{fields.Key})
+		}
+		t.addDependencies(id, dependencies) // nothing depends on a new spec: they can't close a cycle
+		t.emit("spec.created", m.ID, id, "", map[string]any{"key": fields.Key, "title": fields.Title, "status": status})
+		if status != "completed" && status != "deferred" {
+			t.reopen(&m)
+		} else {
+			t.completeIfDone(&m)
+		}
+		answer := t.specReply(id, http.StatusCreated)
 		answer.location = "/api/v1/specs/" + id
-		return answer, err
+		return answer, nil
 	})
 }
 
-// insertSpec stores a new spec, without its dependencies.
-func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, criteria []criterion) error {
-	if err := t.tally(ctx, m.ID, id); err != nil {
-		return err
+// insertSpec stores a new spec, without its dependencies, of which unmet
+// aren't completed.
+func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int, criteria []criterion) error {
+	done := doneFlags(criteria)
+	t.queue(`
+		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status)
+	t.queue(`
+		INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, number_order, phase, tags)
+		SELECT id, mission_id, $2, $3, $4, priority, number_order, phase, tags FROM specs WHERE id = $1`, id, status, done, unmet)
+	if err := t.send(ctx); err != nil {
+		return specStoreError(err)
 	}
-	done, checked := doneFlags(criteria)
-	_, err := t.Exec(ctx, `
-		INSERT INTO specs (id, mission_id, key, number, title, phase, status, priority, tags, estimated_context,
-		                   body, derived_status, done, criteria_total, criteria_done)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $7, $12, $13, $14)`,
-		id, m.ID, f.Key, f.Number, f.Title, f.Phase, status, f.Priority, f.Tags, f.EstimatedContext,
-		f.Body, done, len(done), checked)
-	return specStoreError(err)
+	t.count(m.ID, nil, tallyOf(status, unmet, done))
+	return nil
 }
 
 // specStoreError names what a constraint found.
@@ -138,15 +144,13 @@ func specStoreError(err error) error {
 	return fmt.Errorf("storing a spec: %w", err)
 }
 
-// doneFlags are the criteria's states, as they are stored, and how many are done.
-func doneFlags(criteria []criterion) (done []bool, checked int) {
-	done = make([]bool, len(criteria))
+// doneFlags are the criteria's states, as they are stored.
+func doneFlags(criteria []criterion) []bool {
+	done := make([]bool, len(criteria))
 	for i, c := range criteria {
-		if done[i] = c.Done; c.Done {
-			checked++
-		}
+		done[i] = c.Done
 	}
-	return done, checked
+	return done
 }
 
 // updateSpec is PATCH /api/v1/specs/{id}, a merge patch (RFC 7396). The status
@@ -168,7 +172,7 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	target := callOf(r).target
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate)
+		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate, alone)
 		if err != nil {
 			return reply{}, err
 		}
@@ -203,7 +207,7 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 		}
 		changed := before.differences(after)
 		if in.Dependencies.Set {
-			moved, err := t.replaceDependencies(ctx, m, target.spec, in.Dependencies.Value)
+			moved, err := t.replaceDependencies(ctx, &spec, now.cycle > 0, in.Dependencies.Value)
 			if err != nil {
 				return reply{}, err
 			}
@@ -214,7 +218,7 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 		if err := t.storeSpec(ctx, spec, before, after, changed); err != nil {
 			return reply{}, err
 		}
-		return t.specReply(ctx, target.spec, http.StatusOK)
+		return t.specReply(target.spec, http.StatusOK), nil
 	})
 }
 
@@ -247,22 +251,24 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFie
 	if len(changed) == 0 {
 		return nil
 	}
-	_, err := t.Exec(ctx, `
-		UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8,
-		       path = CASE WHEN key = $2 THEN path END, source_hash = CASE WHEN key = $2 THEN source_hash END,
-		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
-		spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
-	if err != nil {
-		return specStoreError(err)
+	if !slices.Equal(changed, []string{"dependencies"}) {
+		t.queue(`
+			UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8,
+			       path = CASE WHEN key = $2 THEN path END, source_hash = CASE WHEN key = $2 THEN source_hash END WHERE id = $1`,
+			spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
 	}
+	done := spec.done
 	if before.Body != after.Body {
-		done, checked := doneFlags(parseCriteria(after.Body))
-		_, err := t.Exec(ctx, `
-			UPDATE specs SET body = $2, derived_status = status, done = $3, criteria_total = $4, criteria_done = $5
-			WHERE id = $1`, spec.id, after.Body, done, len(done), checked)
-		if err != nil {
-			return specStoreError(err)
-		}
+		done = doneFlags(parseCriteria(after.Body))
+		t.queue(`UPDATE specs SET body = $2, derived_status = $3 WHERE id = $1`, spec.id, after.Body, spec.status)
+		t.count(spec.missionID, spec.tally(), tallyOf(spec.status, spec.unmet, done))
+	}
+	t.queue(`
+		UPDATE spec_states h SET priority = s.priority, number_order = s.number_order, phase = s.phase, tags = s.tags,
+		       done = $2, version = version + 1, updated_at = clock_timestamp()
+		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, spec.id, done)
+	if err := t.send(ctx); err != nil {
+		return specStoreError(err)
 	}
 	t.emit("spec.updated", spec.missionID, spec.id, "", map[string]any{"key": after.Key, "changed": changed, "version": spec.version + 1})
 	return nil
@@ -275,7 +281,7 @@ func (s *Server) deleteSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	target := callOf(r).target
 	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate)
+		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate, alone)
 		if err != nil {
 			return reply{}, err
 		}
@@ -285,17 +291,17 @@ func (s *Server) deleteSpec(w http.ResponseWriter, r *http.Request) error {
 		if err := checkIfMatch(r, spec.version); err != nil {
 			return reply{}, err
 		}
-		_, err = t.Exec(ctx, `DELETE FROM specs WHERE id = $1`, target.spec)
+		var key string
+		err = t.QueryRow(ctx, `DELETE FROM specs WHERE id = $1 RETURNING key`, target.spec).Scan(&key)
 		if violated(err) == "dependencies_dependents" {
 			return reply{}, problem(http.StatusConflict, "has_dependents", "Other specs depend on this one. Take it out of their dependencies first.")
 		}
 		if err != nil {
 			return reply{}, fmt.Errorf("deleting a spec: %w", err)
 		}
-		t.emit("spec.deleted", m.ID, target.spec, "", map[string]any{"key": spec.key})
-		if err := t.completeIfDone(ctx, &m); err != nil {
-			return reply{}, err
-		}
+		t.count(m.ID, spec.tally(), nil)
+		t.emit("spec.deleted", m.ID, target.spec, "", map[string]any{"key": key})
+		t.completeIfDone(&m)
 		return reply{status: http.StatusNoContent}, nil
 	})
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +21,10 @@ var specStatuses = []string{"planned", "in_progress", "in_review", "testing", "c
 // readySQL is what ready means, everywhere: the mission m is active, the spec
 // s is planned, nobody holds it (holding it would make it in_progress) and all
 // that it depends on is completed.
-const readySQL = `(m.status = 'active' AND s.status = 'planned' AND s.unmet = 0)`
+const readySQL = `(m.status = 'active' AND ` + unblockedSQL + `)`
+
+// unblockedSQL is what a spec's state h says of it.
+const unblockedSQL = `h.status = 'planned' AND h.unmet = 0`
 
 // specSummary is a spec as lists show it.
 type specSummary struct {
@@ -43,6 +48,7 @@ type specSummary struct {
 	Snippet          *string         `json:"snippet,omitempty"` // of a search
 
 	numberOrder string
+	cycle       int // how many specs depend on each other in its circle; 0 for none
 }
 
 // specView is a spec as it is shown alone.
@@ -62,25 +68,31 @@ type claimView struct {
 	Attempt   int       `json:"attempt"`
 }
 
-const (
-	summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, s.status, s.priority, s.tags,
-		s.estimated_context, ` + readySQL + `, s.attempts, s.version, s.created_at, s.updated_at, s.number_order,
-		l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt,
-		(` + relatedSQL + `ON o.id = d.depends_on WHERE d.spec_id = s.id)`
+const relatedSQL = `SELECT coalesce(json_agg(json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', p.status)
+	ORDER BY o.number_order, o.id), '[]')
+	FROM dependencies d JOIN specs o ON o.id = d.%s JOIN spec_states p ON p.spec_id = o.id WHERE d.%s = s.id`
 
-	// specsSQL reads specs s of missions that user $1 ($2: an admin) may see.
-	specsSQL = `
-		FROM specs s JOIN missions m ON m.id = s.mission_id LEFT JOIN leases l ON l.spec_id = s.id
-		WHERE ` + readableSQL
-
-	relatedSQL = `SELECT coalesce(json_agg(json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', o.status)
-		ORDER BY o.number_order, o.id), '[]') FROM dependencies d JOIN specs o `
+// dependenciesSQL and dependentsSQL list the specs that a spec s is related to.
+var (
+	dependenciesSQL = fmt.Sprintf(relatedSQL, "depends_on", "spec_id")
+	dependentsSQL   = fmt.Sprintf(relatedSQL, "spec_id", "depends_on")
 )
+
+var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
+	s.estimated_context, ` + readySQL + `, h.attempts, h.version, s.created_at, h.updated_at, s.number_order, h.cycle,
+	l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt, (` + dependenciesSQL + `)`
+
+// specsSQL reads specs s, each with its state h, of missions that user $1 ($2:
+// an admin) may see.
+const specsSQL = `
+	FROM specs s JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+	LEFT JOIN leases l ON l.spec_id = s.id
+	WHERE ` + readableSQL
 
 // summaryFields are where a row of summaryColumns goes; claim builds Claim.
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
-		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.numberOrder,
+		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.numberOrder, &v.cycle,
 		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, &v.Dependencies}
 }
 
@@ -99,8 +111,7 @@ func (c nullableClaim) view() *claimView {
 }
 
 // oneSpecSQL reads the spec $3, whole.
-const oneSpecSQL = `SELECT ` + summaryColumns + `, s.body, s.done, s.derived_status,
-		(` + relatedSQL + `ON o.id = d.spec_id WHERE d.depends_on = s.id)` + specsSQL + ` AND s.id = $3`
+var oneSpecSQL = `SELECT ` + summaryColumns + `, s.body, h.done, s.derived_status, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
 
 // criteriaAsDone are a body's criteria, in the states that are stored of them.
 func criteriaAsDone(body string, done []bool) []criterion {
@@ -140,45 +151,142 @@ func readSpec(ctx context.Context, q querier, a account, id string) (specView, e
 	if err != nil {
 		return specView{}, fmt.Errorf("reading a spec: %w", err)
 	}
-	found, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (v specRow, err error) {
-		err = v.scan(row)
-		return v, err
+	found, err := pgx.CollectExactlyOneRow(rows, scanSpec)
+	return found.view(), notFoundOr(err, "reading a spec")
+}
+
+func scanSpec(row pgx.CollectableRow) (v specRow, err error) {
+	err = v.scan(row)
+	return v, err
+}
+
+// askView queues a read of a spec as it then is, and returns what gives it
+// once it was sent.
+func (t *tx) askView(id string) func() (specView, error) {
+	var found specRow
+	err := pgx.ErrNoRows
+	t.queue(oneSpecSQL, t.account.userID, t.account.admin(), id).Query(func(rows pgx.Rows) error {
+		var read error
+		if found, read = pgx.CollectExactlyOneRow(rows, scanSpec); !errors.Is(read, pgx.ErrNoRows) {
+			err = read
+			return read
+		}
+		return nil
 	})
-	if err != nil {
-		return specView{}, notFoundOr(err, "reading a spec")
+	return func() (specView, error) {
+		if err != nil {
+			return specView{}, notFoundOr(err, "reading a spec")
+		}
+		return found.view(), nil
 	}
-	return found.view(), nil
 }
 
-// specReply flushes the events and answers with the spec as it then is.
-func (t *tx) specReply(ctx context.Context, id string, status int) (reply, error) {
-	if err := t.flush(ctx); err != nil {
-		return reply{}, err
-	}
-	v, err := readSpec(ctx, t, t.account, id)
-	return reply{status: status, body: v, etag: etagOf(v.Version)}, err
+// specReply answers with the spec as it is in the end.
+func (t *tx) specReply(id string, status int) reply {
+	view := t.askView(id)
+	return reply{status: status, finish: func(a *reply) error {
+		v, err := view()
+		a.body, a.etag = v, etagOf(v.Version)
+		return err
+	}}
 }
 
-// specSorts are the sort keys of the spec list.
+// specSorts are the sort keys of the spec list. By updated_at it walks the
+// specs' states, else their texts.
 var specSorts = map[string]sortKey[specSummary]{
-	"number":     {"s.number_order", "text", func(v specSummary) string { return v.numberOrder }},
-	"priority":   {"s.priority", "smallint", func(v specSummary) string { return strconv.Itoa(v.Priority) }},
-	"updated_at": {"s.updated_at", "timestamptz", func(v specSummary) string { return timeText(v.UpdatedAt) }},
+	"number":     {"number_order", "text", func(v specSummary) string { return v.numberOrder }},
+	"priority":   {"priority", "smallint", func(v specSummary) string { return strconv.Itoa(v.Priority) }},
+	"updated_at": {"updated_at", "timestamptz", func(v specSummary) string { return timeText(v.UpdatedAt) }},
+}
+
+// specFilter is what a list of specs is filtered by. Its conditions speak of a
+// spec s, its state h and its mission m.
+type specFilter struct {
+	listFilter
+	mission string // "" for all that the account may see
+	status  string
+	phase   string
+}
+
+func newSpecFilter(a account, mission string) *specFilter {
+	f := &specFilter{listFilter: *newListFilter(a), mission: mission}
+	fmt.Fprintf(&f.shape, "mission=%q ", mission)
+	return f
+}
+
+// scoped is a query for ids in the mission, if one is asked for.
+func (f *specFilter) scoped(sql, column string) string {
+	if f.mission != "" {
+		sql += ` AND ` + column + ` = '` + f.mission + `'`
+	}
+	return sql
+}
+
+func (f *specFilter) byStatus(status string) {
+	if f.status = status; status != "" {
+		f.having(`h.status = $?`, status)
+		f.byIndex(f.scoped(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = $?`, "h.mission_id"), status)
+	}
+}
+
+// phaseNames are a phase as given and, where that differs, in the form that
+// imports store.
+func phaseNames(phase string) []string {
+	if phase == "" {
+		return nil
+	}
+	return slices.Compact([]string{phase, canonicalPhase(phase)})
+}
+
+// byPhase takes a phase as given or in the form that imports store.
+func (f *specFilter) byPhase(phase string) {
+	if f.phase = phase; phase != "" {
+		f.having(`s.phase = ANY($?)`, phaseNames(phase))
+		f.byIndex(f.scoped(`SELECT s.id FROM specs s WHERE s.phase = ANY($?)`, "s.mission_id"), phaseNames(phase))
+	}
+}
+
+func (f *specFilter) byTag(tag string) {
+	if tag == "" {
+		return
+	}
+	f.having(`s.tags @> ARRAY[$?]`, tag)
+	tags := []string{tag}
+	if f.mission != "" {
+		tags = append(tags, f.mission)
+	}
+	f.byIndex(`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> $?::text[]`, tags)
+}
+
+func (f *specFilter) byReady(want *bool) {
+	switch {
+	case want == nil:
+	case *want:
+		f.having(readySQL, nil)
+		f.byIndex(f.scoped(`SELECT h.spec_id AS id FROM spec_states h WHERE `+unblockedSQL, "h.mission_id"), nil)
+	default:
+		f.having(`NOT `+readySQL, nil)
+	}
+}
+
+// held leaves the specs that the account holds.
+func (f *specFilter) held() {
+	f.having(`s.id IN (SELECT spec_id FROM leases WHERE user_id = $?)`, f.account.userID)
+	f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.user_id = $?`, f.account.userID)
 }
 
 // listSpecs is GET /api/v1/specs.
 func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 	q := newQuery(r, "mission_id", "status", "phase", "tag", "ready", "claimed", "q", "sort", "limit", "cursor")
-	filter := newListFilter(callOf(r).account)
-	filter.equal("s.mission_id", q.id("mission_id"))
-	filter.equal("s.status", q.choice("status", "", specStatuses...))
-	filter.phase(q.text("phase", 200))
-	filter.having("s.tags @> ARRAY[%s]", q.text("tag", 64))
-	filter.is(readySQL, q.flag("ready"))
+	filter := newSpecFilter(callOf(r).account, q.id("mission_id"))
 	if q.choice("claimed", "", "mine") == "mine" {
-		filter.is("l.user_id = $1", new(true))
+		filter.held()
 	}
-	order := readOrder(q, specSorts, "number", filter)
+	filter.byTag(q.text("tag", 64))
+	filter.byReady(q.flag("ready"))
+	filter.byPhase(q.text("phase", 200))
+	filter.byStatus(q.choice("status", "", specStatuses...))
+	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if err := q.err(); err != nil {
 		return err
 	}
@@ -189,21 +297,32 @@ func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 	return respondOK(w, r, specs)
 }
 
-// findSpecs reads a page of specs, with snippets if it is a search.
-func (s *Server) findSpecs(ctx context.Context, filter *listFilter, order order[specSummary]) (list[specSummary], error) {
-	ctx, end, err := s.beginSearch(ctx, order.text)
+// findSpecs reads a page of specs: their ids first, by the index that leaves
+// the fewest, and then what is shown of them, with snippets if it is a search.
+func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSummary]) (list[specSummary], error) {
+	ctx, end, err := s.beginSearch(ctx, o.text)
 	if err != nil {
 		return list[specSummary]{}, err
 	}
 	defer end()
-	filter.search("s.search", order.text)
-	snippet := "NULL"
-	if order.text != "" {
-		snippet = fmt.Sprintf(`ts_headline('english', left(s.body, 4096), websearch_to_tsquery('english', %s),
-			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`, filter.bind(order.text))
+	if f.mission == "" {
+		if err := s.seeMissions(ctx, &f.listFilter, fewMissions); err != nil {
+			return list[specSummary]{}, err
+		}
 	}
-	sql := `SELECT ` + summaryColumns + `, ` + snippet + specsSQL + filter.sql() + order.sql("s", filter)
-	rows, err := s.db.Query(ctx, sql, filter.args...)
+	var few *condition
+	if o.text == "" && !f.inOrder(o) {
+		if few, err = s.narrow(ctx, &f.listFilter); err != nil {
+			return list[specSummary]{}, err
+		}
+	}
+	q := statement{[]any{f.account.userID, f.account.admin()}}
+	sql := specsPageSQL(&q, f, o, few)
+	args := q.args
+	if len(f.conditions) > 0 || o.text != "" || f.visible != nil {
+		args = plannedAnew(args)
+	}
+	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
@@ -211,7 +330,73 @@ func (s *Server) findSpecs(ctx context.Context, filter *listFilter, order order[
 	if err != nil {
 		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
-	return page(specs, order.limit, func(v specSummary) string { return order.cursor(v, v.ID) }), nil
+	return page(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
+}
+
+// inOrder reports whether an index has what the filter leaves in the order of
+// the list: a mission's specs of one status, or of one phase, by number.
+func (f *specFilter) inOrder(o order[specSummary]) bool {
+	return f.mission != "" && o.key.column == "number_order" && len(f.conditions) == 1 &&
+		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
+}
+
+// specsPageSQL is the statement of findSpecs.
+func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *condition) string {
+	with, ids := "", f.pageIDs(q, o, few)
+	if few != nil {
+		with = `few AS MATERIALIZED (` + few.in(q) + `), `
+	}
+	snippet, last := "NULL", o.sorted("page.key", "s.id")
+	if o.text != "" {
+		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		snippet = `ts_headline('english', left(s.body, 4096), ` + query + `,
+			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`
+		last = ` ORDER BY ts_rank(s.search, ` + query + `) DESC, s.id LIMIT ` + q.bind(o.limit)
+	}
+	return `WITH ` + with + `page AS MATERIALIZED (` + ids + `)
+		SELECT ` + summaryColumns + `, ` + snippet + `
+		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + last
+}
+
+// pageIDs is the query for the ids and sort keys of a page. It walks the table
+// that has the order's index, or what few leaves.
+func (f *specFilter) pageIDs(q *statement, o order[specSummary], few *condition) string {
+	table, id, from, others := "s", "s.id", "specs s", " JOIN spec_states h ON h.spec_id = s.id"
+	if o.key.column == "updated_at" || f.status != "" && f.inOrder(o) {
+		table, id, from, others = "h", "h.spec_id", "spec_states h", " JOIN specs s ON s.id = h.spec_id"
+	}
+	key := table + "." + o.key.column
+	where := " WHERE true"
+	if few != nil {
+		from = "few JOIN " + from + " ON few.id = " + id
+	}
+	if f.mission == "" || len(f.conditions) > 0 {
+		from += others + " JOIN missions m ON m.id = " + table + ".mission_id"
+	}
+	for _, c := range f.conditions {
+		where += " AND " + c.in(q)
+	}
+	each := few == nil && o.text == "" && f.mission == "" && f.visible != nil
+	switch {
+	case f.mission != "":
+		where += " AND " + table + ".mission_id = " + q.bind(f.mission)
+	case f.visible != nil && !each:
+		where += " AND " + table + ".mission_id = ANY(" + q.bind(f.visible) + ")"
+	case !f.account.admin() && !each:
+		where += " AND " + readableSQL
+	}
+	if o.text != "" {
+		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		return fmt.Sprintf(`SELECT s.id FROM %s%s AND s.search @@ %s LIMIT %d`, from, where, query, rankedMatches)
+	}
+	limit := " LIMIT " + q.bind(o.limit+1)
+	ids := `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + o.compared(q, key, id)
+	if !each {
+		return ids + o.sorted(key, id) + limit
+	}
+	return `SELECT its.id, its.key FROM unnest(` + q.bind(f.visible) + `::uuid[]) AS visible (id) CROSS JOIN LATERAL (` +
+		ids + ` AND ` + table + `.mission_id = visible.id` + o.sorted(key, id) + limit + `) AS its` + o.sorted("its.key", "its.id") + limit
 }
 
 // scanSummary reads a row of summaryColumns and a snippet.

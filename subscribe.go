@@ -5,11 +5,13 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // subscription is a stream that a socket follows.
@@ -248,6 +250,9 @@ func (s *Server) publishMetrics(ctx context.Context) {
 			continue
 		}
 		update, err := s.metricsUpdate(ctx, rate)
+		if errors.Is(err, pgx.ErrNoRows) {
+			continue // nothing has been counted yet
+		}
 		if err != nil {
 			s.log.Warn("metrics_update wasn't sent", "error", err)
 			continue
@@ -260,16 +265,18 @@ func (s *Server) publishMetrics(ctx context.Context) {
 func (s *Server) metricsUpdate(ctx context.Context, rate float64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
-	var missions, specs json.RawMessage
-	err := s.db.QueryRow(ctx, `
-		SELECT (SELECT coalesce(json_object_agg(status, n), '{}') FROM (SELECT status, count(*) AS n FROM missions GROUP BY status) m),
-		       json_build_object('planned', coalesce(sum(planned), 0), 'in_progress', coalesce(sum(in_progress), 0),
-		           'in_review', coalesce(sum(in_review), 0), 'testing', coalesce(sum(testing), 0),
-		           'completed', coalesce(sum(completed), 0), 'blocked', coalesce(sum(blocked), 0),
-		           'deferred', coalesce(sum(deferred), 0))
-		FROM heads JOIN missions ON missions.id = heads.stream`).Scan(&missions, &specs)
+	n, err := s.readTotals(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("counting missions and specs: %w", err)
+		return nil, err
+	}
+	missions, specs := make(map[string]int64), make(map[string]int64)
+	for i, status := range missionStatuses {
+		if n.missions[i] > 0 {
+			missions[status] = n.missions[i]
+		}
+	}
+	for i, status := range specStatuses {
+		specs[status] = n.specs[i]
 	}
 	return encode(map[string]any{"type": "metrics_update", "at": time.Now().UTC(), "data": map[string]any{
 		"missions": missions, "specs": specs, "connections": s.sockets.count(), "events_per_second": rate,

@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
 const (
-	sweepEvery   = time.Second // expired leases
-	tidyEvery    = time.Minute // everything else that has had its time
+	sweepEvery   = time.Second      // expired leases
+	countEvery   = 15 * time.Second // the totals that metrics show
+	tidyEvery    = time.Minute      // everything else that has had its time
 	sweepTimeout = 30 * time.Second
 	sweepLock    = 7205_0002 // key of the advisory lock that one instance at a time holds
 	sweepBatch   = 1000      // rows that one statement takes at most
@@ -22,7 +24,7 @@ const (
 func (s *Server) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
-	var tidied time.Time
+	var counted, tidied time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -34,6 +36,12 @@ func (s *Server) sweep(ctx context.Context) {
 		}
 		if err := s.sweepLeases(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("expired leases weren't taken back", "error", err)
+		}
+		if time.Since(counted) >= countEvery {
+			counted = time.Now()
+			if err := s.countTotals(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("the totals weren't counted", "error", err)
+			}
 		}
 		if time.Since(tidied) < tidyEvery {
 			continue
@@ -49,7 +57,7 @@ func (s *Server) sweep(ctx context.Context) {
 func (s *Server) sweepLeases(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	rows, err := s.db.Query(ctx, `SELECT DISTINCT mission_id FROM leases WHERE expires_at < clock_timestamp() LIMIT $1`, sweepBatch)
+	rows, err := s.db.Query(ctx, `SELECT DISTINCT mission_id FROM leases WHERE expires_at < statement_timestamp() LIMIT $1`, sweepBatch)
 	if err != nil {
 		return fmt.Errorf("looking for expired leases: %w", err)
 	}
@@ -59,77 +67,141 @@ func (s *Server) sweepLeases(ctx context.Context) error {
 	}
 	var errs []error // of one mission; the others go on
 	for _, mission := range missions {
-		errs = append(errs, s.sweepOnce(ctx, func(t *tx) error {
+		errs = append(errs, s.sweepOnce(ctx, func(ctx context.Context, t *tx) error {
 			return t.takeBackExpired(ctx, mission, s.config.MaxAttempts)
 		}))
 	}
 	return errors.Join(errs...)
 }
 
+// errOthersSweep rolls back what another instance does right now.
+var errOthersSweep = errors.New("another instance sweeps")
+
 // sweepOnce runs fn in a transaction of the server's own, unless another
 // instance sweeps right now.
-func (s *Server) sweepOnce(ctx context.Context, fn func(t *tx) error) error {
-	var t *tx
-	err := pgx.BeginTxFunc(ctx, s.db, pgx.TxOptions{BeginQuery: s.beginSQL(ctx)}, func(begun pgx.Tx) error {
+func (s *Server) sweepOnce(ctx context.Context, fn func(ctx context.Context, t *tx) error) error {
+	err := s.inTx(ctx, account{}, func(ctx context.Context, t *tx) error {
 		var mine bool
-		if err := begun.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, sweepLock).Scan(&mine); err != nil || !mine {
+		if err := t.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, sweepLock).Scan(&mine); err != nil {
 			return err
 		}
-		t = newTx(begun, account{})
-		if err := fn(t); err != nil {
-			return err
+		if !mine {
+			return errOthersSweep
 		}
-		return t.flush(ctx)
+		return fn(ctx, t)
 	})
-	if err == nil && t != nil {
-		s.published(t)
+	if errors.Is(err, errOthersSweep) {
+		return nil
 	}
 	return err
 }
 
-// prune deletes the events older than EVENT_RETENTION, a batch of a stream at a
-// time. Times rise with the numbers of a stream, so what goes is its beginning.
+// countTotals counts everything for the metrics, on the heads of the missions.
+func (s *Server) countTotals(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	return s.sweepOnce(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.Exec(ctx, totalsSQL)
+		return err
+	})
+}
+
+var totalsSQL = `
+	INSERT INTO totals (counted_at, missions, specs, ready, leases, oldest_claim)
+	SELECT clock_timestamp(),
+	       ARRAY[count(*) FILTER (WHERE status = '` + strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
+	       ARRAY[coalesce(sum(` + strings.Join(specStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
+	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
+	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases)
+	FROM missions LEFT JOIN heads ON stream = id
+	ON CONFLICT (only_row) DO UPDATE SET counted_at = excluded.counted_at, missions = excluded.missions, specs = excluded.specs,
+		ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim`
+
+// totals are the newest that any instance has counted.
+type totals struct {
+	missions []int64 // as missionStatuses
+	specs    []int64 // as specStatuses
+	ready    int64
+	leases   int64
+	oldest   float64 // seconds since the claim of the spec held for longest; 0 where none is
+}
+
+// readTotals reads what countTotals has left, or returns pgx.ErrNoRows before
+// the first time.
+func (s *Server) readTotals(ctx context.Context) (n totals, err error) {
+	err = s.db.QueryRow(ctx, `
+		SELECT missions, specs, ready, leases, coalesce(extract(epoch FROM clock_timestamp() - oldest_claim), 0)::float8
+		FROM totals`).Scan(&n.missions, &n.specs, &n.ready, &n.leases, &n.oldest)
+	if err != nil {
+		return n, fmt.Errorf("reading the totals: %w", err)
+	}
+	return n, nil
+}
+
+// prune deletes the events older than EVENT_RETENTION, and after an hour those
+// that instances tell each other.
 func (s *Server) prune(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	for more := true; more; {
-		more = false
-		err := s.sweepOnce(ctx, func(t *tx) error {
-			tag, err := t.Exec(ctx, `
-				WITH old AS (
-					SELECT stream, max(seq) AS seq FROM (
-						SELECT stream, seq FROM events
-						WHERE at < clock_timestamp() - $1::interval AND stream <> $2 LIMIT $3) AS batch
-					GROUP BY stream LIMIT 1
-				), head AS (
-					UPDATE heads SET first_seq = least(old.seq + 1, first_seq + $3) FROM old
-					WHERE heads.stream = old.stream RETURNING heads.stream, first_seq
-				)
-				DELETE FROM events USING head WHERE events.stream = head.stream AND events.seq < head.first_seq`,
-				s.config.EventRetention, serverStream, sweepBatch)
-			more = tag.RowsAffected() > 0
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("pruning events: %w", err)
+	for _, old := range []struct {
+		streams   string
+		retention time.Duration
+	}{{`stream <> $2`, s.config.EventRetention}, {`stream = $2`, time.Hour}} {
+		for more := true; more; {
+			err := s.sweepOnce(ctx, func(ctx context.Context, t *tx) (err error) {
+				more, err = t.pruneSome(ctx, old.streams, old.retention)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("pruning events: %w", err)
+			}
 		}
 	}
 	return nil
 }
 
+// pruneSome deletes a batch of old events of the stream that has the oldest,
+// among those that the condition on $2, the server's stream, leaves. It reports
+// whether there was one. Times rise with the numbers of a stream, so what goes
+// is its beginning; heads_oldest finds it, however many events there are.
+func (t *tx) pruneSome(ctx context.Context, streams string, retention time.Duration) (more bool, err error) {
+	var stream string
+	var first int64
+	var until time.Time
+	err = t.QueryRow(ctx, `
+		SELECT stream, first_seq, statement_timestamp() - $1::interval FROM heads
+		WHERE oldest_at < statement_timestamp() - $1::interval AND `+streams+`
+		ORDER BY oldest_at LIMIT 1 FOR NO KEY UPDATE`, retention, serverStream).Scan(&stream, &first, &until)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	// Up to the first event that stays, of those that one batch may take.
+	t.queue(`
+		DELETE FROM events WHERE stream = $1 AND seq >= $2 AND seq < coalesce(
+			(SELECT seq FROM events WHERE stream = $1 AND seq >= $2 AND seq < $2::bigint + $3 AND at >= $4 ORDER BY seq LIMIT 1),
+			$2::bigint + $3)`, stream, first, sweepBatch, until)
+	_, err = t.Exec(ctx, `
+		UPDATE heads SET first_seq = coalesce(kept.seq, heads.seq + 1), oldest_at = kept.at
+		FROM (SELECT) one LEFT JOIN LATERAL (
+			SELECT seq, at FROM events WHERE stream = $1 AND seq >= $2 ORDER BY seq LIMIT 1) kept ON true
+		WHERE heads.stream = $1`, stream, first)
+	return true, err
+}
+
 // tidySQL deletes what has expired, in batches.
 var tidySQL = []string{
 	`DELETE FROM idempotency_keys WHERE (user_id, key) IN
-		(SELECT user_id, key FROM idempotency_keys WHERE created_at < clock_timestamp() - interval '24 hours' LIMIT $1)`,
-	`DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < clock_timestamp() LIMIT $1)`,
+		(SELECT user_id, key FROM idempotency_keys WHERE created_at < statement_timestamp() - interval '24 hours' LIMIT $1)`,
+	`DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < statement_timestamp() LIMIT $1)`,
 	`DELETE FROM refresh_tokens WHERE hash IN
-		(SELECT hash FROM refresh_tokens WHERE spent_at < clock_timestamp() - interval '30 days' LIMIT $1)`,
+		(SELECT hash FROM refresh_tokens WHERE spent_at < statement_timestamp() - interval '30 days' LIMIT $1)`,
 	`DELETE FROM login_failures WHERE account IN
-		(SELECT account FROM login_failures WHERE since < clock_timestamp() - interval '1 hour' LIMIT $1)`,
+		(SELECT account FROM login_failures WHERE since < statement_timestamp() - interval '1 hour' LIMIT $1)`,
 	`DELETE FROM known_addresses WHERE (user_id, address) IN
-		(SELECT user_id, address FROM known_addresses WHERE seen_at < clock_timestamp() - interval '30 days' LIMIT $1)`,
-	`DELETE FROM events WHERE stream = '` + serverStream + `' AND seq IN
-		(SELECT seq FROM events WHERE stream = '` + serverStream + `' AND at < clock_timestamp() - interval '1 hour' ORDER BY seq LIMIT $1)`,
+		(SELECT user_id, address FROM known_addresses WHERE seen_at < statement_timestamp() - interval '30 days' LIMIT $1)`,
 }
 
 // tidy deletes what has expired, a batch of each kind at a time.
@@ -139,7 +211,7 @@ func (s *Server) tidy(ctx context.Context) error {
 	for _, statement := range tidySQL {
 		for full := true; full; {
 			full = false
-			err := s.sweepOnce(ctx, func(t *tx) error {
+			err := s.sweepOnce(ctx, func(ctx context.Context, t *tx) error {
 				tag, err := t.Exec(ctx, statement, sweepBatch)
 				full = tag.RowsAffected() == sweepBatch
 				return err

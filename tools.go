@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,18 +94,20 @@ func decodeArguments(arguments json.RawMessage, v any, required any) error {
 	return cmp.Or(decode(encoded, v), missing.err())
 }
 
-// admitTool checks whether the caller may use a tool on what it names. As on
-// routes, what a reader's tool reads holds the membership itself.
+// admitTool checks whether the caller may use a tool on what it names, as admit
+// does for a route.
 func (s *Server) admitTool(r *http.Request, p permission, at target) error {
 	c := callOf(r)
 	c.permission, c.target = p, at
 	if p.access != accessNone && !validID(at.mission+at.spec) {
+		c.target = target{}
 		return errNotFound()
 	}
-	if p.access > accessReader {
-		return s.admitToMission(r.Context(), c, p, true)
+	err := permit(c.account, p, p.access > accessReader)
+	if err != nil && p.access != accessNone {
+		err = cmp.Or(admitToMission(r.Context(), s.db, c, p), err)
 	}
-	return permit(c.account, p, false)
+	return err
 }
 
 // callTool runs a tool. What it refuses is a result too, which agents see and
@@ -118,7 +121,7 @@ func (s *Server) callTool(r *http.Request, p mcpParams) (map[string]any, error) 
 		c.pattern += " " + t.Name // so that logs and metrics tell tools apart
 		out, err := t.call(r, p.Arguments)
 		if err != nil {
-			refusal := asProblem(err)
+			refusal := s.hideFrom(r.Context(), c, c.permission, asProblem(err))
 			if refusal.status == http.StatusUnauthorized || refusal.status >= http.StatusInternalServerError {
 				return nil, err
 			}
@@ -222,7 +225,7 @@ type missionsAnswer struct {
 func (s *Server) listMissionsTool(r *http.Request, in listMissionsArguments) (missionsAnswer, error) {
 	q := queryOf(map[string]string{"status": in.Status, "q": in.Query})
 	filter := newListFilter(callOf(r).account)
-	filter.equal("m.status", q.choice("status", "", missionStatuses...))
+	filter.missionStatus(q.choice("status", "", missionStatuses...))
 	order := readOrder(q, missionSorts, "-updated_at", filter)
 	if err := q.err(); err != nil {
 		return missionsAnswer{}, err
@@ -276,35 +279,62 @@ func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, er
 	if err != nil {
 		return nextSpecAnswer{}, err
 	}
-	rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL`+specsSQL+` AND s.mission_id = $3 AND s.status <> 'completed'
-		ORDER BY `+readySQL+` DESC, l.spec_id IS NULL, s.priority DESC, s.number_order, s.id LIMIT $4`, a.userID, a.admin(), id, openSpecs)
-	if err != nil {
-		return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
-	}
-	specs, err := pgx.CollectRows(rows, scanSummary)
-	if err != nil {
-		return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
-	}
-	edges, err := missionEdges(ctx, s.db, id)
-	if err != nil {
-		return nextSpecAnswer{}, err
-	}
-	cycles := findCycles(edges)
 	out := nextSpecAnswer{mission.brief(), []specLine{}, mission.next()}
-	for _, v := range specs {
-		line := lineOf(v)
-		if v.Claim != nil {
-			line.HeldBy = fmt.Sprintf("%s until %s", v.Claim.Agent, v.Claim.ExpiresAt.Format(time.RFC3339))
-		} else if !v.Ready {
-			reasons, err := whyNotReady(mission.Status, v, cycles)
+	for _, stretch := range openStretches {
+		if len(out.Open) == openSpecs {
+			break
+		}
+		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL `+stretch, a.userID, a.admin(), id, openSpecs-len(out.Open))
+		if err != nil {
+			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
+		}
+		specs, err := pgx.CollectRows(rows, scanSummary)
+		if err != nil {
+			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
+		}
+		for _, v := range specs {
+			line, err := openLine(mission.Status, v)
 			if err != nil {
 				return nextSpecAnswer{}, err
 			}
-			line.WaitsFor = sentences(reasons)
+			out.Open = append(out.Open, line)
 		}
-		out.Open = append(out.Open, line)
 	}
 	return out, nil
+}
+
+// openStretches read the open specs of mission $3, of which $4 at most: what is
+// ready, as it is handed out; what is held; and of the rest the first of each
+// status, by priority. Each follows an index of its own, however many specs
+// there are.
+var openStretches = []string{
+	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT $4`,
+	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT $4`,
+	`FROM unnest('{` + strings.Join(slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool { return status == "completed" }), ",") + `}'::text[]) AS open (status)
+	CROSS JOIN LATERAL (
+		SELECT w.spec_id FROM spec_states w JOIN missions x ON x.id = w.mission_id
+		WHERE w.mission_id = $3 AND w.status = open.status AND NOT (x.status = 'active' AND w.status = 'planned' AND w.unmet = 0)
+		  AND NOT EXISTS (SELECT FROM leases WHERE spec_id = w.spec_id)
+		ORDER BY w.number_order, w.spec_id LIMIT $4
+	) AS rest
+	JOIN specs s ON s.id = rest.spec_id JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+	LEFT JOIN leases l ON l.spec_id = s.id
+	WHERE ` + readableSQL + ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT $4`,
+}
+
+// openLine says of an open spec who holds it, or else what it waits for.
+func openLine(missionStatus string, v specSummary) (specLine, error) {
+	line := lineOf(v)
+	if v.Claim != nil {
+		line.HeldBy = fmt.Sprintf("%s until %s", v.Claim.Agent, v.Claim.ExpiresAt.Format(time.RFC3339))
+		return line, nil
+	}
+	if v.Ready {
+		return line, nil
+	}
+	reasons, err := whyNotReady(missionStatus, v)
+	line.WaitsFor = sentences(reasons)
+	return line, err
 }
 
 // sentences are what reasons say.
@@ -377,9 +407,8 @@ const searchResults = "20"
 // searchSpecsTool is search_specs.
 func (s *Server) searchSpecsTool(r *http.Request, in searchArguments) (searchAnswer, error) {
 	q := queryOf(map[string]string{"q": in.Query, "mission_id": in.MissionID, "limit": searchResults})
-	filter := newListFilter(callOf(r).account)
-	filter.equal("s.mission_id", q.id("mission_id"))
-	order := readOrder(q, specSorts, "number", filter)
+	filter := newSpecFilter(callOf(r).account, q.id("mission_id"))
+	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if strings.TrimSpace(in.Query) == "" {
 		q.fail("q", "required", "must have a word to search for")
 	}

@@ -10,14 +10,17 @@ import (
 	"time"
 )
 
-// toolWrite is the write door for tools.
-func toolWrite[T any](s *Server, r *http.Request, fn func(ctx context.Context, t *tx) (T, error)) (T, error) {
-	answer, _, err := s.commit(r, "", func(ctx context.Context, t *tx) (reply, error) {
-		out, err := fn(ctx, t)
-		return reply{body: out}, err
+// toolWrite is write for tools. What fn returns makes the answer once all that
+// it queued was sent.
+func toolWrite[T any](s *Server, r *http.Request, fn func(ctx context.Context, t *tx) (func() (T, error), error)) (answer T, err error) {
+	_, _, err = s.commit(r, "", func(ctx context.Context, t *tx) (reply, error) {
+		made, err := fn(ctx, t)
+		return reply{finish: func(*reply) error {
+			answer, err = made()
+			return err
+		}}, err
 	})
-	out, _ := answer.body.(T)
-	return out, err
+	return answer, err
 }
 
 // ofLease is a spec that the caller holds.
@@ -62,7 +65,9 @@ func (s *Server) claimSpecTool(r *http.Request, in claimArguments) (claimAnswer,
 	id := callOf(r).target.mission
 	var given claimed
 	err = s.claimPatiently(r.Context(), id, request, func() (err error) {
-		given, err = toolWrite(s, r, func(ctx context.Context, t *tx) (claimed, error) { return s.claim(ctx, r, t, id, request, lease) })
+		given, err = toolWrite(s, r, func(ctx context.Context, t *tx) (func() (claimed, error), error) {
+			return s.claim(ctx, r, t, id, request, lease)
+		})
 		return err
 	})
 	if errors.Is(err, errNothingReady) {
@@ -137,34 +142,34 @@ func (s *Server) reportTool(r *http.Request, in reportArguments) (reportAnswer, 
 		return reportAnswer{}, err
 	}
 	at := callOf(r).target
-	return toolWrite(s, r, func(ctx context.Context, t *tx) (reportAnswer, error) {
-		m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, in.LeaseToken)
+	return toolWrite(s, r, func(ctx context.Context, t *tx) (func() (reportAnswer, error), error) {
+		m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
 		if err != nil {
-			return reportAnswer{}, err
+			return nil, err
 		}
 		kept, err := t.prolong(ctx, spec.id, in.LeaseToken, lease)
 		if err != nil {
-			return reportAnswer{}, err
+			return nil, err
 		}
 		if len(in.Check)+len(in.Uncheck) > 0 || in.Message != "" {
-			if err := t.progress(ctx, spec, agent, done); err != nil {
-				return reportAnswer{}, err
+			if err := t.progress(spec, agent, done); err != nil {
+				return nil, err
 			}
 		}
 		for _, line := range in.Logs {
 			t.log(m.ID, agent, logEntry{Level: line.Level, Message: line.Message, SpecID: spec.id})
 		}
-		now, err := readSpec(ctx, t, t.account, spec.id)
-		if err != nil {
-			return reportAnswer{}, err
-		}
-		out := reportAnswer{ExpiresAt: kept.ExpiresAt, Open: []criterion{}, Next: nextOfHolder(now.Criteria)}
-		for _, c := range now.Criteria {
-			if !c.Done {
-				out.Open = append(out.Open, c)
+		view := t.askView(spec.id)
+		return func() (reportAnswer, error) {
+			now, err := view()
+			out := reportAnswer{ExpiresAt: kept.ExpiresAt, Open: []criterion{}, Next: nextOfHolder(now.Criteria)}
+			for _, c := range now.Criteria {
+				if !c.Done {
+					out.Open = append(out.Open, c)
+				}
 			}
-		}
-		return out, nil
+			return out, err
+		}, nil
 	})
 }
 
@@ -191,15 +196,15 @@ func (s *Server) completeSpecTool(r *http.Request, in completeArguments) (endAns
 		return endAnswer{}, err
 	}
 	at := callOf(r).target
-	return toolWrite(s, r, func(ctx context.Context, t *tx) (endAnswer, error) {
-		m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, in.LeaseToken)
+	return toolWrite(s, r, func(ctx context.Context, t *tx) (func() (endAnswer, error), error) {
+		m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
 		if err != nil {
-			return endAnswer{}, err
+			return nil, err
 		}
 		if err := t.complete(ctx, &m, spec, agent, how); err != nil {
-			return endAnswer{}, err
+			return nil, err
 		}
-		return t.ended(ctx, m.ID, "completed")
+		return t.ended(endedSpec{m.ID, "completed"})
 	})
 }
 
@@ -218,20 +223,20 @@ func (s *Server) failSpecTool(r *http.Request, in failArguments) (endAnswer, err
 		return endAnswer{}, err
 	}
 	at := callOf(r).target
-	return toolWrite(s, r, func(ctx context.Context, t *tx) (endAnswer, error) {
-		status, err := t.fail(ctx, at, why, s.config.MaxAttempts)
+	return toolWrite(s, r, func(ctx context.Context, t *tx) (func() (endAnswer, error), error) {
+		ended, err := t.fail(ctx, at, why, s.config.MaxAttempts)
 		if err != nil {
-			return endAnswer{}, err
+			return nil, err
 		}
-		return t.ended(ctx, at.mission, status)
+		return t.ended(ended)
 	})
 }
 
 // ended tells of the mission after a spec was given back.
-func (t *tx) ended(ctx context.Context, missionID, status string) (endAnswer, error) {
-	if err := t.flush(ctx); err != nil {
-		return endAnswer{}, err
-	}
-	mission, err := readMission(ctx, t, t.account, missionID)
-	return endAnswer{status, mission.brief(), mission.next()}, err
+func (t *tx) ended(spec endedSpec) (func() (endAnswer, error), error) {
+	view, err := t.askMissionView(spec.missionID)
+	return func() (endAnswer, error) {
+		mission, err := view()
+		return endAnswer{spec.status, mission.brief(), mission.next()}, err
+	}, err
 }

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // writeAttempts is how often a write runs at most when PostgreSQL asks to try
@@ -29,36 +31,233 @@ type querier interface {
 // happen with the commit: events to append, counters to move, credentials to
 // forget. It belongs to the closure it is given to.
 //
+// Statements whose results nobody waits for are queued, and travel with the
+// next one that somebody waits for: BEGIN with the first, COMMIT with the last
+// ones, so that a claim takes three round trips and not ten. What is queued
+// reports its error where it is sent.
+//
 // Rows are locked in this order, so that no two writes wait for each other:
 // idempotency key, mission, accounts by id, specs by id, leases, heads by
 // stream. What notes only itself doesn't come through here: the last use of a
 // key, a failed log-in, and what the sweep clears away.
 type tx struct {
-	pgx.Tx
+	conn    *pgxpool.Conn
+	queued  *pgx.Batch // on their way with the next statement that is waited for
 	account account
 	events  []event
-	tallied map[string][]string // mission id → specs whose counters may move
-	before  map[string]tally    // mission id → what those counted at first
+	moved   map[string]tally    // mission id → by how much its counters move
+	recount map[string]struct{} // missions whose counters are counted anew instead
 	revoked []string            // accounts whose credentials changed
 	heads   map[string]int64    // stream → its newest seq, of those that grew
 	claimed int                 // leases granted
 	expired int                 // leases taken back
 }
 
-func newTx(begun pgx.Tx, a account) *tx {
-	return &tx{
-		Tx: begun, account: a,
-		tallied: make(map[string][]string), before: make(map[string]tally), heads: make(map[string]int64),
+// begin takes a connection and queues what begins a transaction on it. The
+// caller ends it with commit, or else with rollback, which after a commit does
+// nothing but give the connection back.
+func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
+	conn, err := s.db.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("beginning a transaction: %w", err)
+	}
+	t := &tx{
+		conn: conn, queued: &pgx.Batch{}, account: a,
+		moved: make(map[string]tally), recount: make(map[string]struct{}), heads: make(map[string]int64),
+	}
+	t.queue("BEGIN ISOLATION LEVEL READ COMMITTED")
+	t.queue(settingsSQL, s.timeLimits(ctx)...)
+	return t, nil
+}
+
+// settingsSQL sets what holds for one transaction. Its statements are large
+// and its parameters tell the planner little: planning each anew would take
+// half of the time of a claim.
+const settingsSQL = `
+	SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
+	       set_config('idle_in_transaction_session_timeout', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+
+// timeLimits are the parameters of settingsSQL: its waits end before the
+// request's time does, since a context that ends first costs the connection.
+func (s *Server) timeLimits(ctx context.Context) []any {
+	left := s.config.RequestTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(1, d.Milliseconds()), 10) }
+	return []any{milliseconds(left * 4 / 5), milliseconds(min(left/2, 5*time.Second))}
+}
+
+// queue adds a statement that is sent with the next one that is waited for.
+// What is set on the result runs then; an error of it fails what is sent.
+func (t *tx) queue(sql string, args ...any) *pgx.QueuedQuery { return t.queued.Queue(sql, args...) }
+
+// ask queues a query for one row, which goes to dest. What it returns is false
+// until the row has come.
+func (t *tx) ask(sql string, args []any, dest ...any) (found *bool) {
+	found = new(bool)
+	t.queue(sql, args...).QueryRow(func(row pgx.Row) error {
+		err := row.Scan(dest...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // an error would make pgx forget what it has prepared
+		}
+		*found = err == nil
+		return err
+	})
+	return found
+}
+
+// send sends what is queued, in one round trip, and waits for all of it.
+func (t *tx) send(ctx context.Context) error {
+	batch := t.queued
+	t.queued = &pgx.Batch{}
+	return t.conn.SendBatch(ctx, batch).Close()
+}
+
+// Exec runs a statement, behind what is queued.
+func (t *tx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	t.queue(sql, args...).Exec(func(done pgconn.CommandTag) error {
+		tag = done
+		return nil
+	})
+	return tag, t.send(ctx)
+}
+
+// QueryRow runs a query for one row, behind what is queued.
+func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return txRow(func(dest ...any) error {
+		found := t.ask(sql, args, dest...)
+		if err := t.send(ctx); err != nil {
+			return err
+		}
+		if !*found {
+			return pgx.ErrNoRows
+		}
+		return nil
+	})
+}
+
+// txRow is a query that runs when its row is scanned.
+type txRow func(dest ...any) error
+
+func (r txRow) Scan(dest ...any) error { return r(dest...) }
+
+// Query runs a query, after what is queued.
+func (t *tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if err := t.send(ctx); err != nil {
+		return nil, err
+	}
+	return t.conn.Query(ctx, sql, args...)
+}
+
+// CopyFrom copies rows into a table, after what is queued.
+func (t *tx) CopyFrom(ctx context.Context, table string, columns []string, rows pgx.CopyFromSource) error {
+	if err := t.send(ctx); err != nil {
+		return err
+	}
+	_, err := t.conn.CopyFrom(ctx, pgx.Identifier{table}, columns, rows)
+	return err
+}
+
+// commit appends the events and ends the transaction, together with what is
+// still queued.
+func (t *tx) commit(ctx context.Context) error {
+	if err := t.flush(); err != nil {
+		return err
+	}
+	var ended pgconn.CommandTag
+	t.queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
+		ended = tag
+		return nil
+	})
+	err := t.send(ctx)
+	switch {
+	case err == nil && ended.String() != "ROLLBACK":
+		return nil
+	case err == nil:
+		return fmt.Errorf("committing: %w", pgx.ErrTxCommitRollback)
+	case neverCommitted(err):
+		return err
+	}
+	return problem(http.StatusServiceUnavailable, "outcome_unknown",
+		"The connection to the database was lost while this was being saved: it may be done or not. Try again with the same Idempotency-Key, or look.").
+		withHeader("Retry-After", "1").because(err)
+}
+
+// neverCommitted reports whether an error says that nothing was committed: the
+// database refused a statement, or it was never sent. Of a FATAL error, such
+// as a shutdown, one can't know: it may come after the commit.
+func neverCommitted(err error) bool {
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return refusal.Severity == "ERROR"
+	}
+	_, unsent := errors.AsType[pgx.ErrPreprocessingBatch](err)
+	_, app := errors.AsType[*apiError](err)
+	return unsent || app || pgconn.SafeToRetry(err)
+}
+
+// rollback undoes what wasn't committed and gives the connection back.
+func (t *tx) rollback(ctx context.Context) {
+	defer t.conn.Release() // which closes one that is still in a transaction
+	if conn := t.conn.Conn(); !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), acquireTimeout)
+		defer cancel()
+		_, _ = conn.Exec(ending, "ROLLBACK")
 	}
 }
 
-// writeFunc is the work of one write. It may run several times, so it has no
-// effect but on t.
+// inTx is the one way to change anything. It runs fn in a transaction for an
+// account, appends its events, commits, and wakes who waits for them. An error
+// from fn rolls everything back, unless it is wrapped by andCommit. fn may run
+// several times, so it has no effect but on t and on what it sets anew.
+func (s *Server) inTx(ctx context.Context, a account, fn func(ctx context.Context, t *tx) error) error {
+	for attempt := 1; ; attempt++ {
+		err := s.tryTx(ctx, a, fn)
+		if state := sqlState(err); attempt == writeAttempts || state != "40001" && state != "40P01" {
+			return err
+		}
+		select {
+		case <-time.After(rand.N(time.Duration(attempt) * 20 * time.Millisecond)):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (s *Server) tryTx(ctx context.Context, a account, fn func(ctx context.Context, t *tx) error) error {
+	t, err := s.begin(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer t.rollback(ctx)
+	err = fn(ctx, t)
+	if err != nil && !isCommitted(err) {
+		return err
+	}
+	if commitErr := t.commit(ctx); commitErr != nil {
+		return commitErr
+	}
+	s.published(t)
+	return err
+}
+
+// published wakes, after the commit, whoever waits for what t changed.
+func (s *Server) published(t *tx) {
+	for _, userID := range t.revoked {
+		s.credentials.forget(userID)
+	}
+	s.hub.wake(t.heads)
+	s.feed.announce(t.heads)
+	for range t.claimed {
+		s.metrics.claimGranted()
+	}
+	s.metrics.leaseExpired(t.expired)
+}
+
+// writeFunc is the work of one request's write, as of inTx.
 type writeFunc func(ctx context.Context, t *tx) (reply, error)
 
-// write is the one door for every change. It runs fn in a transaction, appends
-// its events, commits, wakes who waits for them, and only then answers. An
-// error from fn rolls everything back, unless it is wrapped by andCommit.
+// write runs fn as inTx does, and answers once that is committed.
 //
 // The transaction doesn't end with the client's connection: what has begun is
 // finished, within the request's time.
@@ -91,8 +290,9 @@ func (s *Server) writeUnder(key string, w http.ResponseWriter, r *http.Request, 
 	return answer.write(w, r, encoded)
 }
 
-// commit runs fn until it commits and returns the answer with its encoded body.
-func (s *Server) commit(r *http.Request, key string, fn writeFunc) (reply, []byte, error) {
+// commit runs fn until it commits and returns the answer with its encoded
+// body. With a key it keeps the answer, in the same transaction.
+func (s *Server) commit(r *http.Request, key string, fn writeFunc) (answer reply, encoded []byte, err error) {
 	if err := s.readmit(r); err != nil {
 		return reply{}, nil, err
 	}
@@ -101,102 +301,52 @@ func (s *Server) commit(r *http.Request, key string, fn writeFunc) (reply, []byt
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 	}
 	defer cancel()
-	for attempt := 1; ; attempt++ {
-		answer, encoded, err := s.tryCommit(ctx, r, key, fn)
-		if state := sqlState(err); attempt == writeAttempts || state != "40001" && state != "40P01" {
-			return answer, encoded, err
-		}
-		select {
-		case <-time.After(rand.N(time.Duration(attempt) * 20 * time.Millisecond)):
-		case <-ctx.Done():
-			return reply{}, nil, err
-		}
-	}
-}
-
-func (s *Server) tryCommit(ctx context.Context, r *http.Request, key string, fn writeFunc) (reply, []byte, error) {
-	begun, err := s.db.BeginTx(ctx, pgx.TxOptions{BeginQuery: s.beginSQL(ctx)})
-	if err != nil {
-		return reply{}, nil, fmt.Errorf("beginning a transaction: %w", err)
-	}
-	defer func() {
-		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), acquireTimeout)
-		defer cancel()
-		_ = begun.Rollback(ending) // after a commit this does nothing
-	}()
-	t := newTx(begun, callOf(r).account)
-
-	answer, encoded, replayed, err := t.once(ctx, r, key, fn)
-	if err != nil && !isCommitted(err) || replayed {
+	if key != "" {
+		err = s.inTx(ctx, callOf(r).account, func(ctx context.Context, t *tx) (err error) {
+			answer, encoded, err = t.once(ctx, r, key, fn)
+			return err
+		})
 		return answer, encoded, err
 	}
-	if flushErr := t.flush(ctx); flushErr != nil {
-		return reply{}, nil, flushErr
+	err = s.inTx(ctx, callOf(r).account, func(ctx context.Context, t *tx) (err error) {
+		answer, err = fn(ctx, t)
+		return err
+	})
+	if err != nil {
+		return reply{}, nil, err
 	}
-	if commitErr := begun.Commit(ctx); commitErr != nil {
-		// A FATAL error, such as a shutdown, may come after the commit.
-		refusal, refused := errors.AsType[*pgconn.PgError](commitErr)
-		if refused && refusal.Severity == "ERROR" || errors.Is(commitErr, pgx.ErrTxCommitRollback) {
-			return reply{}, nil, fmt.Errorf("committing: %w", commitErr)
-		}
-		return reply{}, nil, problem(http.StatusServiceUnavailable, "outcome_unknown",
-			"The connection to the database was lost while this was being saved: it may be done or not. Try again with the same Idempotency-Key, or look.").
-			withHeader("Retry-After", "1").because(commitErr)
-	}
-	s.published(t)
+	encoded, err = answer.encode()
 	return answer, encoded, err
 }
 
-// beginSQL begins a transaction whose waits end before the request's time does,
-// since a context that ends first costs the connection.
-func (s *Server) beginSQL(ctx context.Context) string {
-	left := s.config.RequestTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		left = time.Until(deadline)
+// once runs fn and keeps its answer under the key, or finds the answer that an
+// earlier request with this key got.
+func (t *tx) once(ctx context.Context, r *http.Request, key string, fn writeFunc) (answer reply, encoded []byte, err error) {
+	answer, encoded, replayed, err := t.replay(ctx, r, key)
+	if c := callOf(r); replayed && c.permission.access != accessNone {
+		err = admitToMission(ctx, t, c, c.permission) // who has lost access gets no kept answer either
 	}
-	return fmt.Sprintf("BEGIN; SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d",
-		max(1, (left*4/5).Milliseconds()), max(1, min(left/2, 5*time.Second).Milliseconds()), max(1, (left*4/5).Milliseconds()))
-}
-
-// published wakes, after the commit, whoever waits for what t changed.
-func (s *Server) published(t *tx) {
-	for _, userID := range t.revoked {
-		s.credentials.forget(userID)
-	}
-	s.hub.wake(t.heads)
-	s.feed.announce(t.heads)
-	for range t.claimed {
-		s.metrics.claimGranted()
-	}
-	s.metrics.leaseExpired(t.expired)
-}
-
-// once runs fn, or finds the answer that an earlier request with this key got.
-func (t *tx) once(ctx context.Context, r *http.Request, key string, fn writeFunc) (answer reply, encoded []byte, replayed bool, err error) {
-	if key != "" {
-		if answer, encoded, replayed, err = t.replay(ctx, r, key); replayed || err != nil {
-			return answer, encoded, replayed, err
-		}
+	if replayed || err != nil {
+		return answer, encoded, err
 	}
 	if answer, err = fn(ctx, t); err != nil {
-		if key != "" && isCommitted(err) { // only answers that are kept take the key
-			if _, err := t.Exec(ctx, `DELETE FROM idempotency_keys WHERE user_id = $1 AND key = $2`, t.account.userID, key); err != nil {
-				return answer, nil, false, fmt.Errorf("giving an idempotency key back: %w", err)
-			}
+		if isCommitted(err) { // only answers that are kept take the key
+			t.queue(`DELETE FROM idempotency_keys WHERE user_id = $1 AND key = $2`, t.account.userID, key)
 		}
-		return answer, nil, false, err
+		return answer, nil, err
+	}
+	if err := t.flush(); err != nil {
+		return answer, nil, err
+	}
+	if err := t.send(ctx); err != nil { // what the answer is made of
+		return answer, nil, err
 	}
 	if encoded, err = answer.encode(); err != nil {
-		return answer, nil, false, err
+		return answer, nil, err
 	}
-	if key != "" {
-		_, err = t.Exec(ctx, `UPDATE idempotency_keys SET status = $3, body = $4, location = $5, etag = $6 WHERE user_id = $1 AND key = $2`,
-			t.account.userID, key, answer.status, encoded, answer.location, answer.etag)
-		if err != nil {
-			return answer, nil, false, fmt.Errorf("keeping an answer: %w", err)
-		}
-	}
-	return answer, encoded, false, nil
+	t.queue(`UPDATE idempotency_keys SET status = $3, body = $4, location = $5, etag = $6 WHERE user_id = $1 AND key = $2`,
+		t.account.userID, key, answer.status, encoded, answer.location, answer.etag)
+	return answer, encoded, nil
 }
 
 // replay takes the key for this transaction, or finds the answer kept under
@@ -242,7 +392,7 @@ type committed struct{ error }
 
 func (c committed) Unwrap() error { return c.error }
 
-// andCommit makes the write door commit before it answers with err: a theft
+// andCommit makes inTx commit before it returns err: a theft
 // that was found must keep its revocation.
 func andCommit(err error) error { return committed{err} }
 
@@ -267,32 +417,55 @@ const (
 	lockUpdate      = "FOR UPDATE"        // and it can be deleted
 )
 
-// mission locks a mission that the caller needs access to, and returns what
-// writes have to know of it. Admission has checked the access before the body
-// was read; this is the check that counts.
-func (t *tx) mission(ctx context.Context, id, lock string, need access) (missionLock, error) {
-	var m missionLock
-	var have access
-	err := t.QueryRow(ctx, `SELECT m.status, m.owner_id, m.name, m.version, `+accessSQL+` FROM missions m WHERE m.id = $3 `+lock+` OF m`,
-		t.account.userID, t.account.admin(), id).Scan(&m.Status, &m.OwnerID, &m.Name, &m.Version, &have)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && have < accessReader {
-		return m, errNotFound()
-	}
-	if err != nil {
-		return m, fmt.Errorf("locking a mission: %w", err)
-	}
-	if have < need {
-		return m, errForbidden("You may read this mission, but not do this with it.")
-	}
-	m.ID, m.access = id, have
-	return m, nil
-}
-
-// missionLock is a mission that a transaction has locked.
+// missionLock is a mission that a transaction has locked. All but the access
+// is known once the statement that locks it was sent.
 type missionLock struct {
 	ID, Status, OwnerID, Name string
 	Version                   int64
 	access                    access
+	found                     *bool
+
+	// How many specs are open, and how many completed: known under a lock that
+	// keeps others from changing it.
+	openSpecs, completedSpecs int
+}
+
+// mission locks a mission that the caller needs access to, and returns what
+// writes have to know of it. This is the check that counts: admission has only
+// looked at the account.
+func (t *tx) mission(ctx context.Context, at target, lock string, need access) (missionLock, error) {
+	m := t.askMission(at, lock)
+	if err := t.send(ctx); err != nil {
+		return *m, fmt.Errorf("locking a mission: %w", err)
+	}
+	return *m, m.check(need)
+}
+
+// askMission queues the lock of a mission, named by itself or by one of its
+// specs. The caller sends it and then looks at check.
+func (t *tx) askMission(at target, lock string) *missionLock {
+	var m missionLock
+	m.found = t.ask(`
+		SELECT m.id, m.status, m.owner_id, m.name, m.version, `+accessSQL+` FROM missions m
+		WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4)) `+lock+` OF m`,
+		[]any{t.account.userID, t.account.admin(), orNull(at.mission), orNull(at.spec)},
+		&m.ID, &m.Status, &m.OwnerID, &m.Name, &m.Version, &m.access)
+	if lock == lockNoKeyUpdate {
+		t.ask(`SELECT `+openSpecsSQL+`, completed FROM heads WHERE stream = coalesce($1, (SELECT mission_id FROM specs WHERE id = $2))`,
+			[]any{orNull(at.mission), orNull(at.spec)}, &m.openSpecs, &m.completedSpecs)
+	}
+	return &m
+}
+
+// check refuses who lacks the access that is needed.
+func (m *missionLock) check(need access) error {
+	switch {
+	case !*m.found || m.access < accessReader:
+		return errNotFound()
+	case m.access < need:
+		return errForbidden("You may read this mission, but not do this with it.")
+	}
+	return nil
 }
 
 // orNull is NULL for "" and the text for any other.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"net"
@@ -182,6 +183,13 @@ func TestIdempotencyKeysBelongToAnAccountForADay(t *testing.T) {
 	}
 }
 
+// preparedCommit is what a message has that runs COMMIT: the name under which
+// pgx prepares it, behind that of no portal.
+var preparedCommit = func() []byte {
+	sum := sha256.Sum256([]byte("COMMIT"))
+	return fmt.Appendf(nil, "\x00stmtcache_%x\x00", sum[:24])
+}()
+
 // tunnel is the way between a server and its database, which a test can block.
 type tunnel struct {
 	listener net.Listener
@@ -272,7 +280,7 @@ func (p *tunnel) carry(client net.Conn) {
 		p.copy(client, database, func(content []byte) bool { return mute.Load() })
 	})
 	p.copy(database, client, func(content []byte) bool {
-		if !bytes.Contains(content, []byte("commit\x00")) {
+		if !bytes.Contains(content, preparedCommit) {
 			return false
 		}
 		switch p.commits.Swap(commitPasses) {

@@ -235,9 +235,7 @@ func (t *tx) storeUser(ctx context.Context, id string, in userPatch, hash *strin
 		if id == t.account.userID {
 			keep = t.account.session
 		}
-		if err := endSessions(ctx, t, id, keep); err != nil {
-			return userView{}, err
-		}
+		t.endSessions(id, keep)
 	}
 	t.revoke(id)
 	return readUser(ctx, t, id)
@@ -285,14 +283,11 @@ func (s *Server) setPassword(ctx context.Context, email, password string) error 
 	if err != nil {
 		return err
 	}
-	return pgx.BeginFunc(ctx, s.db, func(begun pgx.Tx) error {
-		t := newTx(begun, account{})
+	return s.inTx(ctx, account{}, func(ctx context.Context, t *tx) error {
 		if _, err := t.Exec(ctx, `UPDATE users SET password_hash = $2 WHERE id = $1`, id, hash); err != nil {
 			return err
 		}
-		if err := endSessions(ctx, t, id, ""); err != nil {
-			return err
-		}
-		return t.flush(ctx)
+		t.endSessions(id, "")
+		return nil
 	})
 }

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,70 +13,115 @@ import (
 
 const maxCriteriaSet = 100 // criteria that one progress report names at most
 
-// specLock is a spec that a transaction has locked, with its dependents.
+// specLock is a spec that a transaction has locked, as it was then.
 type specLock struct {
-	id, missionID, key, title, status string
-	version                           int64
-	attempts                          int
-	dependents                        []string
+	id, missionID, status string
+	version               int64
+	attempts, unmet       int
+	done                  []bool
+	dependents            []specLock // nil unless they are locked too
 }
 
-// lockSpec locks the mission as lock says, then the spec and what depends on
-// it, in the order of their ids. Every change to one spec begins with it.
-func (t *tx) lockSpec(ctx context.Context, at target, lock string) (missionLock, specLock, error) {
-	spec := specLock{id: at.spec, missionID: at.mission}
-	m, err := t.mission(ctx, at.mission, lock, accessEditor)
-	if err != nil {
-		return m, spec, err
-	}
-	rows, err := t.Query(ctx, `
-		SELECT id FROM specs WHERE id = $1 OR id IN (SELECT spec_id FROM dependencies WHERE depends_on = $1)
-		ORDER BY id FOR NO KEY UPDATE`, spec.id)
-	if err != nil {
-		return m, spec, fmt.Errorf("locking specs: %w", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return m, spec, fmt.Errorf("locking specs: %w", err)
-	}
-	if err := t.tally(ctx, m.ID, ids...); err != nil {
-		return m, spec, err
-	}
-	spec.dependents = slices.DeleteFunc(ids, func(id string) bool { return id == spec.id })
-	err = t.QueryRow(ctx, `SELECT key, title, status, version, attempts FROM specs WHERE id = $1`, spec.id).
-		Scan(&spec.key, &spec.title, &spec.status, &spec.version, &spec.attempts)
-	return m, spec, notFoundOr(err, "reading a spec")
+func (spec specLock) tally() tally { return tallyOf(spec.status, spec.unmet, spec.done) }
+
+// lockScope says whether a change locks what depends on the spec too, which it
+// has to when the spec becomes completed, or no longer is.
+type lockScope bool
+
+const (
+	alone          lockScope = false
+	withDependents lockScope = true
+)
+
+// lockColumns are what scanLock reads.
+const lockColumns = `h.spec_id, h.mission_id, h.status, h.version, h.attempts, h.unmet, h.done`
+
+func scanLock(row pgx.CollectableRow) (spec specLock, err error) {
+	err = row.Scan(&spec.id, &spec.missionID, &spec.status, &spec.version, &spec.attempts, &spec.unmet, &spec.done)
+	return spec, err
 }
 
-// lockLease locks a spec like lockSpec and checks that token holds it.
-func (t *tx) lockLease(ctx context.Context, at target, lock, token string) (m missionLock, spec specLock, agent string, err error) {
-	if m, spec, err = t.lockSpec(ctx, at, lock); err != nil {
-		return m, spec, "", err
+// askSpec queues the lock of a spec, and of its dependents if scope says so,
+// in the order of their ids. Every change to one spec begins with it, behind
+// that of its mission.
+func (t *tx) askSpec(id string, scope lockScope) *specLock {
+	sql := `SELECT ` + lockColumns + ` FROM spec_states h WHERE h.spec_id = $1 FOR NO KEY UPDATE`
+	if scope == withDependents {
+		sql = `SELECT ` + lockColumns + ` FROM spec_states h
+			WHERE h.spec_id IN (SELECT $1::uuid UNION ALL SELECT spec_id FROM dependencies WHERE depends_on = $1)
+			ORDER BY h.spec_id FOR NO KEY UPDATE`
 	}
-	err = t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND token = $2 FOR UPDATE`, spec.id, token).Scan(&agent)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return m, spec, "", errLeaseLost()
+	var spec specLock
+	t.queue(sql, id).Query(func(rows pgx.Rows) error {
+		locked, err := pgx.CollectRows(rows, scanLock)
+		for _, other := range locked {
+			if other.id == id {
+				other.dependents = spec.dependents
+				spec = other
+			} else {
+				spec.dependents = append(spec.dependents, other)
+			}
+		}
+		return err
+	})
+	return &spec
+}
+
+// lockSpec locks the mission of a spec as lock says, and then the spec.
+func (t *tx) lockSpec(ctx context.Context, at target, lock string, scope lockScope) (missionLock, specLock, error) {
+	m, spec := t.askMission(at, lock), t.askSpec(at.spec, scope)
+	if err := t.send(ctx); err != nil {
+		return *m, *spec, fmt.Errorf("locking a spec: %w", err)
 	}
-	if err != nil {
-		return m, spec, "", fmt.Errorf("reading a lease: %w", err)
+	return *m, *spec, cmp.Or(m.check(accessEditor), spec.check())
+}
+
+// check refuses a spec that has just been deleted.
+func (spec specLock) check() error {
+	if spec.id == "" {
+		return errNotFound()
 	}
-	return m, spec, agent, nil
+	return nil
+}
+
+// lockLease locks a spec like lockSpec and checks that token holds it. Who has
+// no right to the mission has its locks for this one round trip.
+func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockScope, token string) (missionLock, specLock, string, error) {
+	m, spec := t.askMission(at, lock), t.askSpec(at.spec, scope)
+	var agent string
+	held := t.ask(`SELECT agent FROM leases WHERE spec_id = $1 AND token = $2 FOR UPDATE`, []any{at.spec, token}, &agent)
+	if err := t.send(ctx); err != nil {
+		return *m, *spec, "", fmt.Errorf("locking a lease: %w", err)
+	}
+	err := cmp.Or(m.check(accessEditor), spec.check())
+	if err == nil && !*held {
+		err = errLeaseLost()
+	}
+	return *m, *spec, agent, err
 }
 
 // move puts a locked spec into a status, ends the lease on it if there is one,
 // and tells its dependents. attempts is what is counted from now on.
-func (t *tx) move(ctx context.Context, spec specLock, status string, attempts int) error {
-	batch := &pgx.Batch{}
-	batch.Queue(`UPDATE specs SET status = $2, attempts = $3, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+func (t *tx) move(spec specLock, status string, attempts int) {
+	t.queue(`UPDATE spec_states SET status = $2, attempts = $3, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`,
 		spec.id, status, attempts)
-	batch.Queue(`DELETE FROM leases WHERE spec_id = $1`, spec.id)
-	if err := t.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("changing a spec's status: %w", err)
+	if spec.status == "in_progress" {
+		t.queue(`DELETE FROM leases WHERE spec_id = $1`, spec.id)
 	}
+	t.count(spec.missionID, spec.tally(), tallyOf(status, spec.unmet, spec.done))
 	if (spec.status == "completed") == (status == "completed") || len(spec.dependents) == 0 {
-		return nil
+		return
 	}
-	return t.countUnmet(ctx, spec.dependents)
+	more := 1
+	if status == "completed" {
+		more = -1
+	}
+	ids := make([]string, 0, len(spec.dependents))
+	for _, d := range spec.dependents {
+		ids = append(ids, d.id)
+		t.count(spec.missionID, d.tally(), tallyOf(d.status, d.unmet+more, d.done))
+	}
+	t.queue(`UPDATE spec_states SET unmet = unmet + $2 WHERE spec_id = ANY($1)`, ids, more)
 }
 
 // progress is what an agent reports of a spec that it holds.
@@ -108,24 +153,28 @@ func (s *Server) progressSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := callOf(r).target
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		_, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, in.LeaseToken)
+		_, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
 		if err != nil {
 			return reply{}, err
 		}
-		if err := t.progress(ctx, spec, agent, in); err != nil {
+		if err := t.progress(spec, agent, in); err != nil {
 			return reply{}, err
 		}
-		return t.specReply(ctx, spec.id, http.StatusOK)
+		return t.specReply(spec.id, http.StatusOK), nil
 	})
 }
 
 // progress notes what the holder of a locked spec reports.
-func (t *tx) progress(ctx context.Context, spec specLock, agent string, p progress) error {
-	checked, total, err := t.check(ctx, spec.id, p.Check, p.Uncheck)
+func (t *tx) progress(spec specLock, agent string, p progress) error {
+	done, err := checkCriteria(spec.done, p.Check, p.Uncheck)
 	if err != nil {
 		return err
 	}
-	data := map[string]any{"check": orEmpty(p.Check), "uncheck": orEmpty(p.Uncheck), "criteria_done": checked, "criteria_total": total}
+	if !slices.Equal(done, spec.done) {
+		t.queue(`UPDATE spec_states SET done = $2, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`, spec.id, done)
+		t.count(spec.missionID, spec.tally(), tallyOf(spec.status, spec.unmet, done))
+	}
+	data := map[string]any{"check": orEmpty(p.Check), "uncheck": orEmpty(p.Uncheck), "criteria_done": countDone(done), "criteria_total": len(done)}
 	if p.Message != "" {
 		data["message"] = p.Message
 	}
@@ -133,13 +182,10 @@ func (t *tx) progress(ctx context.Context, spec specLock, agent string, p progre
 	return nil
 }
 
-// check sets and clears criteria by their numbers, and returns how many are
-// done then, of how many.
-func (t *tx) check(ctx context.Context, specID string, check, uncheck []int) (checked, total int, err error) {
-	var done []bool
-	if err := t.QueryRow(ctx, `SELECT done FROM specs WHERE id = $1`, specID).Scan(&done); err != nil {
-		return 0, 0, fmt.Errorf("reading criteria: %w", err)
-	}
+// checkCriteria sets and clears criteria by their numbers, and returns their
+// states then.
+func checkCriteria(done []bool, check, uncheck []int) ([]bool, error) {
+	done = slices.Clone(done)
 	var v violations
 	mark := func(field string, numbers []int, state bool) {
 		for i, n := range numbers {
@@ -157,17 +203,7 @@ func (t *tx) check(ctx context.Context, specID string, check, uncheck []int) (ch
 			v.add(fmt.Sprintf("uncheck[%d]", i), "contradiction", "is checked and unchecked at once")
 		}
 	}
-	if err := v.err(); err != nil {
-		return 0, 0, err
-	}
-	checked = countDone(done)
-	_, err = t.Exec(ctx, `
-		UPDATE specs SET done = $2, criteria_done = $3, version = version + 1, updated_at = clock_timestamp()
-		WHERE id = $1 AND done <> $2`, specID, done, checked)
-	if err != nil {
-		return 0, 0, fmt.Errorf("storing criteria: %w", err)
-	}
-	return checked, len(done), nil
+	return done, v.err()
 }
 
 // completion is what ends a spec well: notes, and if criteria are still open
@@ -202,41 +238,45 @@ func (s *Server) completeSpec(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := callOf(r).target
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, in.LeaseToken)
+		m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
 		if err != nil {
 			return reply{}, err
 		}
 		if err := t.complete(ctx, &m, spec, agent, in.completion); err != nil {
 			return reply{}, err
 		}
-		return t.specReply(ctx, spec.id, http.StatusOK)
+		return t.specReply(spec.id, http.StatusOK), nil
 	})
 }
 
 // complete finishes a locked spec, and its mission if it was the last.
 func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent string, c completion) error {
-	var body string
-	var done []bool
-	if err := t.QueryRow(ctx, `SELECT body, done FROM specs WHERE id = $1`, spec.id).Scan(&body, &done); err != nil {
-		return fmt.Errorf("reading criteria: %w", err)
+	open := len(spec.done) - countDone(spec.done)
+	if open > 0 && c.Override == "" {
+		return t.errCriteriaUnmet(ctx, spec)
 	}
-	open := slices.DeleteFunc(criteriaAsDone(body, done), func(c criterion) bool { return c.Done })
-	if len(open) > 0 && c.Override == "" {
-		return problem(http.StatusConflict, "criteria_unmet",
-			"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.", len(open)).with("criteria", open)
-	}
-	if err := t.move(ctx, spec, "completed", spec.attempts); err != nil {
-		return err
-	}
+	t.move(spec, "completed", spec.attempts)
 	data := map[string]any{"from": spec.status}
 	if c.Notes != "" {
 		data["notes"] = c.Notes
 	}
-	if len(open) > 0 {
-		data["override"], data["open_criteria"] = c.Override, len(open)
+	if open > 0 {
+		data["override"], data["open_criteria"] = c.Override, open
 	}
 	t.emit("spec.completed", spec.missionID, spec.id, agent, data)
-	return t.completeIfDone(ctx, m)
+	t.completeIfDone(m)
+	return nil
+}
+
+// errCriteriaUnmet names the open criteria of a spec that can't be completed.
+func (t *tx) errCriteriaUnmet(ctx context.Context, spec specLock) error {
+	var body string
+	if err := t.QueryRow(ctx, `SELECT body FROM specs WHERE id = $1`, spec.id).Scan(&body); err != nil {
+		return fmt.Errorf("reading criteria: %w", err)
+	}
+	open := slices.DeleteFunc(criteriaAsDone(body, spec.done), func(c criterion) bool { return c.Done })
+	return problem(http.StatusConflict, "criteria_unmet",
+		"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.", len(open)).with("criteria", open)
 }
 
 // failure is what ends an attempt at a spec: why, and whether another may be
@@ -268,33 +308,42 @@ func (s *Server) failSpec(w http.ResponseWriter, r *http.Request) error {
 		if _, err := t.fail(ctx, at, in, s.config.MaxAttempts); err != nil {
 			return reply{}, err
 		}
-		return t.specReply(ctx, at.spec, http.StatusOK)
+		return t.specReply(at.spec, http.StatusOK), nil
 	})
 }
 
-// fail ends the attempt of a lease's holder, and returns the spec's status then.
-func (t *tx) fail(ctx context.Context, at target, f failure, maxAttempts int) (status string, err error) {
-	m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, f.LeaseToken)
+// fail ends the attempt of a lease's holder, and returns the mission with the
+// spec's status then.
+func (t *tx) fail(ctx context.Context, at target, f failure, maxAttempts int) (ended endedSpec, err error) {
+	m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, f.LeaseToken)
 	if err != nil {
-		return "", err
+		return ended, err
 	}
-	status = "planned"
+	ended = endedSpec{m.ID, "planned"}
 	if spec.attempts >= maxAttempts || f.Retry != nil && !*f.Retry {
-		status = "blocked"
+		ended.status = "blocked"
 	}
-	if err := t.move(ctx, spec, status, spec.attempts); err != nil {
-		return "", err
+	t.move(spec, ended.status, spec.attempts)
+	t.emit("spec.failed", m.ID, spec.id, agent, map[string]any{"reason": f.Reason, "attempt": spec.attempts, "status": ended.status})
+	if ended.status == "blocked" {
+		err = t.notifyBlocked(ctx, spec, f.Reason)
 	}
-	t.emit("spec.failed", m.ID, spec.id, agent, map[string]any{"reason": f.Reason, "attempt": spec.attempts, "status": status})
-	if status == "blocked" {
-		t.notifyBlocked(m, spec, f.Reason)
-	}
-	return status, nil
+	return ended, err
 }
 
+// endedSpec is what became of a spec that its holder has given back.
+type endedSpec struct{ missionID, status string }
+
 // notifyBlocked tells the mission's owner of a spec that failed for good.
-func (t *tx) notifyBlocked(m missionLock, spec specLock, why string) {
-	t.notify(m.OwnerID, m.ID, spec.id, fmt.Sprintf("The spec %s of the mission %q is blocked after %d attempts: %s", spec.key, m.Name, spec.attempts, why))
+func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error {
+	var owner, mission, key string
+	err := t.QueryRow(ctx, `SELECT m.owner_id, m.name, s.key FROM specs s JOIN missions m ON m.id = s.mission_id WHERE s.id = $1`,
+		spec.id).Scan(&owner, &mission, &key)
+	if err != nil {
+		return fmt.Errorf("reading whom to notify: %w", err)
+	}
+	t.notify(owner, spec.missionID, spec.id, fmt.Sprintf("The spec %s of the mission %q is blocked after %d attempts: %s", key, mission, spec.attempts, why))
+	return nil
 }
 
 // statusSteps is the workflow that POST status follows.
@@ -326,7 +375,7 @@ func (s *Server) setStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	at := callOf(r).target
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, at, lockNoKeyUpdate)
+		m, spec, err := t.lockSpec(ctx, at, lockNoKeyUpdate, withDependents)
 		if err != nil {
 			return reply{}, err
 		}
@@ -336,36 +385,32 @@ func (s *Server) setStatus(w http.ResponseWriter, r *http.Request) error {
 		if steps := statusSteps[spec.status]; !slices.Contains(steps, in.Status) {
 			return reply{}, errInvalidTransition("spec", spec.status, steps)
 		}
-		if in.Status == "completed" {
-			err = t.complete(ctx, &m, spec, "", in.completion)
-		} else {
-			err = t.step(ctx, &m, spec, in.Status, in.Notes)
-		}
-		if err != nil {
+		if in.Status != "completed" {
+			t.step(&m, spec, in.Status, in.Notes)
+		} else if err := t.complete(ctx, &m, spec, "", in.completion); err != nil {
 			return reply{}, err
 		}
-		return t.specReply(ctx, spec.id, http.StatusOK)
+		return t.specReply(spec.id, http.StatusOK), nil
 	})
 }
 
 // step takes a locked spec to any status but completed. Whoever unblocks one
 // gives it all its attempts again; who reopens one, or takes up what was put
 // off, reopens its mission too.
-func (t *tx) step(ctx context.Context, m *missionLock, spec specLock, status, notes string) error {
+func (t *tx) step(m *missionLock, spec specLock, status, notes string) {
 	attempts := spec.attempts
 	if spec.status == "blocked" {
 		attempts = 0
 	}
-	if err := t.move(ctx, spec, status, attempts); err != nil {
-		return err
-	}
+	t.move(spec, status, attempts)
 	data := map[string]any{"from": spec.status, "to": status}
 	if notes = strings.TrimSpace(notes); notes != "" {
 		data["notes"] = notes
 	}
 	t.emit("spec.status_changed", spec.missionID, spec.id, "", data)
 	if spec.status == "completed" || spec.status == "deferred" {
-		return t.reopen(ctx, m)
+		t.reopen(m)
+		return
 	}
-	return t.completeIfDone(ctx, m)
+	t.completeIfDone(m)
 }

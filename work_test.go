@@ -450,7 +450,7 @@ func TestFailWithoutRetryBlocks(t *testing.T) {
 			body["retry"] = test.retry
 		}
 		if test.want == "planned" {
-			if _, err := s.db.Exec(t.Context(), `UPDATE specs SET attempts = 1`); err != nil {
+			if _, err := s.db.Exec(t.Context(), `UPDATE spec_states SET attempts = 1`); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -612,11 +612,15 @@ func TestCostOfAClaimDoesNotGrowWithTheMission(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	grow := func(mission string, specs int) {
 		_, err := s.db.Exec(t.Context(), `
-			INSERT INTO specs (id, mission_id, key, number, title, phase, status, priority, tags, estimated_context,
-			                   body, derived_status, done, criteria_total, criteria_done, unmet)
-			SELECT gen_random_uuid(), $1, 'k' || n, n::text, 'T', '', CASE WHEN n % 4 = 0 THEN 'completed' ELSE 'planned' END,
-			       n % 10, '{}', '', 'body', 'planned', '{}', 0, 0, CASE WHEN n % 2 = 0 THEN 0 ELSE 1 END
-			FROM generate_series(1, $2) AS n`, path.Base(mission), specs)
+			WITH texts AS (
+				INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
+				SELECT gen_random_uuid(), $1, 'k' || n, n::text, 'T', '', n % 10, '{}', '', 'body', 'planned'
+				FROM generate_series(1, $2) AS n
+				RETURNING id, mission_id, number::int AS n, priority, number_order, phase, tags
+			)
+			INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, number_order, phase, tags)
+			SELECT id, mission_id, CASE WHEN n % 4 = 0 THEN 'completed' ELSE 'planned' END, '{}', n % 2, priority, number_order, phase, tags
+			FROM texts`, path.Base(mission), specs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -632,8 +636,8 @@ func TestCostOfAClaimDoesNotGrowWithTheMission(t *testing.T) {
 		}
 		few, _ := s.explainClaim(small)
 		many, plan := s.explainClaim(large)
-		if !strings.Contains(plan, "specs_ready") || strings.Contains(plan, `"Sort"`) {
-			t.Errorf("analyzed %v: the claim doesn't walk specs_ready: %s", analyzed, plan)
+		if !strings.Contains(plan, "spec_states_ready") || strings.Contains(plan, `"Sort"`) {
+			t.Errorf("analyzed %v: the claim doesn't walk spec_states_ready: %s", analyzed, plan)
 		}
 		if many > few+15 { // an index has a few levels more
 			t.Errorf("analyzed %v: a claim touches %d buffers of 50 specs, %d of 20,000", analyzed, few, many)
@@ -653,7 +657,8 @@ func (s *testServer) explainClaim(mission string) (buffers int, plan string) {
 		s.t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(s.t.Context()) }()
-	err = tx.QueryRow(s.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+claimSQL, path.Base(mission), []string{}, "", "").Scan(&plan)
+	var q statement
+	err = tx.QueryRow(s.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+q.next(path.Base(mission), nil, nil, false), q.args...).Scan(&plan)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -825,13 +830,13 @@ func (s *testServer) checkCounters(c *client, mission string) {
 			count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'blocked'),
 			count(*) FILTER (WHERE status = 'deferred'),
 			coalesce(sum(cardinality(done)), 0), coalesce(sum(cardinality(array_positions(done, true))), 0)
-		FROM specs WHERE mission_id = $1`,
+		FROM spec_states WHERE mission_id = $1`,
 		&want.Total, &want.Planned, &want.InProgress, &want.InReview, &want.Testing, &want.Completed, &want.Blocked,
 		&want.Deferred, &want.CriteriaTotal, &want.CriteriaDone)
-	query(`SELECT count(*) FROM specs s JOIN missions m ON m.id = s.mission_id
-		WHERE m.id = $1 AND m.status = 'active' AND s.status = 'planned' AND NOT EXISTS (SELECT FROM leases WHERE spec_id = s.id)
-		  AND NOT EXISTS (SELECT FROM dependencies d JOIN specs o ON o.id = d.depends_on
-		                  WHERE d.spec_id = s.id AND o.status <> 'completed')`, &want.Ready)
+	query(`SELECT count(*) FROM spec_states s JOIN missions m ON m.id = s.mission_id
+		WHERE m.id = $1 AND m.status = 'active' AND s.status = 'planned' AND NOT EXISTS (SELECT FROM leases l WHERE l.spec_id = s.spec_id)
+		  AND NOT EXISTS (SELECT FROM dependencies d JOIN spec_states o ON o.spec_id = d.depends_on
+		                  WHERE d.spec_id = s.spec_id AND o.status <> 'completed')`, &want.Ready)
 	var got struct{ Stats missionStats }
 	c.get(mission).want(http.StatusOK).into(&got)
 	got.Stats.CompletionPercentage = 0
@@ -844,12 +849,12 @@ func (s *testServer) checkCounters(c *client, mission string) {
 		s.t.Errorf("%d specs are listed as ready, plainly %d", len(ready.Items), want.Ready)
 	}
 	var wrong int
-	query(`SELECT count(*) FROM specs s WHERE mission_id = $1 AND unmet <> (SELECT count(*) FROM dependencies d
-		JOIN specs o ON o.id = d.depends_on WHERE d.spec_id = s.id AND o.status <> 'completed')`, &wrong)
+	query(`SELECT count(*) FROM spec_states s WHERE mission_id = $1 AND unmet <> (SELECT count(*) FROM dependencies d
+		JOIN spec_states o ON o.spec_id = d.depends_on WHERE d.spec_id = s.spec_id AND o.status <> 'completed')`, &wrong)
 	if wrong != 0 {
 		s.t.Errorf("%d specs have a wrong count of unmet dependencies", wrong)
 	}
-	query(`SELECT count(*) FROM leases l JOIN specs s ON s.id = l.spec_id WHERE l.mission_id = $1 AND s.status <> 'in_progress'`, &wrong)
+	query(`SELECT count(*) FROM leases l JOIN spec_states s ON s.spec_id = l.spec_id WHERE l.mission_id = $1 AND s.status <> 'in_progress'`, &wrong)
 	if wrong != 0 {
 		s.t.Errorf("%d specs are held and not in progress", wrong)
 	}
