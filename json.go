@@ -115,9 +115,8 @@ func bodyProblem(err error) error {
 // A field may be a struct, a map with string keys, a slice, a string, a bool,
 // a signed integer, a float64, a time.Time, or one of those named above.
 func decode(body []byte, v any) error {
-	w := walk{Decoder: json.NewDecoder(bytes.NewReader(body))}
-	w.UseNumber()
-	w.value("", reflect.TypeOf(v).Elem())
+	w := walk{body: body}
+	w.value(reflect.TypeOf(v).Elem())
 	if err := w.problems.err(); err != nil {
 		return err
 	}
@@ -131,37 +130,60 @@ func unmarshal(data []byte, v any) error {
 	return d.Decode(v)
 }
 
-// walk compares a document, token by token, with the type it is meant for.
+// walk compares a document, value by value, with the type it is meant for. It
+// goes over the bytes, which takes a tenth of the time of json.Decoder.Token.
 type walk struct {
-	*json.Decoder
+	body     []byte // valid JSON
+	at       int    // the next byte
+	path     []step // to the value there
 	problems violations
 }
 
-// value compares the next value with t.
-func (w *walk) value(path string, t reflect.Type) {
-	token, err := w.Token()
-	if err != nil {
-		return // can't be: the document is valid
-	}
-	t, nullable := unwrap(t)
-	switch {
-	case nullable && token == nil:
-	case t.Kind() == reflect.Interface || t == reflect.TypeFor[json.RawMessage]():
-		w.skip(token)
-	case t == reflect.TypeFor[time.Time]():
-		w.time(path, token)
-	case t.Kind() == reflect.Struct && token == json.Delim('{'):
-		fields := fieldTypes(t)
-		w.members(path, func(name string) (reflect.Type, bool) { f, ok := fields[name]; return f, ok })
-	case t.Kind() == reflect.Map && token == json.Delim('{'):
-		w.members(path, func(string) (reflect.Type, bool) { return t.Elem(), true })
-	case t.Kind() == reflect.Slice && token == json.Delim('['):
-		for i := 0; w.More() && len(w.problems.fields) < maxProblems; i++ {
-			w.value(fmt.Sprintf("%s[%d]", path, i), t.Elem())
+// step is a member's name as it stands in the document, or a place in a list.
+type step struct {
+	name  []byte
+	index int
+}
+
+// fail adds a problem of the value at the path.
+func (w *walk) fail(code, message string) {
+	var path strings.Builder
+	for i, s := range w.path {
+		switch {
+		case s.name == nil:
+			fmt.Fprintf(&path, "[%d]", s.index)
+		case i > 0:
+			path.WriteString("." + clip(unquote(s.name)))
+		default:
+			path.WriteString(clip(unquote(s.name)))
 		}
-		_, _ = w.Token() // the closing bracket
+	}
+	w.problems.add(path.String(), code, message)
+}
+
+// unquote is the text of a JSON string.
+func unquote(quoted []byte) (text string) {
+	_ = json.Unmarshal(quoted, &text) // the syntax is known to be right
+	return text
+}
+
+// value compares the next value with t.
+func (w *walk) value(t reflect.Type) {
+	t, nullable := unwrap(t)
+	switch first := w.peek(); {
+	case nullable && first == 'n', t.Kind() == reflect.Interface, t == reflect.TypeFor[json.RawMessage]():
+		w.next()
+	case t == reflect.TypeFor[time.Time]():
+		w.time(w.next())
+	case t.Kind() == reflect.Struct && first == '{':
+		fields := fieldTypes(t)
+		w.members(func(name []byte) (reflect.Type, bool) { f, ok := fields[string(name)]; return f, ok })
+	case t.Kind() == reflect.Map && first == '{':
+		w.members(func([]byte) (reflect.Type, bool) { return t.Elem(), true })
+	case t.Kind() == reflect.Slice && first == '[':
+		w.elements(t.Elem())
 	default:
-		w.scalar(path, token, t)
+		w.scalar(w.next(), t)
 	}
 }
 
@@ -170,54 +192,114 @@ func unwrap(t reflect.Type) (inner reflect.Type, nullable bool) {
 	switch {
 	case t.Kind() == reflect.Pointer:
 		return t.Elem(), true
-	case t.Implements(reflect.TypeFor[holder]()):
+	case t.Kind() == reflect.Struct && t.Implements(reflect.TypeFor[holder]()):
 		return reflect.Zero(t).Interface().(holder).held(), true
 	}
 	return t, false
 }
 
-// members compares the members of the object that was just opened; typeOf
-// knows the type for a name, or that there is no such member.
-func (w *walk) members(path string, typeOf func(name string) (reflect.Type, bool)) {
-	for w.More() && len(w.problems.fields) < maxProblems {
-		token, _ := w.Token()
-		name, _ := token.(string)
-		member := clip(name)
-		if path != "" {
-			member = path + "." + member
-		}
-		if t, ok := typeOf(name); ok {
-			w.value(member, t)
-			continue
-		}
-		w.problems.add(member, "unknown_field", "isn't a field here")
-		if token, err := w.Token(); err == nil {
-			w.skip(token)
-		}
+// peek goes to the next value, or the end of what it is in, and returns its
+// first byte.
+func (w *walk) peek() byte {
+	for strings.IndexByte(" \t\r\n,:", w.body[w.at]) >= 0 {
+		w.at++
 	}
-	_, _ = w.Token() // the closing brace
+	return w.body[w.at]
 }
 
-// scalar compares a token with a type that isn't made of others. The token of
-// a list or an object that shouldn't be there ends here too.
-func (w *walk) scalar(path string, token json.Token, t reflect.Type) {
+// next goes past the next value and returns it.
+func (w *walk) next() []byte {
+	first := w.peek()
+	start, depth := w.at, 0
+	for {
+		switch c := w.body[w.at]; {
+		case c == '"':
+			w.at = endOfString(w.body, w.at)
+		case c == '{' || c == '[':
+			depth++
+			w.at++
+		case c == '}' || c == ']':
+			depth--
+			w.at++
+		default:
+			w.at++
+		}
+		scalar := first != '{' && first != '[' && first != '"'
+		if depth == 0 && (!scalar || w.at == len(w.body) || strings.IndexByte(" \t\r\n,]}", w.body[w.at]) >= 0) {
+			return w.body[start:w.at]
+		}
+	}
+}
+
+// endOfString is the place behind the string that starts at body[start].
+func endOfString(body []byte, start int) int {
+	for i := start + 1; ; i++ {
+		switch body[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+}
+
+// members compares the members of the next object; typeOf knows the type for a
+// name, or that there is no such member.
+func (w *walk) members(typeOf func(name []byte) (reflect.Type, bool)) {
+	w.at++ // the brace
+	for w.peek() != '}' {
+		if len(w.problems.fields) == maxProblems {
+			return
+		}
+		quoted := w.next()
+		name := quoted[1 : len(quoted)-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name = []byte(unquote(quoted))
+		}
+		w.path = append(w.path, step{name: quoted})
+		if t, ok := typeOf(name); ok {
+			w.value(t)
+		} else {
+			w.fail("unknown_field", "isn't a field here")
+			w.next()
+		}
+		w.path = w.path[:len(w.path)-1]
+	}
+	w.at++
+}
+
+// elements compares the elements of the next list with t.
+func (w *walk) elements(t reflect.Type) {
+	w.at++ // the bracket
+	w.path = append(w.path, step{})
+	for i := 0; w.peek() != ']'; i++ {
+		if len(w.problems.fields) == maxProblems {
+			return
+		}
+		w.path[len(w.path)-1].index = i
+		w.value(t)
+	}
+	w.path = w.path[:len(w.path)-1]
+	w.at++
+}
+
+// scalar compares a value with a type that isn't made of others, or a list or
+// an object that is none.
+func (w *walk) scalar(value []byte, t reflect.Type) {
 	wanted, fits := "a value of another type", false
-	switch t.Kind() {
+	switch first := value[0]; t.Kind() {
 	case reflect.String:
-		wanted = "a string"
-		_, fits = token.(string)
+		wanted, fits = "a string", first == '"'
 	case reflect.Bool:
-		wanted = "true or false"
-		_, fits = token.(bool)
+		wanted, fits = "true or false", first == 't' || first == 'f'
 	case reflect.Float64:
-		wanted = "a number"
-		_, fits = token.(json.Number)
+		wanted, fits = "a number", isNumber(value)
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		wanted = "a whole number"
-		if number, ok := token.(json.Number); ok {
-			_, err := strconv.ParseInt(number.String(), 10, t.Bits())
+		if isNumber(value) {
+			_, err := strconv.ParseInt(string(value), 10, t.Bits())
 			if errors.Is(err, strconv.ErrRange) {
-				w.problems.add(path, "out_of_range", "is too far from zero")
+				w.fail("out_of_range", "is too far from zero")
 				return
 			}
 			fits = err == nil
@@ -228,37 +310,17 @@ func (w *walk) scalar(path string, token json.Token, t reflect.Type) {
 		wanted = "an object"
 	}
 	if !fits {
-		w.problems.add(path, "wrong_type", "must be "+wanted)
-		w.skip(token)
+		w.fail("wrong_type", "must be "+wanted)
 	}
 }
+
+func isNumber(value []byte) bool { return value[0] == '-' || '0' <= value[0] && value[0] <= '9' }
 
 // time accepts RFC 3339 in years that can be written the same way in UTC.
-func (w *walk) time(path string, token json.Token) {
-	text, ok := token.(string)
+func (w *walk) time(value []byte) {
 	var at time.Time
-	if !ok || at.UnmarshalText([]byte(text)) != nil || at.UTC().Year() < 1 || at.UTC().Year() > 9999 {
-		w.problems.add(path, "wrong_type", "must be a time such as 2026-01-31T12:00:00Z")
-		w.skip(token)
-	}
-}
-
-// skip reads to the end of the value that token begins.
-func (w *walk) skip(token json.Token) {
-	for depth := 0; ; {
-		switch token {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		}
-		if depth == 0 {
-			return
-		}
-		var err error
-		if token, err = w.Token(); err != nil {
-			return // can't be: the document is valid
-		}
+	if value[0] != '"' || at.UnmarshalText([]byte(unquote(value))) != nil || at.UTC().Year() < 1 || at.UTC().Year() > 9999 {
+		w.fail("wrong_type", "must be a time such as 2026-01-31T12:00:00Z")
 	}
 }
 

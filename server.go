@@ -52,6 +52,7 @@ func newServer(config Config, log *slog.Logger) (*Server, error) {
 	if s.listener, err = net.Listen("tcp", config.addr()); err != nil {
 		return nil, fmt.Errorf("listening on %s (HOST, PORT): %w", config.addr(), err)
 	}
+	s.logs = &logWriter{Server: s}
 	s.tools = s.agentTools()
 	s.routes()
 	return s, nil

@@ -34,6 +34,7 @@ type state struct {
 	sockets     *sockets
 	missions    *gatherer[missionView]
 	specs       *gatherer[specRow]
+	logs        *logWriter
 	imports     *slots
 	streams     *slots        // for server-sent events
 	searches    chan struct{} // holds as many as run

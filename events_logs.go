@@ -1,0 +1,315 @@
+package main
+
+// Log entries: what agents add to the stream of a mission while they work.
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// logLevels are the levels a log entry may have.
+var logLevels = []string{"debug", "info", "warn", "error"}
+
+// logEntry is one line that an agent adds to its mission's stream.
+type logEntry struct {
+	Level   string          `json:"level"`
+	Message string          `json:"message"`
+	Fields  json.RawMessage `json:"fields"`
+	SpecID  string          `json:"spec_id"`
+}
+
+// appendLogs is POST /api/v1/missions/{id}/logs.
+func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Entries []logEntry `json:"entries"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	specs, err := validateLogs(in.Entries)
+	if err != nil {
+		return err
+	}
+	if r.Header.Get("Idempotency-Key") == "" {
+		return s.logTogether(w, r, in.Entries, specs)
+	}
+	at := callOf(r).target
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		if _, err := t.mission(ctx, at, lockKeyShare, accessEditor); err != nil {
+			return reply{}, err
+		}
+		if err := t.specsOfMission(ctx, at.mission, specs); err != nil {
+			return reply{}, err
+		}
+		for _, e := range in.Entries {
+			t.log(at.mission, "", e)
+		}
+		return reply{status: http.StatusCreated, finish: func(a *reply) error {
+			a.body = map[string]int64{"last_seq": t.heads[at.mission]}
+			return nil
+		}}, nil
+	})
+}
+
+// logTogether writes entries in one transaction with those of other requests
+// that wait right now.
+func (s *Server) logTogether(w http.ResponseWriter, r *http.Request, entries []logEntry, specs []string) error {
+	if err := s.readmit(r); err != nil {
+		return err
+	}
+	c := callOf(r)
+	seq, err := s.logs.write(r.Context(), &logCall{account: c.account, mission: c.target.mission, entries: entries, specs: specs})
+	if err != nil {
+		return err
+	}
+	return respond(w, r, reply{status: http.StatusCreated, body: map[string]int64{"last_seq": seq}})
+}
+
+// logCall is a request for log entries that waits for its round.
+type logCall struct {
+	account account
+	mission string
+	entries []logEntry
+	specs   []string // that the entries name
+
+	last int64         // number of its last event
+	err  error         // why nothing was written
+	done chan struct{} // closed when the above can be read
+}
+
+// logWriter writes log entries with few transactions: the calls that wait right
+// now go together, of whichever missions. As with a gatherer there is no timer
+// and no delay. Safe for concurrent use.
+type logWriter struct {
+	*Server
+
+	mu      sync.Mutex // guards the following
+	waiting []*logCall // bounded by the requests in flight
+	running int        // rounds on their way
+}
+
+// logRoundEntries is how many entries a round takes, unless one call has more.
+const logRoundEntries = 2000
+
+// write has a call written and returns the number of its last event. Once it
+// is part of a round it waits for that to end.
+func (l *logWriter) write(ctx context.Context, call *logCall) (last int64, err error) {
+	call.done = make(chan struct{})
+	l.mu.Lock()
+	l.waiting = append(l.waiting, call)
+	if l.running < maxRounds {
+		l.running++
+		go l.run()
+	}
+	l.mu.Unlock()
+	select {
+	case <-call.done:
+	case <-ctx.Done():
+		if l.withdraw(call) {
+			return 0, context.Cause(ctx)
+		}
+		<-call.done
+	}
+	return call.last, call.err
+}
+
+// withdraw takes a call back that is in no round yet.
+func (l *logWriter) withdraw(call *logCall) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.waiting, call)
+	if i >= 0 {
+		l.waiting = slices.Delete(l.waiting, i, i+1)
+	}
+	return i >= 0
+}
+
+// run writes rounds until nothing waits.
+func (l *logWriter) run() {
+	for {
+		l.mu.Lock()
+		n, entries := 0, 0
+		for n < len(l.waiting) && (n == 0 || entries+len(l.waiting[n].entries) <= logRoundEntries) {
+			entries += len(l.waiting[n].entries)
+			n++
+		}
+		round := slices.Clone(l.waiting[:n])
+		if l.waiting = slices.Delete(l.waiting, 0, n); n == 0 {
+			l.running--
+		}
+		l.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		for _, rest := range l.round(round) { // each by itself, since one may spoil it for the others
+			l.round([]*logCall{rest})
+		}
+	}
+}
+
+// round writes calls in one transaction, and returns those that it wasn't the
+// place for: where the database refuses what one of several brings, and those
+// of a mission that is locked.
+func (l *logWriter) round(calls []*logCall) (rest []*logCall) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.config.RequestTimeout)
+	defer cancel()
+	var heads map[string]int64
+	err := l.inTx(ctx, account{}, func(ctx context.Context, t *tx) (err error) {
+		heads = t.heads
+		rest, err = t.logAll(ctx, calls)
+		return err
+	})
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Severity == "ERROR" && len(calls) > 1 {
+		return calls
+	}
+	for _, call := range slices.Backward(calls) {
+		if slices.Contains(rest, call) {
+			continue
+		}
+		if err != nil {
+			call.err = cmp.Or(call.err, err)
+		} else if call.err == nil {
+			call.last = heads[call.mission]
+			heads[call.mission] -= int64(len(call.entries))
+		}
+		close(call.done)
+	}
+	return rest
+}
+
+// logAll adds the entries of calls whose accounts may. A mission that somebody
+// deletes right now is left to a round of its own, which waits.
+func (t *tx) logAll(ctx context.Context, calls []*logCall) (rest []*logCall, err error) {
+	have, err := t.logAccess(ctx, calls)
+	if err != nil {
+		return nil, err
+	}
+	for i, call := range calls {
+		switch call.err = nil; {
+		case have[i] < 0 && len(calls) > 1:
+			rest = append(rest, call)
+			continue
+		case have[i] < accessReader:
+			call.err = errNotFound()
+		case have[i] < accessEditor:
+			call.err = errForbidden("You may read this mission, but not do this with it.")
+		default:
+			err := t.specsOfMission(ctx, call.mission, call.specs)
+			if _, ok := errors.AsType[*apiError](err); err != nil && !ok {
+				return nil, err
+			}
+			call.err = err
+		}
+		if call.err != nil {
+			continue
+		}
+		t.account = call.account
+		for _, e := range call.entries {
+			t.log(call.mission, "", e)
+		}
+	}
+	return rest, nil
+}
+
+// logAccess locks the missions of calls against their deletion, and returns
+// what access the accounts have, -1 where there is no mission or it is locked.
+func (t *tx) logAccess(ctx context.Context, calls []*logCall) ([]access, error) {
+	users, admins, missions := make([]string, len(calls)), make([]bool, len(calls)), make([]string, len(calls))
+	have := make([]access, len(calls))
+	for i, call := range calls {
+		users[i], admins[i], missions[i], have[i] = call.account.userID, call.account.admin(), call.mission, -1
+	}
+	wait := "SKIP LOCKED"
+	if len(calls) == 1 {
+		wait = ""
+	}
+	t.queue(`
+		SELECT want.place, `+logAccessSQL+`
+		FROM unnest($1::uuid[], $2::boolean[], $3::uuid[]) WITH ORDINALITY AS want (user_id, admin, mission_id, place)
+		JOIN missions m ON m.id = want.mission_id ORDER BY m.id FOR KEY SHARE OF m `+wait, users, admins, missions).
+		Query(func(rows pgx.Rows) error {
+			var place int
+			var a access
+			_, err := pgx.ForEachRow(rows, []any{&place, &a}, func() error {
+				have[place-1] = a
+				return nil
+			})
+			return err
+		})
+	if err := t.send(ctx); err != nil {
+		return nil, fmt.Errorf("locking missions: %w", err)
+	}
+	return have, nil
+}
+
+// logAccessSQL is accessSQL of the account and mission that a row wants.
+var logAccessSQL = strings.NewReplacer("$1", "want.user_id", "$2", "want.admin").Replace(accessSQL)
+
+// log adds a log entry to a mission's stream. agent may be "".
+func (t *tx) log(missionID, agent string, e logEntry) {
+	t.emit("log", missionID, e.SpecID, agent, logData{e.Fields, e.Level, e.Message})
+}
+
+// logData is what the event of a log entry says.
+type logData struct {
+	Fields  json.RawMessage `json:"fields,omitempty"`
+	Level   string          `json:"level"`
+	Message string          `json:"message"`
+}
+
+func validateLogs(entries []logEntry) (specs []string, err error) {
+	var v violations
+	if len(entries) == 0 || len(entries) > 1000 {
+		v.add("entries", "wrong_length", "must have 1 to 1,000 entries")
+		return nil, v.err()
+	}
+	for i := range entries {
+		entries[i].SpecID = strings.ToLower(entries[i].SpecID)
+		e, field := entries[i], fmt.Sprintf("entries[%d].", i)
+		v.logEntry(field, e)
+		if e.SpecID != "" && !validID(e.SpecID) {
+			v.add(field+"spec_id", "not_an_id", "must be the id of a spec of this mission")
+		} else if e.SpecID != "" && !slices.Contains(specs, e.SpecID) {
+			specs = append(specs, e.SpecID)
+		}
+	}
+	return specs, v.err()
+}
+
+// logEntry checks what an entry says. field is what the names of its fields
+// begin with.
+func (v *violations) logEntry(field string, e logEntry) {
+	if !slices.Contains(logLevels, e.Level) {
+		v.add(field+"level", "unknown_value", "must be one of debug, info, warn, error")
+	}
+	if e.Message == "" || len(e.Message) > 8<<10 {
+		v.add(field+"message", "wrong_length", "must have 1 to 8,192 bytes")
+	}
+	v.object(field+"fields", e.Fields)
+}
+
+// specsOfMission refuses ids that aren't specs of the mission.
+func (t *tx) specsOfMission(ctx context.Context, missionID string, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	var found int
+	err := t.QueryRow(ctx, `SELECT count(*) FROM specs WHERE mission_id = $1 AND id = ANY($2)`, missionID, ids).Scan(&found)
+	if err != nil {
+		return fmt.Errorf("looking for specs: %w", err)
+	}
+	if found != len(ids) {
+		return invalidField("entries", "unknown_spec", "name a spec that isn't one of this mission")
+	}
+	return nil
+}
