@@ -254,29 +254,34 @@ func bearerToken(r *http.Request) (string, error) {
 	return token, nil
 }
 
-// authenticate finds the account behind an access token or an API key. addr
-// pays for API keys that aren't known, since these cost a query.
+// authenticate finds the account behind an access token or an API key: what is
+// remembered of it by its hash, or else what looking it up says. addr pays for
+// API keys that aren't known, since these cost a query.
 func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr) (account, error) {
-	if strings.HasPrefix(token, keyPrefix) {
-		hash := sha256.Sum256([]byte(token))
-		return s.credentials.account(string(hash[:]), func() (account, time.Duration, error) {
-			if v := s.rate.peek(limitKey(addr), time.Now()); !v.allowed {
-				return account{}, 0, errRateLimited(v)
-			}
-			a, lasts, err := s.lookUpKey(ctx, hash[:])
-			if err != nil {
-				s.rate.take(limitKey(addr), time.Now())
-			}
-			return a, lasts, err
-		})
-	}
-	claims, err := s.parseAccessToken(token)
-	if err != nil {
-		return account{}, err
-	}
-	return s.credentials.account(claims.Session+claims.Subject, func() (account, time.Duration, error) {
-		return s.lookUpSession(ctx, claims.Session, claims.Subject)
+	hash := sha256.Sum256([]byte(token))
+	return s.credentials.account(hash, func() (account, time.Duration, error) {
+		if strings.HasPrefix(token, keyPrefix) {
+			return s.lookUpKeyFor(ctx, hash[:], addr)
+		}
+		claims, err := s.parseAccessToken(token)
+		if err != nil {
+			return account{}, 0, err
+		}
+		a, lasts, err := s.lookUpSession(ctx, claims.Session, claims.Subject)
+		return a, min(lasts, time.Until(claims.ExpiresAt.Time)+clockSkew), err
 	})
+}
+
+// lookUpKeyFor is lookUpKey at the expense of addr, unless the key is known.
+func (s *Server) lookUpKeyFor(ctx context.Context, hash []byte, addr netip.Addr) (account, time.Duration, error) {
+	if v := s.rate.peek(limitKey(addr), time.Now()); !v.allowed {
+		return account{}, 0, errRateLimited(v)
+	}
+	a, lasts, err := s.lookUpKey(ctx, hash)
+	if err != nil {
+		s.rate.take(limitKey(addr), time.Now())
+	}
+	return a, lasts, err
 }
 
 func errInvalidToken() *apiError {
@@ -395,15 +400,15 @@ const (
 	credentialLimit = 20_000      // remembered at most
 )
 
-// credentials remembers who sessions and API keys belong to, so that a request
-// needs no query for it. The feed forgets an account when it changes, on every
+// credentials remembers whom access tokens and API keys belong to, by their
+// hash, so that a request needs no query and no check of a signature for it. The feed forgets an account when it changes, on every
 // instance; while the feed is stale nothing is remembered. Safe for
 // concurrent use.
 type credentials struct {
 	fresh func() bool // whether the feed would have told of a change
 
 	mu       sync.Mutex // guards the following
-	entries  map[string]remembered
+	entries  map[[sha256.Size]byte]remembered
 	watchers map[string]map[chan struct{}]struct{} // by account: who wants to know when it changes
 	changes  uint64                                // counts calls of forget, so that a look-up which one overtakes isn't kept
 }
@@ -414,7 +419,7 @@ type remembered struct {
 }
 
 func newCredentials(fresh func() bool) *credentials {
-	return &credentials{fresh: fresh, entries: make(map[string]remembered), watchers: make(map[string]map[chan struct{}]struct{})}
+	return &credentials{fresh: fresh, entries: make(map[[sha256.Size]byte]remembered), watchers: make(map[string]map[chan struct{}]struct{})}
 }
 
 // watch tells of changes to an account, for connections that outlast a
@@ -438,7 +443,7 @@ func (c *credentials) watch(userID string) (changed <-chan struct{}, stop func()
 
 // account returns the account behind a credential: remembered, or else as
 // lookUp says, with how long it lasts.
-func (c *credentials) account(credential string, lookUp func() (account, time.Duration, error)) (account, error) {
+func (c *credentials) account(credential [sha256.Size]byte, lookUp func() (account, time.Duration, error)) (account, error) {
 	c.mu.Lock()
 	found, ok := c.entries[credential]
 	changes := c.changes

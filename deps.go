@@ -395,16 +395,13 @@ func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
 	if err := newQuery(r).err(); err != nil {
 		return err
 	}
-	ctx, a := r.Context(), callOf(r).account
-	spec, err := readSpec(ctx, s.db, a, callOf(r).target.spec)
+	spec, err := s.readSpec(r.Context(), callOf(r).account, callOf(r).target.spec)
 	if err != nil {
 		return err
 	}
-	var reasons []reason
-	if !spec.Ready {
-		if reasons, err = s.explain(ctx, a, spec.specSummary); err != nil {
-			return err
-		}
+	reasons, err := whyNotReady(spec.specSummary)
+	if err != nil {
+		return err
 	}
 	return respondOK(w, r, struct {
 		Ready   bool     `json:"ready"`
@@ -412,21 +409,12 @@ func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
 	}{spec.Ready, orEmpty(reasons)})
 }
 
-// explain reads what whyNotReady has to know of a spec that isn't ready.
-func (s *Server) explain(ctx context.Context, a account, spec specSummary) ([]reason, error) {
-	mission, err := readMission(ctx, s.db, a, spec.MissionID)
-	if err != nil {
-		return nil, err
-	}
-	return whyNotReady(mission.Status, spec)
-}
-
-// whyNotReady gives every reason that keeps a spec, which isn't ready, from
-// being claimed.
-func whyNotReady(missionStatus string, spec specSummary) ([]reason, error) {
+// whyNotReady gives every reason that keeps a spec from being claimed, none if
+// it is ready.
+func whyNotReady(spec specSummary) ([]reason, error) {
 	var reasons []reason
-	if missionStatus != "active" {
-		reasons = append(reasons, reason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", missionStatus)})
+	if spec.missionStatus != "active" {
+		reasons = append(reasons, reason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", spec.missionStatus)})
 	}
 	if spec.Claim != nil {
 		reasons = append(reasons, reason{Code: "claimed", Message: fmt.Sprintf("%s works on it, at attempt %d.", spec.Claim.Agent, spec.Claim.Attempt)})

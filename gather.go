@@ -16,6 +16,7 @@ type lookup struct {
 	userID string
 	admin  bool
 	id     string
+	known  int64 // version of what the caller has already; 0 for none
 }
 
 // gatherer reads single rows by id with few queries: the lookups that wait
@@ -44,13 +45,13 @@ type round[T any] struct {
 var maxRounds = max(2, runtime.GOMAXPROCS(0))
 
 // newGatherer gathers single, a query for one row with the parameters of a
-// lookup: $1 the account, $2 whether it is an admin's, $3 the id. scan reads a
-// row of it, after the columns that go to before.
+// lookup: $1 the account, $2 whether it is an admin's, $3 the id, $4 the version
+// known. scan reads a row of it, after the columns that go to before.
 func newGatherer[T any](db *pgxpool.Pool, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *gatherer[T] {
-	wanted := strings.NewReplacer("$1", "want.user_id", "$2", "want.admin", "$3", "want.id").Replace(single)
+	wanted := strings.NewReplacer("$1", "want.user_id", "$2", "want.admin", "$3", "want.id", "$4", "want.known").Replace(single)
 	return &gatherer[T]{db: db, scan: scan, sql: `
-		SELECT want.user_id, want.admin, want.id, found.*
-		FROM unnest($1::uuid[], $2::boolean[], $3::uuid[]) AS want (user_id, admin, id)
+		SELECT want.user_id, want.admin, want.id, want.known, found.*
+		FROM unnest($1::uuid[], $2::boolean[], $3::uuid[], $4::bigint[]) AS want (user_id, admin, id, known)
 		CROSS JOIN LATERAL (` + wanted + `) AS found`}
 }
 
@@ -101,10 +102,11 @@ func (g *gatherer[T]) read(ctx context.Context, keys map[lookup]struct{}) (map[l
 	ctx, cancel := context.WithTimeout(ctx, 2*acquireTimeout)
 	defer cancel()
 	users, admins, ids := make([]string, 0, len(keys)), make([]bool, 0, len(keys)), make([]string, 0, len(keys))
+	known := make([]int64, 0, len(keys))
 	for k := range keys {
-		users, admins, ids = append(users, k.userID), append(admins, k.admin), append(ids, k.id)
+		users, admins, ids, known = append(users, k.userID), append(admins, k.admin), append(ids, k.id), append(known, k.known)
 	}
-	rows, err := g.db.Query(ctx, g.sql, users, admins, ids)
+	rows, err := g.db.Query(ctx, g.sql, users, admins, ids, known)
 	if err != nil {
 		return nil, fmt.Errorf("reading by id: %w", err)
 	}
@@ -113,7 +115,7 @@ func (g *gatherer[T]) read(ctx context.Context, keys map[lookup]struct{}) (map[l
 	for rows.Next() {
 		var k lookup
 		var v T
-		if err := g.scan(&v, rows, &k.userID, &k.admin, &k.id); err != nil {
+		if err := g.scan(&v, rows, &k.userID, &k.admin, &k.id, &k.known); err != nil {
 			return nil, fmt.Errorf("reading by id: %w", err)
 		}
 		found[k] = v

@@ -68,8 +68,8 @@ type mcpParams struct {
 // rpcResponse carries a result or an error.
 type rpcResponse struct {
 	Version string          `json:"jsonrpc"`
-	ID      json.RawMessage `json:"id,omitempty"` // left out if the request had none that could be read
-	Result  map[string]any  `json:"result,omitzero"`
+	ID      json.RawMessage `json:"id,omitempty"`    // left out if the request had none that could be read
+	Result  map[string]any  `json:"result,omitzero"` // of a tool with toolAnswer as structuredContent
 	Error   *rpcError       `json:"error,omitempty"`
 }
 
@@ -113,7 +113,45 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
-	return respond(w, r, reply{status: status, body: response})
+	encoded, err := response.encode()
+	if err != nil {
+		return err
+	}
+	writeBytes(w, r, status, "application/json", encoded)
+	return nil
+}
+
+// toolAnswer is what a tool answers, as JSON.
+type toolAnswer []byte
+
+// encode is the response as JSON. What a tool answers stands in it twice, as
+// the protocol asks for: as it is, and as a text, for clients that know no
+// other. It is encoded once, since it may hold all of a spec.
+func (r rpcResponse) encode() ([]byte, error) {
+	answer, ok := r.Result["structuredContent"].(toolAnswer)
+	if !ok {
+		return encode(r)
+	}
+	delete(r.Result, "structuredContent")
+	others, err := encode(r.Result)
+	if err != nil {
+		return nil, fmt.Errorf("encoding an answer: %w", err)
+	}
+	b := bytes.NewBuffer(make([]byte, 0, 3*len(answer)+len(others)+256))
+	fmt.Fprintf(b, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"`, r.ID)
+	for _, c := range answer { // all else that a string can't have is escaped in it already
+		if c == '"' || c == '\\' {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(c)
+	}
+	fmt.Fprintf(b, `"}],"structuredContent":%s`, answer)
+	if len(others) > len("{}") {
+		b.WriteByte(',')
+	}
+	b.Write(others[1:])
+	b.WriteByte('}')
+	return b.Bytes(), nil
 }
 
 // readRPC reads a request and checks that it is one this server can answer.
@@ -368,9 +406,9 @@ func (s *Server) listResources(r *http.Request, cursor string) (map[string]any, 
 func (s *Server) readResource(r *http.Request, q rpcRequest) (map[string]any, error) {
 	id, ok := strings.CutPrefix(q.Params.URI, resourcePrefix)
 	err := error(errNotFound())
-	var spec specView
+	var spec specRead
 	if ok && validID(id) {
-		spec, err = readSpec(r.Context(), s.db, callOf(r).account, strings.ToLower(id))
+		spec, err = s.readSpec(r.Context(), callOf(r).account, strings.ToLower(id))
 	}
 	if asProblem(err).status == http.StatusNotFound {
 		code := rpcInvalidParams
@@ -383,7 +421,7 @@ func (s *Server) readResource(r *http.Request, q rpcRequest) (map[string]any, er
 		return nil, err
 	}
 	return cacheable(map[string]any{"contents": []any{
-		map[string]any{"uri": q.Params.URI, "mimeType": "text/markdown", "text": spec.Body},
+		map[string]any{"uri": q.Params.URI, "mimeType": "text/markdown", "text": spec.markdown},
 	}}, 0), nil
 }
 

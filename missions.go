@@ -159,13 +159,18 @@ func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		id := newID()
-		t.queue(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)`,
-			id, t.account.userID, fields.Name, fields.Description, fields.Tags, fields.Metadata)
-		t.emit("mission.created", id, "", "", map[string]any{"name": fields.Name})
-		answer, err := t.missionReply(id, http.StatusCreated)
-		answer.location = "/api/v1/missions/" + id
-		return answer, err
+		m := missionView{
+			ID: newID(), Name: fields.Name, Description: fields.Description, Status: "draft", Tags: fields.Tags,
+			Metadata: fields.Metadata, OwnerID: t.account.userID, MyRole: accessOwner.String(), Version: 1,
+		}
+		t.ask(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)
+			RETURNING created_at, updated_at`,
+			[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata}, &m.CreatedAt, &m.UpdatedAt)
+		t.emit("mission.created", m.ID, "", "", map[string]any{"name": fields.Name})
+		return reply{status: http.StatusCreated, location: "/api/v1/missions/" + m.ID, etag: etagOf(m.Version), finish: func(a *reply) error {
+			a.body = m
+			return nil
+		}}, nil
 	})
 }
 
@@ -308,7 +313,7 @@ func (s *Server) getMission(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a := callOf(r).account
-	m, err := s.missions.get(r.Context(), lookup{a.userID, a.admin(), callOf(r).target.mission})
+	m, err := s.missions.get(r.Context(), lookup{userID: a.userID, admin: a.admin(), id: callOf(r).target.mission})
 	if err != nil {
 		return notFoundOr(err, "reading a mission")
 	}

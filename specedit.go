@@ -176,7 +176,7 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return reply{}, err
 		}
-		now, err := readSpec(ctx, t, t.account, target.spec)
+		now, err := readWholeSpec(ctx, t, t.account, target.spec)
 		if err != nil {
 			return reply{}, err
 		}

@@ -47,8 +47,9 @@ type specSummary struct {
 	UpdatedAt        time.Time       `json:"updated_at"`
 	Snippet          *string         `json:"snippet,omitempty"` // of a search
 
-	numberOrder string
-	cycle       int // how many specs depend on each other in its circle; 0 for none
+	missionStatus string
+	numberOrder   string
+	cycle         int // how many specs depend on each other in its circle; 0 for none
 }
 
 // specView is a spec as it is shown alone.
@@ -79,7 +80,7 @@ var (
 )
 
 var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
-	s.estimated_context, ` + readySQL + `, h.attempts, h.version, s.created_at, h.updated_at, s.number_order, h.cycle,
+	s.estimated_context, ` + readySQL + `, h.attempts, h.version, s.created_at, h.updated_at, m.status, s.number_order, h.cycle,
 	l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt, (` + dependenciesSQL + `)`
 
 // specsSQL reads specs s, each with its state h, of missions that user $1 ($2:
@@ -92,7 +93,7 @@ const specsSQL = `
 // summaryFields are where a row of summaryColumns goes; claim builds Claim.
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
-		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.numberOrder, &v.cycle,
+		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.missionStatus, &v.numberOrder, &v.cycle,
 		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, &v.Dependencies}
 }
 
@@ -110,8 +111,12 @@ func (c nullableClaim) view() *claimView {
 	return &claimView{*c.agent, *c.userID, *c.claimedAt, *c.expiresAt, *c.attempt}
 }
 
-// oneSpecSQL reads the spec $3, whole.
-var oneSpecSQL = `SELECT ` + summaryColumns + `, s.body, h.done, s.derived_status, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
+// oneSpecSQL reads the spec $3, whole, but for its text if its version is $4.
+var oneSpecSQL = `SELECT ` + summaryColumns + `, CASE WHEN h.version <> $4 THEN s.body END, h.done, s.derived_status,
+	(` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
+
+// noVersion makes oneSpecSQL read the text.
+const noVersion = 0
 
 // criteriaAsDone are a body's criteria, in the states that are stored of them.
 func criteriaAsDone(body string, done []bool) []criterion {
@@ -125,10 +130,11 @@ func criteriaAsDone(body string, done []bool) []criterion {
 // specRow is a row of oneSpecSQL, of which view makes what clients see.
 type specRow struct {
 	specSummary
-	claim         nullableClaim
-	body, derived string
-	done          []bool
-	dependents    json.RawMessage
+	claim      nullableClaim
+	body       *string
+	derived    string
+	done       []bool
+	dependents json.RawMessage
 }
 
 // scan reads a row of oneSpecSQL, after the columns that go to before.
@@ -137,17 +143,21 @@ func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
 	return row.Scan(append(fields, &v.body, &v.done, &v.derived, &v.dependents)...)
 }
 
-// view parses the body and shows its criteria and status as they stand.
+// view parses the body, if it is there, and shows its criteria and status as
+// they stand.
 func (v specRow) view() specView {
-	view := specView{specSummary: v.specSummary, Criteria: orEmpty(criteriaAsDone(v.body, v.done)), Dependents: v.dependents}
+	view := specView{specSummary: v.specSummary, Dependents: v.dependents}
 	view.Claim = v.claim.view()
-	view.Body = renderSpec(v.body, v.done, v.Status, v.derived)
+	if v.body != nil {
+		view.Criteria = orEmpty(criteriaAsDone(*v.body, v.done))
+		view.Body = renderSpec(*v.body, v.done, v.Status, v.derived)
+	}
 	return view
 }
 
-// readSpec reads one spec for an account.
-func readSpec(ctx context.Context, q querier, a account, id string) (specView, error) {
-	rows, err := q.Query(ctx, oneSpecSQL, a.userID, a.admin(), id)
+// readWholeSpec reads one spec for an account, text and all.
+func readWholeSpec(ctx context.Context, q querier, a account, id string) (specView, error) {
+	rows, err := q.Query(ctx, oneSpecSQL, a.userID, a.admin(), id, noVersion)
 	if err != nil {
 		return specView{}, fmt.Errorf("reading a spec: %w", err)
 	}
@@ -165,7 +175,7 @@ func scanSpec(row pgx.CollectableRow) (v specRow, err error) {
 func (t *tx) askView(id string) func() (specView, error) {
 	var found specRow
 	err := pgx.ErrNoRows
-	t.queue(oneSpecSQL, t.account.userID, t.account.admin(), id).Query(func(rows pgx.Rows) error {
+	t.queue(oneSpecSQL, t.account.userID, t.account.admin(), id, noVersion).Query(func(rows pgx.Rows) error {
 		var read error
 		if found, read = pgx.CollectExactlyOneRow(rows, scanSpec); !errors.Is(read, pgx.ErrNoRows) {
 			err = read
@@ -413,17 +423,20 @@ func (s *Server) getSpec(w http.ResponseWriter, r *http.Request) error {
 	if err := newQuery(r).err(); err != nil {
 		return err
 	}
-	a := callOf(r).account
-	found, err := s.specs.get(r.Context(), lookup{a.userID, a.admin(), callOf(r).target.spec})
+	v, err := s.readSpec(r.Context(), callOf(r).account, callOf(r).target.spec)
 	if err != nil {
-		return notFoundOr(err, "reading a spec")
+		return err
 	}
-	v := found.view()
 	w.Header().Add("Vary", "Accept")
+	w.Header().Set("ETag", etagOf(v.Version))
 	if strings.Contains(r.Header.Get("Accept"), "text/markdown") {
-		w.Header().Set("ETag", etagOf(v.Version))
-		writeBytes(w, r, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.Body))
+		writeBytes(w, r, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.markdown))
 		return nil
 	}
-	return respond(w, r, reply{status: http.StatusOK, body: v, etag: etagOf(v.Version)})
+	encoded, err := v.encode()
+	if err != nil {
+		return err
+	}
+	writeBytes(w, r, http.StatusOK, "application/json", encoded)
+	return nil
 }

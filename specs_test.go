@@ -301,3 +301,40 @@ func TestSpecsAreFoundByTheirWords(t *testing.T) {
 		t.Error("a list without a search has snippets")
 	}
 }
+
+// What is kept of a spec's text must not outlive its version: each read shows
+// the same as the answer to the change before it.
+func TestReadsFollowEveryChangeOfASpec(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, eve := s.signUp("ada", "user"), s.signUp("eve", "user")
+	mission := ada.newActive("Reads")
+	spec := ada.newSpec(mission, "one", fields{"body": "**Status:** Planned\n\n## Acceptance Criteria\n- [ ] one <&> \"two\"\n"})
+	same := func(changed *answer) {
+		t.Helper()
+		for range 2 { // the second time it is kept
+			if read := ada.get(spec).want(http.StatusOK); string(read.body) != string(changed.body) {
+				t.Fatalf("%s\nis answered %s\nand then read %s", changed.what, changed.body, read.body)
+			}
+		}
+		file := ada.do("GET", spec, nil, "Accept", "text/markdown").want(http.StatusOK)
+		if string(file.body) != changed.text("body") || file.header.Get("ETag") != ada.get(spec).header.Get("ETag") {
+			t.Fatalf("%s: the file is %q", changed.what, file.body)
+		}
+		shown := ada.tool("show_spec", fields{"spec_id": path.Base(spec)})
+		if shown["markdown"] != changed.text("body") || shown["status"] != changed.text("status") {
+			t.Fatalf("%s: the tool shows %v", changed.what, shown)
+		}
+	}
+	same(ada.get(spec))
+	_, token := ada.claim(mission, "bot")
+	same(ada.post(spec+"/progress", fields{"lease_token": token, "check": []int{1}}).want(http.StatusOK))
+	same(ada.post(spec+"/complete", fields{"lease_token": token}).want(http.StatusOK))
+	same(ada.post(spec+"/status", fields{"status": "in_progress"}).want(http.StatusOK))
+	same(ada.patch(spec, fields{"body": "# New\n", "title": "New"}).want(http.StatusOK))
+	ada.newSpec(mission, "two", fields{"dependencies": []string{"one"}}) // another dependent, the same version
+	if dependents := ada.get(spec).at("dependents.0.key"); dependents != "two" {
+		t.Errorf("the dependent is %v", dependents)
+	}
+	eve.get(spec).wantProblem(http.StatusNotFound, "not_found")
+}

@@ -34,6 +34,7 @@ type state struct {
 	sockets     *sockets
 	missions    *gatherer[missionView]
 	specs       *gatherer[specRow]
+	contents    *specContents
 	logs        *logWriter
 	imports     *slots
 	streams     *slots        // for server-sent events
@@ -57,6 +58,7 @@ func newState(config Config, log *slog.Logger) state {
 		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
 		metrics:  counters,
 		sockets:  newSockets(),
+		contents: newSpecContents(),
 		imports:  newSlots(),
 		streams:  newSlots(),
 		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
@@ -96,11 +98,20 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 	s.missions = newGatherer(s.db, oneMissionSQL, (*missionView).scan)
 	s.specs = newGatherer(s.db, oneSpecSQL, (*specRow).scan)
 	s.credentials = newCredentials(func() bool { return s.feed.fresh() })
-	s.feed = newFeed(s.db, s.hub, s.credentials.forget, s.conns.cut, s.log)
+	s.feed = newFeed(s.db, s.hub, s.forget, s.conns.cut, s.log)
 	if s.secret, err = s.sharedSecret(ctx); err != nil {
 		return err
 	}
 	return nil
+}
+
+// forget drops what is remembered of an account's credentials. For "" it is all
+// that is remembered of the database, which may have lost commits.
+func (s *state) forget(userID string) {
+	s.credentials.forget(userID)
+	if userID == "" {
+		s.contents.clear()
+	}
 }
 
 // connections are the open ones of the pool. Safe for concurrent use.

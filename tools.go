@@ -131,7 +131,7 @@ func (s *Server) callTool(r *http.Request, p mcpParams) (map[string]any, error) 
 		if err != nil {
 			return nil, fmt.Errorf("encoding a tool's answer: %w", err)
 		}
-		return map[string]any{"content": []any{textContent(string(encoded))}, "structuredContent": out}, nil
+		return map[string]any{"structuredContent": toolAnswer(encoded)}, nil
 	}
 	return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no tool %q; tools/list names them all.", clip(p.Name))
 }
@@ -293,7 +293,7 @@ func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, er
 			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
 		}
 		for _, v := range specs {
-			line, err := openLine(mission.Status, v)
+			line, err := openLine(v)
 			if err != nil {
 				return nextSpecAnswer{}, err
 			}
@@ -323,7 +323,7 @@ var openStretches = []string{
 }
 
 // openLine says of an open spec who holds it, or else what it waits for.
-func openLine(missionStatus string, v specSummary) (specLine, error) {
+func openLine(v specSummary) (specLine, error) {
 	line := lineOf(v)
 	if v.Claim != nil {
 		line.HeldBy = fmt.Sprintf("%s until %s", v.Claim.Agent, v.Claim.ExpiresAt.Format(time.RFC3339))
@@ -332,7 +332,7 @@ func openLine(missionStatus string, v specSummary) (specLine, error) {
 	if v.Ready {
 		return line, nil
 	}
-	reasons, err := whyNotReady(missionStatus, v)
+	reasons, err := whyNotReady(v)
 	line.WaitsFor = sentences(reasons)
 	return line, err
 }
@@ -374,19 +374,17 @@ func (v specSummary) next() string {
 
 // showSpecTool is show_spec.
 func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
-	ctx, a := r.Context(), callOf(r).account
-	found, err := s.specs.get(ctx, lookup{a.userID, a.admin(), in.at().spec})
+	v, err := s.readSpec(r.Context(), callOf(r).account, in.at().spec)
 	if err != nil {
-		return showAnswer{}, notFoundOr(err, "reading a spec")
+		return showAnswer{}, err
 	}
-	v := found.view()
-	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Criteria, v.Body, v.next()}
-	if v.Ready || v.Status == "completed" {
-		return out, nil
+	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.criteria, v.markdown, v.next()}
+	if v.Status != "completed" {
+		reasons, err := whyNotReady(v.specSummary)
+		out.WaitsFor = sentences(reasons)
+		return out, err
 	}
-	reasons, err := s.explain(ctx, a, v.specSummary)
-	out.WaitsFor = sentences(reasons)
-	return out, err
+	return out, nil
 }
 
 type searchArguments struct {
