@@ -29,11 +29,13 @@ func (b *bench) until(to target, n int, call func(worker) error) runner {
 	}
 }
 
-// times runs call a fixed number of times by each of n workers.
+// times runs call a number of times by each of n workers, or less often where
+// that takes over twice the time of a round: a slow server mustn't make the run
+// endless.
 func (b *bench) times(to target, n, calls int, call func(worker) error) runner {
 	return func(ctx context.Context, share float64) (sample, error) {
-		wanted := max(1, int(float64(calls)*share))
-		return load(ctx, to, n, func(done int) bool { return done < wanted }, call)
+		wanted, end := max(1, int(float64(calls)*share)), time.Now().Add(2*b.size.length)
+		return load(ctx, to, n, func(done int) bool { return done < wanted && time.Now().Before(end) }, call)
 	}
 }
 
