@@ -105,7 +105,7 @@ func compare(row string, m metric, g goal, ours []sample, against string, theirs
 func pair(ours, theirs []sample, m metric) string {
 	text := func(samples []sample) string {
 		if v := median(values(samples, m)); v > 0 {
-			return fmt.Sprintf("%.3g", v)
+			return digits(v)
 		}
 		return "-"
 	}
@@ -117,7 +117,15 @@ func figure(v float64, m metric) string {
 	if m == perSecond {
 		return fmt.Sprintf("%.0f%s", v, units[m])
 	}
-	return fmt.Sprintf("%.3g%s", v, units[m])
+	return digits(v) + units[m]
+}
+
+// digits is a value with three digits, or with as many as it has before the point.
+func digits(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
 }
 
 func values(samples []sample, m metric) (all []float64) {
