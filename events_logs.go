@@ -151,8 +151,8 @@ func (l *logWriter) run() {
 		if n == 0 {
 			return
 		}
-		for _, rest := range l.round(round) { // each by itself, since one may spoil it for the others
-			l.round([]*logCall{rest})
+		for _, rest := range l.round(round) { // each by itself, since it may wait, or spoil it for others
+			go l.round([]*logCall{rest})
 		}
 	}
 }
