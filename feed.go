@@ -17,7 +17,7 @@ import (
 const (
 	feedChannel  = "tachikoma"
 	pollEvery    = time.Second / 2       // correctness rests on this
-	announceEach = 25 * time.Millisecond // and speed on this
+	announceEach = 25 * time.Millisecond // and speed on this: wake-ups are sent at most so often
 	pollTimeout  = time.Second           // a database that takes longer is down
 	feedStale    = 10 * time.Second      // after this, nothing remembered is trusted
 	notifyBytes  = 7900                  // a payload of NOTIFY has less than 8,000
@@ -33,6 +33,7 @@ type feed struct {
 	forget func(userID string) // an account's credentials changed; "": anybody's may have
 	cut    func()              // the database is lost: who waits for it must not
 	log    *slog.Logger
+	each   time.Duration // announceEach
 
 	down     atomic.Bool
 	started  time.Time
@@ -45,7 +46,7 @@ type feed struct {
 }
 
 func newFeed(db *pgxpool.Pool, h *hub, forget func(string), cut func(), log *slog.Logger) *feed {
-	return &feed{db: db, hub: h, forget: forget, cut: cut, log: log, started: time.Now(),
+	return &feed{db: db, hub: h, forget: forget, cut: cut, log: log, each: announceEach, started: time.Now(),
 		dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
 }
 
@@ -212,23 +213,23 @@ func (f *feed) announce(heads map[string]int64) {
 	}
 }
 
-// announceAll sends what announce has gathered, at most every announceEach,
-// in transactions of its own: NOTIFY in a writing transaction would line up
-// the commits of the whole cluster.
+// announceAll sends what announce has gathered, in transactions of its own:
+// NOTIFY in a writing transaction would line up the commits of the whole
+// cluster. It sends at once if it hasn't sent for announceEach, else when that
+// has passed.
 func (f *feed) announceAll(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-f.wake:
-		case <-ctx.Done():
 			f.sendDirty(context.WithoutCancel(ctx))
-			return
+		case <-ctx.Done():
 		}
 		select {
-		case <-time.After(announceEach):
+		case <-time.After(f.each):
 		case <-ctx.Done():
 		}
-		f.sendDirty(context.WithoutCancel(ctx))
 	}
+	f.sendDirty(context.WithoutCancel(ctx))
 }
 
 // sendDirty sends one round of wake-ups. One that is lost is made up for by
