@@ -14,7 +14,7 @@ import (
 // connection, and leaves refusals to the one place that writes errors.
 type handshake struct {
 	http.ResponseWriter
-	wire net.Conn
+	wire *wire
 }
 
 func (h *handshake) WriteHeader(status int) {
@@ -25,17 +25,17 @@ func (h *handshake) WriteHeader(status int) {
 
 func (h *handshake) Write(refusal []byte) (int, error) { return len(refusal), nil }
 
-// Hijack gives the library small buffers for net/http's. Large frames pass them by.
+// Hijack gives the library small buffers for net/http's, and the wire for the connection.
 func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	wire, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	conn, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	h.wire = wire
+	h.wire = newWire(conn)
 	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered()) // what came with the handshake
 	in := bufio.NewReaderSize(bytes.NewReader(early), max(socketBuffer, len(early)))
 	_, err = in.Peek(len(early)) // where the library looks for it
-	return wire, bufio.NewReadWriter(in, bufio.NewWriterSize(wire, socketBuffer)), err
+	return h.wire, bufio.NewReadWriter(in, bufio.NewWriterSize(h.wire, socketControl)), err
 }
 
 func malformedHandshake() *apiError {

@@ -53,6 +53,7 @@ type follower struct {
 	queue *queue
 	last  int64 // the newest seq that went into the queue
 	live  bool
+	ended atomic.Bool // what waits in the queue isn't wanted any more
 }
 
 // topicName is what a client knows a stream by.
@@ -292,15 +293,19 @@ func (h *hub) deliverTo(t *topic, items []queued, events []event) {
 	}
 	first, last := items[0].seq, items[len(items)-1].seq
 	whole := first == t.delivered+1 && last-first == int64(len(items)-1)
-	delivered := 0
+	all, delivered := newBatches(items...), 0
 	for f := range t.followers {
 		switch {
 		case !f.live || f.last >= last:
 		case !whole:
 			f.queue.end(errCursorGone)
-		default:
-			news := items[max(0, f.last+1-first):]
-			f.queue.push(f.topic, news...)
+		case f.last < first:
+			f.queue.push(f, all...)
+			f.last = last
+			delivered += len(items)
+		default: // it has read some of them by itself
+			news := items[f.last+1-first:]
+			f.queue.push(f, newBatches(news...)...)
 			f.last = last
 			delivered += len(news)
 		}
@@ -328,8 +333,9 @@ func (h *hub) broadcast(stream string, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.topics[stream]; t != nil {
+		message := newBatches(queued{payload: payload})
 		for f := range t.followers {
-			f.queue.push(f.topic, queued{payload: payload})
+			f.queue.push(f, message...)
 		}
 	}
 }

@@ -125,7 +125,7 @@ func TestSlowSocketsCostTheOthersNothing(t *testing.T) { // not beside others: i
 	s.sockets.mu.Lock()
 	for c := range s.sockets.open {
 		if c.account.userID == bob.user.ID { // or else the kernel takes megabytes off its queue
-			_ = c.wire.(*net.TCPConn).SetWriteBuffer(16 << 10)
+			_ = c.wire.Conn.(*net.TCPConn).SetWriteBuffer(16 << 10)
 		}
 	}
 	s.sockets.mu.Unlock()

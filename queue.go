@@ -21,19 +21,34 @@ const maxQueueBytes = 4 << 20 // of events that wait for one client
 // it has seen. One goroutine takes; any may push.
 type queue struct {
 	maxEvents int
-	ready     chan struct{} // there is something to take, or the end
+	wake      func()        // called when there is something to take
 	room      chan struct{} // something was taken
 
-	mu    sync.Mutex // guards the following
-	items []queued
-	bytes int
-	err   error // why it has ended
+	mu      sync.Mutex // guards the following
+	waiting []waitingBatch
+	events  int   // that wait,
+	bytes   int   // and what they take
+	err     error // why it has ended
+	awake   bool  // wake was called, and take hasn't found nothing since
+	full    bool  // somebody waits for room
 }
 
-// queued is an encoded event, shared by all it waits for. topic is what the
-// queue's owner knows its stream by.
+// waitingBatch is a batch in the queue of one of its followers.
+type waitingBatch struct {
+	*batch
+	to *follower
+}
+
+// batch is one or more events of a stream that are sent together, shared by all
+// they wait for. Only the last may have an effect.
+type batch struct {
+	events []queued
+	bytes  int         // of events, as they count for maxFrame
+	frame  socketFrame // that carries them
+}
+
+// queued is an encoded event.
 type queued struct {
-	topic   *topicName
 	seq     int64
 	effect  effect
 	payload []byte
@@ -58,31 +73,66 @@ func effectOf(kind string) effect {
 	return noEffect
 }
 
-// maxFrame is how many bytes of events are sent at once, unless one event has
-// more: the default limit of many clients.
-const maxFrame = 32 << 10
+// A message of events has at most maxFrame bytes, unless one event has more: the
+// default limit of many clients. frameExtra of them are for what isn't events.
+const (
+	maxFrame   = 32 << 10
+	frameExtra = 128
+)
 
-func newQueue(maxEvents int) *queue {
-	return &queue{maxEvents: maxEvents, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+// newBatches divides events of a stream into batches, each as large as a frame takes.
+func newBatches(events ...queued) []*batch {
+	var batches []*batch
+	for len(events) > 0 {
+		n, bytes := 0, 0
+		for n < len(events) {
+			size := len(events[n].payload) + 1 // for a comma
+			if n > 0 && (bytes+size > maxFrame-frameExtra || events[n-1].effect != noEffect) {
+				break
+			}
+			n, bytes = n+1, bytes+size
+		}
+		batches = append(batches, &batch{events: events[:n:n], bytes: bytes})
+		events = events[n:]
+	}
+	return batches
 }
 
-// push adds events of a topic. It never waits.
-func (q *queue) push(topic *topicName, items ...queued) {
+// effect is that of the last event.
+func (b *batch) effect() effect { return b.events[len(b.events)-1].effect }
+
+// newQueue makes a queue that calls wake when there is something to take, or
+// the end, and not again before take has found nothing. wake mustn't block or
+// use the queue.
+func newQueue(maxEvents int, wake func()) *queue {
+	return &queue{maxEvents: maxEvents, wake: wake, room: make(chan struct{}, 1)}
+}
+
+// push adds batches for a follower. It never waits.
+func (q *queue) push(to *follower, batches ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, item := range items {
+	for _, b := range batches {
 		if q.err != nil {
 			break
 		}
-		if len(q.items) >= q.maxEvents || q.bytes+len(item.payload) > maxQueueBytes && len(q.items) > 0 {
-			q.err, q.items, q.bytes = errTooSlow, nil, 0 // what waited is read again when the client resumes
+		if q.events+len(b.events) > q.maxEvents || q.bytes+b.bytes > maxQueueBytes && q.events > 0 {
+			q.err, q.waiting, q.events, q.bytes = errTooSlow, nil, 0, 0 // what waited is read again when the client resumes
 			break
 		}
-		item.topic = topic
-		q.items = append(q.items, item)
-		q.bytes += len(item.payload)
+		q.waiting = append(q.waiting, waitingBatch{b, to})
+		q.events += len(b.events)
+		q.bytes += b.bytes
 	}
-	nudge(q.ready)
+	q.wakeUp()
+}
+
+// wakeUp calls wake if need be. The caller holds mu.
+func (q *queue) wakeUp() {
+	if !q.awake {
+		q.awake = true
+		q.wake()
+	}
 }
 
 // end ends the queue. What waits in it can still be taken.
@@ -92,34 +142,55 @@ func (q *queue) end(err error) {
 	if q.err == nil {
 		q.err = err
 	}
-	nudge(q.ready)
+	q.wakeUp()
 }
 
-// take removes what waits: events of one topic that together have at most
-// maxBytes, or one event. One with an effect is the last. With nothing left it
-// returns why the queue has ended, or nil if it hasn't.
-func (q *queue) take(maxBytes int) (items []queued, err error) {
+// take removes what waits: batches of one follower that together fit a frame,
+// or one batch. One with an effect is the last. With nothing left it returns
+// why the queue has ended, or nil if it hasn't.
+func (q *queue) take() (batches []waitingBatch, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.items) == 0 || q.err == errTooSlow {
+	for len(q.waiting) > 0 && q.waiting[0].to.ended.Load() {
+		q.remove(1)
+	}
+	if len(q.waiting) == 0 {
+		q.awake = false
 		return nil, q.err
 	}
 	n, bytes := 0, 0
-	for n < len(q.items) && q.items[n].topic == q.items[0].topic && (n == 0 || bytes+len(q.items[n].payload) <= maxBytes) {
-		bytes += len(q.items[n].payload)
-		if n++; q.items[n-1].effect != noEffect {
+	for _, b := range q.waiting {
+		if n > 0 && (b.to != q.waiting[0].to || bytes+b.bytes > maxFrame-frameExtra || q.waiting[n-1].effect() != noEffect) {
 			break
 		}
+		n, bytes = n+1, bytes+b.bytes
 	}
-	items = q.items[:n:n]
-	if q.items = q.items[n:]; len(q.items) == 0 {
-		q.items = nil // let the array go
-	} else {
-		nudge(q.ready)
+	return q.remove(n), nil
+}
+
+// settle reports whether there is nothing to take, as take would.
+func (q *queue) settle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.awake = len(q.waiting) > 0 || q.err != nil
+	return !q.awake
+}
+
+// remove removes the first n batches. The caller holds mu.
+func (q *queue) remove(n int) []waitingBatch {
+	batches := q.waiting[:n:n]
+	if q.waiting = q.waiting[n:]; len(q.waiting) == 0 {
+		q.waiting = nil // let the array go
 	}
-	q.bytes -= bytes
-	nudge(q.room)
-	return items, nil
+	for _, b := range batches {
+		q.events -= len(b.events)
+		q.bytes -= b.bytes
+	}
+	if q.full {
+		q.full = false
+		nudge(q.room)
+	}
+	return batches
 }
 
 // waitForRoom returns once the queue is at most half full, for who fills it
@@ -127,7 +198,8 @@ func (q *queue) take(maxBytes int) (items []queued, err error) {
 func (q *queue) waitForRoom(ctx context.Context) error {
 	for {
 		q.mu.Lock()
-		err, full := q.err, len(q.items) > q.maxEvents/2 || q.bytes > maxQueueBytes/2
+		err, full := q.err, q.events > q.maxEvents/2 || q.bytes > maxQueueBytes/2
+		q.full = full
 		q.mu.Unlock()
 		if err != nil || !full {
 			return err
@@ -140,9 +212,9 @@ func (q *queue) waitForRoom(ctx context.Context) error {
 	}
 }
 
-// waiting is how many events wait.
-func (q *queue) waiting() int {
+// length is how many events wait.
+func (q *queue) length() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.items)
+	return q.events
 }

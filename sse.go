@@ -30,6 +30,7 @@ type eventStream struct {
 	r       *http.Request
 	f       *follower
 	out     sseWriter
+	ready   chan struct{}    // something is in the queue, or its end
 	changed <-chan struct{}  // something about its account has changed
 	alive   <-chan time.Time // it is time for a comment line
 }
@@ -43,7 +44,8 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 		return problem(http.StatusServiceUnavailable, "busy", "Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
 	}
 	defer s.streams.give(account)
-	f.queue = newQueue(s.config.WSQueue)
+	ready := make(chan struct{}, 1)
+	f.queue = newQueue(s.config.WSQueue, func() { nudge(ready) })
 	changed, stop := s.credentials.watch(account)
 	defer stop()
 	s.hub.follow(f, head)
@@ -57,7 +59,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	header.Set("Content-Type", "text/event-stream; charset=utf-8")
 	header.Set("X-Accel-Buffering", "no") // nginx passes it on at once
 	w.WriteHeader(http.StatusOK)
-	e := &eventStream{s, r, f, sseWriter{w: w, control: http.NewResponseController(w)}, changed, alive.C}
+	e := &eventStream{s, r, f, sseWriter{w: w, control: http.NewResponseController(w)}, ready, changed, alive.C}
 	err := e.out.comment("tachikoma")
 	always := make(chan struct{})
 	close(always)
@@ -65,7 +67,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 		err = e.next(always, e.catchUp)
 	}
 	for err == nil {
-		err = e.next(f.queue.ready, e.sendQueued)
+		err = e.next(ready, e.sendQueued)
 	}
 	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {
 		s.metrics.slowClosed()
@@ -116,9 +118,14 @@ func (e *eventStream) catchUp() error {
 
 // sendQueued sends a frame of what waits.
 func (e *eventStream) sendQueued() error {
-	items, err := e.f.queue.take(maxFrame)
-	for i := 0; i < len(items) && err == nil; i++ {
-		err = e.send(items[i].seq, items[i].effect, items[i].payload)
+	batches, err := e.f.queue.take()
+	if len(batches) > 0 {
+		nudge(e.ready) // there may be more
+	}
+	for _, b := range batches {
+		for i := 0; i < len(b.events) && err == nil; i++ {
+			err = e.send(b.events[i].seq, b.events[i].effect, b.events[i].payload)
+		}
 	}
 	return errors.Join(err, e.out.flush())
 }

@@ -224,11 +224,12 @@ func TestFollowerGetsWhatCameBeforeItsTopic(t *testing.T) {
 	_, stop := s.hub.watch(idOf(mission))
 	defer stop()
 	ada.newSpec(mission, "one", nil)
-	f := &follower{topic: &topicName{Stream: idOf(mission)}, queue: newQueue(10), last: 1}
+	ready := make(chan struct{}, 1)
+	f := &follower{topic: &topicName{Stream: idOf(mission)}, queue: newQueue(10, func() { nudge(ready) }), last: 1}
 	s.hub.follow(f, 1)
 	defer s.hub.unfollow(f)
 	select {
-	case <-f.queue.ready:
+	case <-ready:
 	case <-time.After(10 * time.Second):
 		t.Fatal("nothing came")
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,22 +25,22 @@ const metricsStream = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 // obey does what a client's message asks, and answers it unless it returns
 // what is wrong with it.
-func (s *Server) obey(ctx context.Context, c *socket, m socketMessage, working *sync.WaitGroup) *apiError {
+func (s *Server) obey(ctx context.Context, c *socket, m socketMessage) *apiError {
 	switch m.Type {
 	case "ping":
-		_ = c.reply(ctx, m, map[string]any{"type": "pong"})
+		_ = c.reply(m, map[string]any{"type": "pong"})
 		return nil
 	case "authenticate":
 		return s.renew(ctx, c, m)
 	case "subscribe":
-		return s.subscribe(ctx, c, m, working)
+		return s.subscribe(ctx, c, m)
 	case "unsubscribe":
 		topic, bad := c.topicOf(m)
 		if bad != nil {
 			return bad
 		}
 		s.unsubscribe(c, topic.Stream)
-		_ = c.reply(ctx, m, map[string]any{"type": "ack"})
+		_ = c.reply(m, map[string]any{"type": "ack"})
 		return nil
 	}
 	return problem(http.StatusBadRequest, "unknown_type", "A message is authenticate, subscribe, unsubscribe or ping.")
@@ -63,7 +62,7 @@ func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiErro
 		return problem(http.StatusForbidden, "other_account", "This token is another account's: open another connection.")
 	}
 	nudge(c.renew)
-	_ = c.reply(ctx, m, map[string]any{"type": "ack"})
+	_ = c.reply(m, map[string]any{"type": "ack"})
 	return nil
 }
 
@@ -84,7 +83,7 @@ func (c *socket) topicOf(m socketMessage) (*topicName, *apiError) {
 }
 
 // subscribe starts to follow a stream. The answer says after which seq.
-func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage, working *sync.WaitGroup) *apiError {
+func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *apiError {
 	topic, bad := c.topicOf(m)
 	if bad != nil {
 		return bad
@@ -99,7 +98,7 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage, work
 	case full:
 		return problem(http.StatusTooManyRequests, "too_many_subscriptions", "A connection has at most %d subscriptions.", s.config.WSMaxSubscriptions)
 	case topic.Topic == "metrics":
-		return s.subscribeMetrics(ctx, c, m, topic)
+		return s.subscribeMetrics(c, m, topic)
 	}
 	after, bad := readAfter(m.After)
 	if bad != nil {
@@ -117,12 +116,12 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage, work
 	c.mu.Lock()
 	c.topics[topic.Stream] = sub
 	c.mu.Unlock()
-	if c.reply(ctx, m, map[string]any{"type": "ack", "seq": after}) != nil {
+	if c.reply(m, map[string]any{"type": "ack", "seq": after}) != nil {
 		return nil // the reader finds out
 	}
 	s.hub.follow(&sub.follower, view.LastSeq)
 	if !s.hub.caughtUp(&sub.follower) {
-		working.Go(func() { s.feedFollower(catching, c, sub) })
+		c.working.Go(func() { s.feedFollower(catching, c, sub) })
 	}
 	return nil
 }
@@ -174,19 +173,11 @@ func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 		if err := c.queue.waitForRoom(ctx); err != nil { // a page may have more bytes than the queue takes
 			return err
 		}
-		c.queue.push(f.topic, queued{seq: e.Seq, effect: effectOf(e.Type), payload: payload})
+		c.queue.push(f, newBatches(queued{seq: e.Seq, effect: effectOf(e.Type), payload: payload})...)
 		f.last = e.Seq
 		s.metrics.eventsDelivered(1)
 	}
 	return err
-}
-
-// follows reports whether a topic is still subscribed to.
-func (c *socket) follows(topic *topicName) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	sub := c.topics[topic.Stream]
-	return sub != nil && sub.topic == topic
 }
 
 // unsubscribe ends a subscription, if there is one.
@@ -197,6 +188,7 @@ func (s *Server) unsubscribe(c *socket, stream string) {
 	c.mu.Unlock()
 	if sub != nil {
 		sub.stop()
+		sub.ended.Store(true)
 		s.hub.unfollow(&sub.follower)
 	}
 }
@@ -214,7 +206,7 @@ func (s *Server) unsubscribeAll(c *socket) {
 }
 
 // subscribeMetrics lets an admin see the server's figures every metricsEvery.
-func (s *Server) subscribeMetrics(ctx context.Context, c *socket, m socketMessage, topic *topicName) *apiError {
+func (s *Server) subscribeMetrics(c *socket, m socketMessage, topic *topicName) *apiError {
 	if !c.currentAccount().admin() {
 		return asProblem(errForbidden("Only admins may see the server's metrics."))
 	}
@@ -222,7 +214,7 @@ func (s *Server) subscribeMetrics(ctx context.Context, c *socket, m socketMessag
 	c.mu.Lock()
 	c.topics[topic.Stream] = sub
 	c.mu.Unlock()
-	if c.reply(ctx, m, map[string]any{"type": "ack"}) != nil {
+	if c.reply(m, map[string]any{"type": "ack"}) != nil {
 		return nil
 	}
 	s.hub.follow(&sub.follower, 0)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -26,7 +25,7 @@ const (
 	socketHello    = 5 * time.Second  // for the first message of who hasn't signed in
 	socketWrite    = 10 * time.Second // for one frame to leave
 	socketClose    = 5 * time.Second  // for the client to agree to a close
-	socketBuffer   = 1 << 10          // for reading and for writing
+	socketBuffer   = 1 << 10          // for reading
 	socketBurst    = 100              // messages that a client may send at once,
 	socketRate     = 20               // and after that each second
 )
@@ -43,19 +42,22 @@ const (
 	closeFlood       = websocket.StatusCode(4429)              // too many messages
 )
 
-// socket is one WebSocket. The goroutine of its request reads; a second one
-// writes what waits in the queue and looks after the credential.
+// socket is one WebSocket. One goroutine reads, and a second one looks after
+// the credential. What waits in the queue is sent by the senders, or, while the
+// client can't take it, by a third one.
 type socket struct {
 	id    string
 	conn  *websocket.Conn // nil until the handshake is done
-	wire  net.Conn        // what conn is on
+	wire  *wire           // what conn is on
 	addr  netip.Addr
 	since time.Time
 	queue *queue
 	sent  atomic.Int64  // events
 	renew chan struct{} // a new token has come
+	flush func()        // sends what waits in the queue; set before the first subscription
 
-	catching sync.Mutex // held by who reads the database for the queue
+	working  sync.WaitGroup // the goroutines beside the reader
+	catching sync.Mutex     // held by who reads the database for the queue
 
 	mu      sync.Mutex // guards the following
 	account account
@@ -65,6 +67,8 @@ type socket struct {
 
 // sockets are the WebSockets of this process. Safe for concurrent use.
 type sockets struct {
+	senders *senders
+
 	mu     sync.Mutex // guards the following
 	open   map[*socket]struct{}
 	by     map[string]int // account → how many it has
@@ -72,7 +76,7 @@ type sockets struct {
 }
 
 func newSockets() *sockets {
-	return &sockets{open: make(map[*socket]struct{}), by: make(map[string]int)}
+	return &sockets{senders: newSenders(), open: make(map[*socket]struct{}), by: make(map[string]int)}
 }
 
 // add takes a socket in before its handshake, or says why not.
@@ -95,7 +99,7 @@ func (s *sockets) add(c *socket, config Config) error {
 
 // upgraded notes that the handshake is done, and reports whether the server
 // still serves.
-func (s *sockets) upgraded(c *socket, conn *websocket.Conn, wire net.Conn) bool {
+func (s *sockets) upgraded(c *socket, conn *websocket.Conn, wire *wire) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.conn, c.wire = conn, wire
@@ -154,7 +158,7 @@ func (s *sockets) connections() []connectionView {
 	views := make([]connectionView, 0, len(s.open))
 	for c := range s.open {
 		c.mu.Lock()
-		views = append(views, connectionView{c.id, c.account.userID, c.since.UTC(), len(c.topics), c.queue.waiting(), c.sent.Load()})
+		views = append(views, connectionView{c.id, c.account.userID, c.since.UTC(), len(c.topics), c.queue.length(), c.sent.Load()})
 		c.mu.Unlock()
 	}
 	slices.SortFunc(views, func(a, b connectionView) int { return strings.Compare(a.ID, b.ID) })
@@ -189,9 +193,13 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := &socket{
-		id: newID(), addr: callOf(r).addr, since: time.Now(), queue: newQueue(s.config.WSQueue),
+		id: newID(), addr: callOf(r).addr, since: time.Now(),
 		renew: make(chan struct{}, 1), topics: make(map[string]*subscription),
 	}
+	c.queue = newQueue(s.config.WSQueue, func() {
+		c.working.Add(1) // until what waits is sent
+		s.sockets.senders.add(c.flush)
+	})
 	if c.token = socketCredential(r); c.token != "" {
 		var err error
 		if c.account, err = s.authenticate(r.Context(), c.token, c.addr); err != nil {
@@ -219,7 +227,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 // runSocket serves a socket until its reader or its writer ends. It isn't the
 // request's goroutine, whose stack, headers and buffers are half of what an
 // idle socket would need.
-func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire net.Conn) {
+func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire *wire) {
 	defer s.sockets.remove(c)
 	defer func() { _ = conn.CloseNow() }()
 	defer func() {
@@ -245,20 +253,18 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 	if c.account.userID == "" && !s.signIn(ctx, c) {
 		return
 	}
-	if c.send(ctx, map[string]any{"type": "welcome", "connection_id": c.id, "limits": map[string]any{
+	if c.send(map[string]any{"type": "welcome", "connection_id": c.id, "limits": map[string]any{
 		"max_message_bytes": s.config.WSMaxMessage, "max_subscriptions": s.config.WSMaxSubscriptions,
 		"queue_events": s.config.WSQueue, "ping_seconds": int(s.config.WSPing / time.Second),
 	}}) != nil {
 		return
 	}
-	var working sync.WaitGroup
-	defer working.Wait()
+	defer c.working.Wait()
+	defer func() { _ = c.conn.CloseNow() }() // so that nobody waits for the client any more
 	defer s.unsubscribeAll(c)
 	defer cancel()
-	working.Go(func() {
-		defer cancel()
-		s.writeEvents(ctx, c)
-	})
+	c.flush = func() { s.sendWaiting(ctx, c) }
+	c.working.Go(func() { s.keep(ctx, c) })
 	allowed := float64(socketBurst)
 	for last := time.Now(); ; {
 		message, problem, err := c.receive(ctx)
@@ -272,9 +278,9 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 		}
 		last = now
 		if problem == nil {
-			problem = s.obey(ctx, c, message, &working)
+			problem = s.obey(ctx, c, message)
 		}
-		if problem != nil && c.reply(ctx, message, map[string]any{"type": "error", "code": problem.code, "message": problem.detail}) != nil {
+		if problem != nil && c.reply(message, map[string]any{"type": "error", "code": problem.code, "message": problem.detail}) != nil {
 			return
 		}
 	}
@@ -339,26 +345,20 @@ func (c *socket) receive(ctx context.Context) (message socketMessage, bad *apiEr
 }
 
 // reply sends an answer that names the message it is for.
-func (c *socket) reply(ctx context.Context, to socketMessage, answer map[string]any) error {
+func (c *socket) reply(to socketMessage, answer map[string]any) error {
 	if len(to.ID) > 0 {
 		answer["reply_to"] = to.ID
 	}
-	return c.send(ctx, answer)
+	return c.send(answer)
 }
 
 // send writes one message.
-func (c *socket) send(ctx context.Context, message any) error {
+func (c *socket) send(message any) error {
 	encoded, err := encode(message)
 	if err != nil {
 		return err
 	}
-	return c.write(ctx, encoded)
-}
-
-func (c *socket) write(ctx context.Context, frame []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, socketWrite)
-	defer cancel()
-	return c.conn.Write(ctx, websocket.MessageText, frame)
+	return c.wire.send(withHead(append(make([]byte, frameHead, frameHead+len(encoded)), encoded...)))
 }
 
 // close tells the client why and waits until it agrees. Who hasn't after
@@ -369,9 +369,9 @@ func (c *socket) close(code websocket.StatusCode, reason string) {
 	_ = c.conn.Close(code, reason) // it may be closed already
 }
 
-// writeEvents sends what waits, pings, and ends the connection when its
-// credential, a permission or the queue has ended.
-func (s *Server) writeEvents(ctx context.Context, c *socket) {
+// keep pings, and ends the connection when its credential or a permission has
+// ended.
+func (s *Server) keep(ctx context.Context, c *socket) {
 	changed, stop := s.credentials.watch(c.account.userID)
 	defer stop()
 	ping := time.NewTicker(s.config.WSPing)
@@ -384,8 +384,6 @@ func (s *Server) writeEvents(ctx context.Context, c *socket) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.queue.ready:
-			code, reason = s.sendWaiting(ctx, c)
 		case <-c.renew:
 			expiry.Reset(s.lasts(c.currentToken()))
 		case <-changed:
@@ -411,69 +409,6 @@ func (c *socket) ping(ctx context.Context, patience time.Duration) {
 	if c.conn.Ping(ctx) != nil {
 		_ = c.conn.CloseNow()
 	}
-}
-
-// sendWaiting sends all that waits, each topic's events in one frame as large
-// as a client will take. A code other than 0 ends the connection.
-func (s *Server) sendWaiting(ctx context.Context, c *socket) (code websocket.StatusCode, reason string) {
-	for {
-		items, err := c.queue.take(maxFrame)
-		switch {
-		case errors.Is(err, errTooSlow):
-			s.metrics.slowClosed()
-			return closeTooSlow, "too slow: resume after the last seq you saw"
-		case err != nil:
-			return closeCursorGone, err.Error()
-		case len(items) == 0:
-			return 0, ""
-		}
-		if !c.follows(items[0].topic) {
-			continue // unsubscribed meanwhile
-		}
-		if c.write(ctx, eventsFrame(items)) != nil {
-			_ = c.conn.CloseNow()
-			return closeGoingAway, ""
-		}
-		c.sent.Add(int64(len(items)))
-		if code, reason := s.applyEffects(ctx, c, items); code != 0 {
-			return code, reason
-		}
-	}
-}
-
-// eventsFrame is the message that carries events of one topic, each encoded
-// long before.
-func eventsFrame(items []queued) []byte {
-	size := 128
-	for _, item := range items {
-		size += len(item.payload) + 1
-	}
-	frame := append(make([]byte, 0, size), `{"type":"events","topic":"`...)
-	frame = append(append(frame, items[0].topic.Topic...), '"')
-	if id := items[0].topic.MissionID; id != "" {
-		frame = append(append(append(frame, `,"mission_id":"`...), id...), '"')
-	}
-	frame = append(frame, `,"events":[`...)
-	for i, item := range items {
-		if i > 0 {
-			frame = append(frame, ',')
-		}
-		frame = append(frame, item.payload...)
-	}
-	return append(frame, "]}"...)
-}
-
-// applyEffects does what the events just sent ask for: a deleted mission ends
-// its subscription, and whoever may no longer read is cut off.
-func (s *Server) applyEffects(ctx context.Context, c *socket, items []queued) (code websocket.StatusCode, reason string) {
-	last := items[len(items)-1]
-	switch last.effect {
-	case endsStream:
-		s.unsubscribe(c, last.topic.Stream)
-	case movesAccess:
-		return s.checkMission(ctx, c.currentAccount(), last.topic.Stream)
-	}
-	return 0, ""
 }
 
 // checkCredential looks at the socket's credential again.

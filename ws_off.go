@@ -7,6 +7,9 @@ import "context"
 // sockets stands in for the WebSocket connections, of which there are none.
 type sockets struct{}
 
+// socketFrame stands in for what a WebSocket sends.
+type socketFrame struct{}
+
 func newSockets() *sockets { return nil }
 
 func (*sockets) closeAll(context.Context) {}

@@ -348,7 +348,7 @@ func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
 	readTo(conn, 1)
 	s.sockets.mu.Lock()
 	for c := range s.sockets.open { // more at once than may wait, however fast it reads
-		c.queue.push(&topicName{Topic: "mission"}, make([]queued, queueSize+1)...)
+		c.queue.push(&follower{topic: &topicName{Topic: "mission"}}, newBatches(make([]queued, queueSize+1)...)...)
 	}
 	s.sockets.mu.Unlock()
 	wantClose(t, conn, 4408)
