@@ -30,12 +30,14 @@ import (
 var oneLog = map[string]any{"entries": []any{map[string]any{"level": "info", "message": "x"}}}
 
 // From a commit on one server to a subscriber of another one. The time of an
-// event is the database's, a little before the commit.
+// event is the database's, a little before the commit. Idle is where nothing was
+// announced lately, so that the event is announced at once.
 func BenchmarkDelivery(b *testing.B) {
 	for _, way := range []struct {
 		name  string
-		pause time.Duration // at most, so as not to keep step with the other side
-	}{{"listen", announceEach}, {"poll", pollEvery}} {
+		pause time.Duration // before each event,
+		more  time.Duration // and at most this, so as not to keep step with the other side
+	}{{"idle", announceEach, announceEach}, {"busy", 0, announceEach}, {"poll", 0, pollEvery}} {
 		b.Run(way.name, func(b *testing.B) {
 			databaseURL := newTestDatabase(b)
 			if way.name == "poll" {
@@ -57,7 +59,7 @@ func BenchmarkDelivery(b *testing.B) {
 			<-arrived
 			took = nil
 			for b.Loop() {
-				time.Sleep(rand.N(way.pause))
+				time.Sleep(way.pause + rand.N(way.more))
 				if _, err := ada.ask("POST", mission+"/logs", oneLog); err != nil {
 					b.Fatal(err)
 				}
@@ -169,25 +171,45 @@ func bareServer(b *testing.B, handle func(*websocket.Conn)) string {
 	return s.URL
 }
 
-// Deliveries a second to many WebSockets: events of a mission, from the request
-// that adds them on, against a loop for each socket that writes the same, one
-// frame an event. Nobody but the kernel looks at what arrives.
+// Deliveries a second to many WebSockets: events of a mission, many or one at a
+// time, from the request that adds them on, against a loop for each socket that
+// writes the same, one frame an event. Nobody but the kernel looks at what arrives.
 func BenchmarkFanOut(b *testing.B) {
-	const batch = 500
-	sockets := 100
-	if long() {
-		sockets = 1000
+	for _, batch := range []int{500, 1} {
+		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
+			sockets := 100
+			if long() || batch == 1 { // with fewer, one event costs more than its deliveries
+				sockets = 1000
+			}
+			ours, payload := fanOut(b, sockets, batch)
+			bare := bareFanOut(b, sockets, batch, payload)
+			rounds := max(2000/sockets, 50_000/sockets/batch)
+			ours(1)
+			bare(1)
+			var took, tookBare time.Duration
+			for b.Loop() {
+				took += ours(rounds)
+				tookBare += bare(rounds)
+			}
+			deliveries := float64(b.N * rounds * batch * sockets)
+			b.ReportMetric(float64(len(payload)), "B/event")
+			b.ReportMetric(deliveries/took.Seconds(), "events/s")
+			b.ReportMetric(deliveries/tookBare.Seconds(), "bare/s")
+			b.ReportMetric(tookBare.Seconds()/took.Seconds(), "ratio")
+		})
 	}
-	drain := func(conn net.Conn) net.Conn {
-		go func() { _, _ = io.Copy(io.Discard, conn) }()
-		return conn
-	}
+}
 
+// fanOut opens WebSockets that follow a mission. ours adds so many batches of
+// events to it, the next one when each socket has sent the one before the last,
+// and returns how long it took. payload is such an event.
+func fanOut(b *testing.B, sockets, batch int) (ours func(batches int) time.Duration, payload []byte) {
 	s := newTestServer(b, func(c *Config) { c.WSMaxPerAccount = sockets })
 	ada := s.signUp("ada", "user").withKey("write")
 	mission := ada.newMission("Bench")
 	for range sockets {
-		rawText(b, drain(rawDial(b, s.url(), ada.token)), `{"type":"subscribe","topic":"mission","mission_id":"`+idOf(mission)+`"}`)
+		conn := drain(rawDial(b, s.url(), ada.token))
+		rawText(b, conn, `{"type":"subscribe","topic":"mission","mission_id":"`+idOf(mission)+`"}`)
 	}
 	var all []*socket
 	s.sockets.mu.Lock()
@@ -201,7 +223,7 @@ func BenchmarkFanOut(b *testing.B) {
 				if s.sockets.count() < sockets {
 					b.Fatal("a socket has gone")
 				}
-				time.Sleep(time.Millisecond)
+				time.Sleep(100 * time.Microsecond)
 			}
 		}
 	}
@@ -211,14 +233,14 @@ func BenchmarkFanOut(b *testing.B) {
 		entries[i] = oneLog["entries"].([]any)[0]
 	}
 	last := int64(1)
-	ours := func(rounds int) time.Duration {
+	ours = func(batches int) time.Duration {
 		start := time.Now()
-		for range rounds {
+		for range batches {
 			if _, err := ada.ask("POST", mission+"/logs", map[string]any{"entries": entries}); err != nil {
 				b.Fatal(err)
 			}
-			await(last) // the batch before this one
-			last += batch
+			await(last)
+			last += int64(batch)
 		}
 		await(last)
 		return time.Since(start)
@@ -228,47 +250,51 @@ func BenchmarkFanOut(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	return ours, payload
+}
 
-	begin, done := make(chan int), make(chan error)
+// bareFanOut opens WebSockets of a server that has nothing but them. bare writes
+// so many batches to each, one batch after the other, and returns how long it took.
+func bareFanOut(b *testing.B, sockets, batch int, payload []byte) (bare func(batches int) time.Duration) {
+	turns, done := make(chan chan struct{}), make(chan error, sockets)
 	base := bareServer(b, func(conn *websocket.Conn) {
 		ctx := conn.CloseRead(b.Context())
-		for rounds := range begin {
+		turn := make(chan struct{})
+		turns <- turn
+		for range turn {
 			var err error
-			for i := 0; i < rounds*batch && err == nil; i++ {
+			for i := 0; i < batch && err == nil; i++ {
 				err = conn.Write(ctx, websocket.MessageText, payload)
 			}
 			done <- err
 		}
 	})
-	defer close(begin)
-	for range sockets {
+	all := make([]chan struct{}, sockets)
+	for i := range all {
 		drain(rawDial(b, base, ""))
+		all[i] = <-turns
+		b.Cleanup(func() { close(all[i]) })
 	}
-	bare := func(rounds int) time.Duration {
+	return func(batches int) time.Duration {
 		start := time.Now()
-		for range sockets {
-			begin <- rounds
-		}
-		for range sockets {
-			if err := <-done; err != nil {
-				b.Fatal(err)
+		for range batches {
+			for _, turn := range all {
+				turn <- struct{}{}
+			}
+			for range all {
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
 			}
 		}
 		return time.Since(start)
 	}
-	bare(1)
+}
 
-	var took, tookBare time.Duration
-	rounds := 2000 / sockets
-	for b.Loop() {
-		took += ours(rounds)
-		tookBare += bare(rounds)
-	}
-	deliveries := float64(b.N * rounds * batch * sockets)
-	b.ReportMetric(float64(len(payload)), "B/event")
-	b.ReportMetric(deliveries/took.Seconds(), "events/s")
-	b.ReportMetric(deliveries/tookBare.Seconds(), "bare/s")
-	b.ReportMetric(tookBare.Seconds()/took.Seconds(), "ratio")
+// drain reads what comes, and forgets it.
+func drain(conn net.Conn) net.Conn {
+	go func() { _, _ = io.Copy(io.Discard, conn) }()
+	return conn
 }
 
 // Memory for each idle WebSocket, heap and stacks, with next to nothing for its
