@@ -153,9 +153,8 @@ func (t *tx) flush() error {
 	streams := []string{}
 	var grow, moves []int
 	n := len(t.events)
-	of, data := make([]string, n), make([]string, n)
-	types, missions, specs := make([]string, n), make([]*string, n), make([]*string, n)
-	users, agents, places := make([]*string, n), make([]*string, n), make([]int, n)
+	of, places, types, data := make([]int, n), make([]int, n), make([]string, n), make([]string, n)
+	missions, specs, users, agents := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i, e := range t.events {
 		encoded, err := encode(e.Data)
 		if err != nil {
@@ -166,8 +165,9 @@ func (t *tx) flush() error {
 			moves = append(moves, t.movesOf(e.Stream)...)
 		}
 		grow[len(grow)-1]++
-		of[i], types[i], data[i], places[i] = e.Stream, e.Type, string(encoded), grow[len(grow)-1]
-		missions[i], specs[i], users[i], agents[i] = e.MissionID, e.SpecID, e.Actor.UserID, e.Actor.Agent
+		of[i], places[i], types[i], data[i] = len(grow), grow[len(grow)-1], e.Type, string(encoded)
+		missions[i], specs[i] = orEmptyText(e.MissionID), orEmptyText(e.SpecID)
+		users[i], agents[i] = orEmptyText(e.Actor.UserID), orEmptyText(e.Actor.Agent)
 	}
 	t.queueRecounts(streams)
 	t.queue(appendSQL, streams, grow, moves, of, places, types, data, missions, specs, users, agents).Query(func(rows pgx.Rows) error {
@@ -183,6 +183,14 @@ func (t *tx) flush() error {
 	clear(t.moved)
 	clear(t.recount)
 	return nil
+}
+
+// orEmptyText is the text, or "" for nil.
+func orEmptyText(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
 }
 
 // movesOf are the moves of the counters of a stream's head. Every move of
@@ -208,8 +216,9 @@ func (t *tx) queueRecounts(streams []string) {
 
 // appendSQL makes the heads $1 grow by $2 events each, and moves their counters
 // by $3, in the order of the streams, which it makes where there are none. The
-// events, from $4 on, say which of their stream's they are. Ids come as text,
-// which pgx encodes in half the time.
+// events, from $4 on, say which of the streams is theirs and which place they
+// have in it. Ids come as text, and what is absent as ”, which pgx encodes in
+// a third of the time that uuid and NULL take.
 var appendSQL = func() string {
 	var moves, sums []string
 	for i, counter := range headCounters {
@@ -227,12 +236,11 @@ var appendSQL = func() string {
 		RETURNING stream, seq
 	), stored AS (
 		INSERT INTO events (stream, seq, type, mission_id, spec_id, user_id, agent, at, data)
-		SELECT head.stream, head.seq - g.n + e.place, e.type, e.mission_id::uuid, e.spec_id::uuid, e.user_id::uuid, e.agent,
-		       clock_timestamp(), e.data::json
-		FROM unnest($4::uuid[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[])
+		SELECT head.stream, head.seq - g.n + e.place, e.type, nullif(e.mission_id, '')::uuid, nullif(e.spec_id, '')::uuid,
+		       nullif(e.user_id, '')::uuid, nullif(e.agent, ''), clock_timestamp(), e.data::json
+		FROM unnest($4::int[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[])
 		     AS e (stream, place, type, data, mission_id, spec_id, user_id, agent)
-		JOIN head ON head.stream = e.stream JOIN growing g ON g.stream = e.stream
-		ORDER BY head.stream, e.place
+		JOIN growing g ON g.place = e.stream JOIN head ON head.stream = g.stream
 	)
 	SELECT stream, seq FROM head`
 }()
