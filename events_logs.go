@@ -98,8 +98,12 @@ type logWriter struct {
 	running int        // rounds on their way
 }
 
+// maxLogRounds is how many rounds are on their way at most: twice as many as of
+// reads, since half of their time they wait for the disk.
+var maxLogRounds = 2 * maxRounds
+
 // logRoundEntries is how many entries a round takes, unless one call has more.
-const logRoundEntries = 2000
+const logRoundEntries = 1000
 
 // write has a call written and returns the number of its last event. Once it
 // is part of a round it waits for that to end.
@@ -107,7 +111,7 @@ func (l *logWriter) write(ctx context.Context, call *logCall) (last int64, err e
 	call.done = make(chan struct{})
 	l.mu.Lock()
 	l.waiting = append(l.waiting, call)
-	if l.running < maxRounds {
+	if l.running < maxLogRounds {
 		l.running++
 		go l.run()
 	}
