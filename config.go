@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +33,7 @@ type Config struct {
 
 	DatabaseURL      string // "": a private Postgres under DataDir
 	DatabaseMaxConns int
-	DataDir          string // "": decided in postgres.go
+	DataDir          string // "": see defaultDataDir
 
 	JWTSecret       []byte // nil: made at first start and kept in the database
 	AccessTokenTTL  time.Duration
@@ -184,6 +186,25 @@ func (c *Config) checkTogether(good map[string]bool) []error {
 		}
 	}
 	return problems
+}
+
+// defaultDataDir is DATA_DIR when it isn't set: a system folder for root, else
+// the user's folder for state.
+func defaultDataDir(getenv func(string) string) (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/tachikoma", nil
+	}
+	if state := getenv("XDG_STATE_HOME"); filepath.IsAbs(state) && runtime.GOOS != "darwin" {
+		return filepath.Join(state, "tachikoma"), nil
+	}
+	home := getenv("HOME")
+	if !filepath.IsAbs(home) {
+		return "", errors.New("HOME names no folder, so the data has no place: set DATA_DIR, or DATABASE_URL")
+	}
+	if runtime.GOOS == "darwin" {
+		return filepath.Join(home, "Library", "Application Support", "tachikoma"), nil
+	}
+	return filepath.Join(home, ".local", "state", "tachikoma"), nil
 }
 
 // configHelp writes every setting with its default, unit and meaning.

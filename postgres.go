@@ -20,7 +20,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,25 +62,6 @@ type privatePostgres struct {
 	exited  chan struct{} // closed when the postmaster has ended
 	exitErr error         // to be read once exited is closed
 	end     func() error  // stop, once
-}
-
-// defaultDataDir is where DATA_DIR is when nobody says: a system folder for
-// root, else the user's folder for state.
-func defaultDataDir(getenv func(string) string) (string, error) {
-	if os.Geteuid() == 0 {
-		return "/var/lib/tachikoma", nil
-	}
-	if state := getenv("XDG_STATE_HOME"); filepath.IsAbs(state) && runtime.GOOS != "darwin" {
-		return filepath.Join(state, "tachikoma"), nil
-	}
-	home := getenv("HOME")
-	if !filepath.IsAbs(home) {
-		return "", errors.New("HOME names no folder, so the data has no place: set DATA_DIR, or DATABASE_URL")
-	}
-	if runtime.GOOS == "darwin" {
-		return filepath.Join(home, "Library", "Application Support", "tachikoma"), nil
-	}
-	return filepath.Join(home, ".local", "state", "tachikoma"), nil
 }
 
 // startPostgres makes or takes over the cluster in dir and returns when it

@@ -353,23 +353,3 @@ func TestInstallCommandFitsTheSystem(t *testing.T) {
 		}
 	}
 }
-
-func TestDefaultDataDirIsTheUsersStateFolder(t *testing.T) {
-	t.Parallel()
-	env := map[string]string{"HOME": "/home/major"}
-	dir, err := defaultDataDir(func(key string) string { return env[key] })
-	if err != nil || !filepath.IsAbs(dir) || filepath.Base(dir) != "tachikoma" {
-		t.Fatalf("%q, %v", dir, err)
-	}
-	if os.Geteuid() == 0 {
-		if dir != "/var/lib/tachikoma" {
-			t.Errorf("root has %s", dir)
-		}
-		return
-	}
-	if !strings.HasPrefix(dir, "/home/major/") {
-		t.Errorf("%s isn't in the home folder", dir)
-	}
-	_, err = defaultDataDir(func(string) string { return "" })
-	wantError(t, err, "HOME", "DATA_DIR", "DATABASE_URL")
-}
