@@ -13,6 +13,7 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -204,4 +205,14 @@ func withCode(text string) string {
 		}
 	}
 	return strings.Join(parts, "")
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
+
+// shellQuote writes a word so that a shell takes it as it is.
+func shellQuote(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -20,6 +20,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/pgserver"
+	"tachikoma/internal/pgserver/pgtest"
 )
 
 // long reports whether tests may take minutes.
@@ -245,10 +248,10 @@ func cutListeners(t testing.TB, databaseURL string) int {
 // while writers on each write, and whoever reads misses nothing.
 func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
-	postgres := mustPostgres(t, dir)
-	t.Cleanup(func() { mustStop(t, postgres) })
-	databaseURL := postgres.url(ownDatabase)
+	dir := pgtest.Dir(t)
+	postgres := pgtest.Start(t, dir)
+	t.Cleanup(func() { pgtest.Stop(t, postgres, dir) })
+	databaseURL := postgres.URL(pgserver.Database)
 	first, second := startTestServer(t, databaseURL, nil), startTestServer(t, databaseURL, nil)
 	env := []string{"DATABASE_URL=" + databaseURL, "RATE_LIMIT=0", "DATABASE_MAX_CONNS=8"}
 	process, third := serve(t, env...)
@@ -323,11 +326,11 @@ func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 		process, third = serve(t, env...)
 		places[2].moveTo(third.base)
 		goOn(50)
-		mustStop(t, postgres)
+		pgtest.Stop(t, postgres, dir)
 		eventually(t, "the servers know", func() bool {
 			return first.anonymous().get("/internal/health/ready").status == http.StatusServiceUnavailable
 		})
-		postgres = mustPostgres(t, dir)
+		postgres = pgtest.Start(t, dir)
 		goOn(50)
 	}
 	stopWriting()

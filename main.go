@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"tachikoma/internal/pgserver"
 )
 
 func main() {
@@ -91,7 +93,7 @@ func runServer(ctx context.Context, config Config, getenv func(string) string, s
 func (s *Server) greet(ctx context.Context, stdout io.Writer) {
 	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  %[2]s/api/v1/docs describes its API\n", version(), s.url())
 	if s.postgres != nil {
-		for _, line := range s.postgres.hints() {
+		for _, line := range s.postgres.Hints() {
 			fmt.Fprintln(stdout, "  "+line)
 		}
 	}
@@ -143,7 +145,7 @@ func runPasswd(ctx context.Context, config Config, email string, stdin io.Reader
 func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s *Server, url string) error) error {
 	s := &Server{state: newState(config, newLogger(config, stderr))}
 	if config.DatabaseURL == "" {
-		if url, running := runningPostgres(config.DataDir); running {
+		if url, running := pgserver.Running(config.DataDir); running {
 			return do(s, url)
 		}
 	}

@@ -8,26 +8,23 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/pgserver"
+	"tachikoma/internal/pgserver/pgtest"
 )
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(holdPostgresIn); dir != "" {
-		holdPostgres(dir) // this is a helper process, see postgres_test.go
-	}
 	if os.Getenv(runProgram) != "" {
 		main() // this is the program itself, see process_test.go
 		os.Exit(0)
@@ -139,13 +136,13 @@ func (c *testCluster) makeTemplate(ctx context.Context) error {
 }
 
 func (c *testCluster) startThrowaway() error {
-	folder, remove, err := guardedFolder()
+	folder, remove, err := pgtest.Parent()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	postgres, err := startPostgres(ctx, slog.New(slog.DiscardHandler), filepath.Join(folder, "data"), true)
+	postgres, err := pgserver.StartThrowaway(ctx, slog.New(slog.DiscardHandler), filepath.Join(folder, "data"))
 	if err != nil {
 		return errors.Join(fmt.Errorf("the tests need a Postgres (or TEST_DATABASE_URL): %w", err), remove())
 	}
@@ -153,9 +150,9 @@ func (c *testCluster) startThrowaway() error {
 		if database == "" {
 			database = "postgres"
 		}
-		return postgres.url(database)
+		return postgres.URL(database)
 	}
-	endTestCluster = func() error { return errors.Join(postgres.stop(), remove()) }
+	endTestCluster = func() error { return errors.Join(postgres.Stop(), remove()) }
 	return nil
 }
 
@@ -190,38 +187,4 @@ func withDatabase(connection, database string) string {
 		return u.String()
 	}
 	return connection + " dbname=" + database
-}
-
-// guardedFolder makes a temporary folder with a short path, for clusters in
-// its subfolders. A shell waits for remove, or for the death of this process in
-// whatever way, then ends a Postgres that is left there and removes it all.
-func guardedFolder() (folder string, remove func() error, err error) {
-	folder, err = os.MkdirTemp("", "tachi")
-	if err != nil {
-		return "", nil, err
-	}
-	if err := os.Chmod(folder, 0o711); err != nil { // root's Postgres has another account
-		return "", nil, err
-	}
-	guard := exec.Command("/bin/sh", "-c", `
-		cat
-		stop() { for f in "$1"/*/postgres/postmaster.pid; do read -r pid <"$f" && kill -INT "$pid" && return; done; }
-		for i in $(seq 300); do
-			if ! stop "$1"; then rm -rf "$1" && break; fi
-			sleep 0.1
-		done 2>/dev/null`, "sh", folder)
-	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is not for it
-	alive, err := guard.StdinPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := guard.Start(); err != nil {
-		return "", nil, err
-	}
-	return folder, sync.OnceValue(func() error {
-		if err := errors.Join(alive.Close(), guard.Wait()); err != nil && !errors.Is(err, io.ErrClosedPipe) {
-			return fmt.Errorf("removing %s: %w", folder, err)
-		}
-		return nil
-	}), nil
 }

@@ -19,6 +19,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"tachikoma/internal/pgserver"
 )
 
 //go:embed migrations/*.sql
@@ -121,8 +123,8 @@ func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("asking the database for its version: %w", err)
 	}
-	if n, err := strconv.Atoi(number); err != nil || n < oldestPostgres*10_000 {
-		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, oldestPostgres)
+	if n, err := strconv.Atoi(number); err != nil || n < pgserver.MinVersion*10_000 {
+		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, pgserver.MinVersion)
 	}
 	if encoding != "UTF8" {
 		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)

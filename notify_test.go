@@ -12,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tachikoma/internal/pgserver"
+	"tachikoma/internal/pgserver/pgtest"
 )
 
 // serviceManager is the end of NOTIFY_SOCKET that belongs to a service manager.
@@ -72,7 +75,7 @@ func TestManagerHearsOfReadinessAndOfTheEnd(t *testing.T) {
 			t.Parallel()
 			database := "DATABASE_URL=" + newTestDatabase(t)
 			if i == 0 {
-				database = "DATA_DIR=" + clusterFolder(t)
+				database = "DATA_DIR=" + pgtest.Dir(t)
 			}
 			m, port := newServiceManager(t, socket), freePort(t)
 			p := startProgram(t, nil, []string{"NOTIFY_SOCKET=" + socket, "PORT=" + port, database,
@@ -106,11 +109,7 @@ func TestServerWithoutItsManagerServes(t *testing.T) {
 
 func TestStoppingTellsTheManagerHowLongItMayTake(t *testing.T) {
 	t.Parallel()
-	longest := acquireTimeout
-	for _, step := range shutdownSteps {
-		longest += step.patience
-	}
-	if closeTime < longest {
+	if longest := acquireTimeout + pgserver.StopTimeout; closeTime < longest {
 		t.Errorf("the manager is told %s, and the end may take %s", closeTime, longest)
 	}
 }

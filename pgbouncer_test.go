@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/pgserver"
 )
 
 // pooled is a database's connection string through a PgBouncer in transaction
@@ -53,7 +55,7 @@ server_reset_query =
 default_pool_size = 8
 max_client_conn = 100
 `, behind.Host, behind.Port, behind.User, password, port))
-	account, err := postgresAccount() // it refuses to be root's, and so does the socket to others
+	account, err := pgserver.Account() // it refuses to be root's, and so does the socket to others
 	if err != nil {
 		t.Skip(err)
 	}

@@ -24,6 +24,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tachikoma/internal/pgserver/pgtest"
 )
 
 // runProgram makes the test binary the program itself: TestMain calls main.
@@ -193,7 +195,7 @@ func (p *program) firstAccount() sessionView {
 
 func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	t.Parallel()
-	dir := "DATA_DIR=" + clusterFolder(t)
+	dir := "DATA_DIR=" + pgtest.Dir(t)
 	_, folder, _ := strings.Cut(dir, "=")
 
 	p, user := serve(t, dir, "DRAIN_DELAY=1s")
@@ -227,11 +229,7 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("after SIGTERM the exit code is %d:\n%s", code, p.err.text())
 	}
-	life, err := lockFile(filepath.Join(folder, "postgres.lock"))
-	if err != nil {
-		t.Fatalf("the server has ended and a process of its Postgres is left: %v", err)
-	}
-	unlock(life)
+	pgtest.WantEnded(t, folder)
 
 	migrated, code := runToEnd(t, "", []string{dir}, "migrate")
 	if code != 0 || migrated.out.text() != "The database is up to date; 0 migrations were applied.\n" {
@@ -244,8 +242,7 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	if strings.Contains(p.out.text(), "no account yet") {
 		t.Errorf("there is an account:\n%s", p.out.text())
 	}
-	pid, _ := (&privatePostgres{dir: folder}).postmaster()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pgtest.Postmaster(t, folder), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if code := p.wait(); code != 1 || !strings.Contains(p.err.text(), "the private Postgres has ended") {
@@ -255,14 +252,14 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 
 func TestStopWhileStartingIsNoFailure(t *testing.T) {
 	t.Parallel()
-	folder := clusterFolder(t)
+	folder := pgtest.Dir(t)
 	p := startProgram(t, nil, []string{"PORT=0", "DATA_DIR=" + folder})
 	p.says(&p.err, "making a Postgres cluster")
 	p.signal(syscall.SIGTERM)
 	if code := p.wait(); code != 0 || strings.Contains(p.err.text(), "tachikoma:") {
 		t.Errorf("code %d:\n%s", code, p.err.text())
 	}
-	mustStop(t, mustPostgres(t, folder)) // nothing of it is in the way
+	pgtest.Stop(t, pgtest.Start(t, folder), folder) // nothing of it is in the way
 }
 
 func TestSecondInterruptEndsAtOnce(t *testing.T) {

@@ -10,13 +10,17 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"tachikoma/internal/pgserver"
 )
 
 const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
-	maxHeader     = 64 << 10         // bytes
-	closeTime     = 40 * time.Second // that close may take: the pool's end, and all of shutdownSteps
+	maxHeader     = 64 << 10 // bytes
+
+	// closeTime is how long close may take: for the pool, then for the private Postgres.
+	closeTime = 5*time.Second + pgserver.StopTimeout
 )
 
 // Server is the Tachikoma API server. newServer makes one, run serves until
@@ -28,7 +32,7 @@ type Server struct {
 	table    []route        // every route there is
 	tools    []tool         // for agents, at POST /mcp
 	docs     docs
-	postgres *privatePostgres
+	postgres *pgserver.Server
 	listener net.Listener
 	tls      *certificate
 	systemd  notifier
@@ -109,10 +113,10 @@ func (s *Server) databaseURL(ctx context.Context) (string, error) {
 		return s.config.DatabaseURL, nil
 	}
 	var err error
-	if s.postgres, err = startPostgres(ctx, s.log, s.config.DataDir, false); err != nil {
+	if s.postgres, err = pgserver.Start(ctx, s.log, s.config.DataDir); err != nil {
 		return "", err
 	}
-	return s.postgres.url(ownDatabase), nil
+	return s.postgres.URL(pgserver.Database), nil
 }
 
 // run serves until ctx ends, then drains and stops all that it started. ready
@@ -137,7 +141,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 	if err == nil {
 		var lost <-chan struct{}
 		if s.postgres != nil {
-			lost = s.postgres.done()
+			lost = s.postgres.Done()
 		}
 		s.systemd.tellReady(s.url())
 		ready()
@@ -227,5 +231,5 @@ func (s *Server) close() error {
 	if s.postgres == nil {
 		return nil
 	}
-	return s.postgres.stop()
+	return s.postgres.Stop()
 }

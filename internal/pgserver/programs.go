@@ -1,6 +1,6 @@
-package main
+package pgserver
 
-// PostgreSQL's own programs for the private Postgres: where they are, who runs
+// PostgreSQL's own programs: where they are, who runs
 // them, and how to install them.
 
 import (
@@ -65,7 +65,7 @@ func withPrograms(folders []string) []string {
 
 // choosePrograms sets bin: for a cluster that exists the first folder of its
 // version, else the first that is new enough.
-func (p *privatePostgres) choosePrograms() error {
+func (p *Server) choosePrograms() error {
 	wanted, err := p.clusterVersion()
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func (p *privatePostgres) choosePrograms() error {
 		if err != nil {
 			return err
 		}
-		if version == wanted || wanted == 0 && version >= oldestPostgres {
+		if version == wanted || wanted == 0 && version >= MinVersion {
 			p.bin = folder
 			return nil
 		}
@@ -84,14 +84,14 @@ func (p *privatePostgres) choosePrograms() error {
 	}
 	if wanted == 0 {
 		return fmt.Errorf("PostgreSQL %d or later is needed, and here is only %s: %s, or name a database in DATABASE_URL",
-			oldestPostgres, strings.Join(found, ", "), installAdvice())
+			MinVersion, strings.Join(found, ", "), installAdvice())
 	}
-	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: install version %d again, or choose another DATA_DIR",
-		p.dir, wanted, strings.Join(found, ", "), wanted)
+	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: "+
+		"install version %d again, or choose another DATA_DIR", p.dir, wanted, strings.Join(found, ", "), wanted)
 }
 
 // clusterVersion is the major version of the cluster in dir, or 0 if there is none.
-func (p *privatePostgres) clusterVersion() (int, error) {
+func (p *Server) clusterVersion() (int, error) {
 	content, err := os.ReadFile(p.path("postgres", "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -108,7 +108,7 @@ func (p *privatePostgres) clusterVersion() (int, error) {
 
 // version asks the programs in folder for their major version, as the account
 // and in the folder that Postgres will run with.
-func (p *privatePostgres) version(folder string) (int, error) {
+func (p *Server) version(folder string) (int, error) {
 	cmd := p.command(context.Background(), filepath.Join(folder, "postgres"), "--version")
 	answer, err := cmd.Output()
 	if errors.Is(err, fs.ErrPermission) && p.account != nil {
@@ -126,7 +126,7 @@ func (p *privatePostgres) version(folder string) (int, error) {
 
 // denied finds out which folder keeps the account that Postgres runs as from
 // its work: the homes of root and of users are closed to it.
-func (p *privatePostgres) denied(program string) error {
+func (p *Server) denied(program string) error {
 	const advice = "choose another DATA_DIR (not in a home folder), or start the server as an ordinary user"
 	at := "/"
 	for _, name := range strings.Split(p.dir, "/") {
@@ -146,7 +146,7 @@ func (p *privatePostgres) denied(program string) error {
 // command is one of PostgreSQL's programs, as the account it has to run as, in
 // a process group of its own, so that Ctrl-C doesn't reach it, and with an
 // environment that holds neither secrets nor settings. Cancelling ctx kills it.
-func (p *privatePostgres) command(ctx context.Context, path string, args ...string) *exec.Cmd {
+func (p *Server) command(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = p.dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
@@ -155,17 +155,20 @@ func (p *privatePostgres) command(ctx context.Context, path string, args ...stri
 	return cmd
 }
 
-func (p *privatePostgres) program(name string) string { return filepath.Join(p.bin, name) }
+func (p *Server) program(name string) string { return filepath.Join(p.bin, name) }
 
-// postgresAccount is who Postgres runs as when root starts the server: it
-// refuses to be root's. Nil means whoever this process is.
-func postgresAccount() (*syscall.Credential, error) {
+// Account is who Postgres runs as: the user postgres if this process is root's,
+// which Postgres refuses to be, and nil, for this process's own account, if not.
+// The cluster and the folder of its socket are that account's, and closed to
+// others.
+func Account() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
 	account, err := user.Lookup("postgres")
 	if err != nil {
-		return nil, fmt.Errorf("started by root, Postgres must run as the user postgres: %w: make that user, start the server as an ordinary one, or name a database in DATABASE_URL", err)
+		return nil, fmt.Errorf("started by root, Postgres must run as the user postgres: %w: "+
+			"make that user, start the server as an ordinary one, or name a database in DATABASE_URL", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
@@ -180,7 +183,7 @@ func postgresAccount() (*syscall.Credential, error) {
 
 // checkOwner refuses a cluster of another user before anything is changed
 // beside it: Postgres only runs as the owner of its files.
-func (p *privatePostgres) checkOwner() error {
+func (p *Server) checkOwner() error {
 	info, err := os.Stat(p.path("postgres"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -193,8 +196,8 @@ func (p *privatePostgres) checkOwner() error {
 		runner = p.account.Uid
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != runner {
-		return fmt.Errorf("the cluster in %s belongs to the user %d, and Postgres would run as the user %d: start the server as the owner, or choose another DATA_DIR",
-			p.dir, owner, runner)
+		return fmt.Errorf("the cluster in %s belongs to the user %d, and Postgres would run as the user %d: "+
+			"start the server as the owner, or choose another DATA_DIR", p.dir, owner, runner)
 	}
 	return nil
 }
@@ -204,7 +207,7 @@ func installAdvice() string {
 	release, _ := os.ReadFile("/etc/os-release") // not there: an unknown system
 	command := installCommand(runtime.GOOS, string(release))
 	if command == "" {
-		return fmt.Sprintf("install PostgreSQL %d or later", oldestPostgres)
+		return fmt.Sprintf("install PostgreSQL %d or later", MinVersion)
 	}
 	if os.Geteuid() == 0 {
 		command = strings.TrimPrefix(command, "sudo ")

@@ -1,4 +1,4 @@
-package main
+package pgserver_test
 
 import (
 	"bufio"
@@ -15,62 +15,26 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/pgserver"
+	"tachikoma/internal/pgserver/pgtest"
 )
 
 // holdPostgresIn makes the test binary a helper process that starts a cluster
 // in the folder that it names, says so, and waits to be killed.
-const holdPostgresIn = "TACHIKOMA_TEST_HOLD_POSTGRES_IN"
+const holdPostgresIn = "PGSERVER_TEST_HOLD_POSTGRES_IN"
 
-func holdPostgres(dir string) {
-	p, err := startPostgres(context.Background(), slog.New(slog.DiscardHandler), dir, true)
+func TestMain(m *testing.M) {
+	dir := os.Getenv(holdPostgresIn)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	p, err := pgserver.StartThrowaway(context.Background(), slog.New(slog.DiscardHandler), dir)
 	fmt.Println("started", err)
 	if err == nil {
-		<-p.done()
+		<-p.Done()
 	}
 	os.Exit(1)
-}
-
-// clusterFolder is where a test may have a cluster; what is left is ended and removed after it.
-func clusterFolder(t *testing.T) string {
-	t.Helper()
-	folder, remove, err := guardedFolder()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	return filepath.Join(folder, "data")
-}
-
-func tryPostgres(t *testing.T, dir string) (*privatePostgres, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	return startPostgres(ctx, slog.New(slog.NewTextHandler(t.Output(), nil)), dir, true)
-}
-
-func mustPostgres(t *testing.T, dir string) *privatePostgres {
-	t.Helper()
-	p, err := tryPostgres(t, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-func mustStop(t *testing.T, p *privatePostgres) {
-	t.Helper()
-	if err := p.stop(); err != nil {
-		t.Fatal(err)
-	}
-	life, err := lockFile(p.path("postgres.lock"))
-	if err != nil {
-		t.Fatalf("after stop a process of the cluster is left: %v", err)
-	}
-	unlock(life)
 }
 
 func mustExec(t *testing.T, url, sql string) {
@@ -85,42 +49,74 @@ func mustExec(t *testing.T, url, sql string) {
 	}
 }
 
+// queryText runs a query that answers with one text.
+func queryText(t *testing.T, url, sql string) (answer string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := conn.QueryRow(t.Context(), sql).Scan(&answer); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return answer
+}
+
+// wantError fails the test unless err says all of the words.
+func wantError(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want one that says %q", words)
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("the error doesn't say %q: %v", word, err)
+		}
+	}
+}
+
 func TestPrivatePostgresKeepsDataAcrossRestarts(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t) + "/a name with 'quotes', no commas"
-	if _, err := tryPostgres(t, dir); err == nil {
+	dir := pgtest.Dir(t) + "/a name with 'quotes', no commas"
+	if _, err := pgtest.TryStart(t, dir); err == nil {
 		t.Fatal("a comma in the path was accepted")
 	}
 	dir = strings.ReplaceAll(dir, ",", "")
-	p := mustPostgres(t, dir)
-	mustExec(t, p.url(ownDatabase), "CREATE TABLE kept AS SELECT 'still here' AS word")
-	if info, err := os.Stat(p.path("run")); err != nil || info.Mode().Perm() != 0o700 {
+	p := pgtest.Start(t, dir)
+	mustExec(t, p.URL(pgserver.Database), "CREATE TABLE kept AS SELECT 'still here' AS word")
+	if info, err := os.Stat(filepath.Join(dir, "run")); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the socket's folder: %v, %v; want mode 0700", info, err)
 	}
-	settings := "SELECT concat_ws(' ', current_setting('listen_addresses'), current_setting('server_encoding'), datcollate, current_user, current_setting('jit')) FROM pg_database WHERE datname = current_database()"
-	if got := queryText(t, p.url(ownDatabase), settings); got != " UTF8 C postgres off" {
+	const settings = `
+		SELECT concat_ws(' ', current_setting('listen_addresses'), current_setting('server_encoding'), datcollate,
+			current_user, current_setting('jit'))
+		FROM pg_database WHERE datname = current_database()`
+	if got := queryText(t, p.URL(pgserver.Database), settings); got != " UTF8 C postgres off" {
 		t.Errorf("the cluster has the settings %q", got)
 	}
-	mustStop(t, p)
-	mustStop(t, p) // again: nothing happens
-	p = mustPostgres(t, dir)
-	if got := queryText(t, p.url(ownDatabase), "SELECT word FROM kept"); got != "still here" {
+	pgtest.Stop(t, p, dir)
+	pgtest.Stop(t, p, dir) // again: nothing happens
+	p = pgtest.Start(t, dir)
+	if got := queryText(t, p.URL(pgserver.Database), "SELECT word FROM kept"); got != "still here" {
 		t.Errorf("after a restart the data is %q", got)
 	}
-	inURL := p.program("psql") + " -c 'SELECT word FROM kept' " + shellQuote(p.url(ownDatabase))
-	for _, hint := range append(p.hints(), inURL) {
+	psql, _, _ := strings.Cut(p.Hints()[0], " ")
+	inURL := psql + " -c 'SELECT word FROM kept' '" + p.URL(pgserver.Database) + "'"
+	for _, hint := range append(p.Hints(), inURL) {
 		command := strings.Replace(hint, "-f tachikoma.dump", "", 1) + " </dev/null >/dev/null"
 		if out, err := exec.Command("/bin/sh", "-c", command).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", hint, err, out)
 		}
 	}
-	mustStop(t, p)
+	pgtest.Stop(t, p, dir)
 }
 
 func TestPrivatePostgresStopsUnderOpenTransactions(t *testing.T) {
 	t.Parallel()
-	p := mustPostgres(t, clusterFolder(t))
-	conn, err := pgx.Connect(t.Context(), p.url(ownDatabase))
+	dir := pgtest.Dir(t)
+	p := pgtest.Start(t, dir)
+	conn, err := pgx.Connect(t.Context(), p.URL(pgserver.Database))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,43 +125,44 @@ func TestPrivatePostgresStopsUnderOpenTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	mustStop(t, p)
-	if took := time.Since(began); took > shutdownSteps[0].patience {
-		t.Errorf("stop took %v", took)
+	pgtest.Stop(t, p, dir)
+	if took := time.Since(began); took > 20*time.Second { // after which Stop uses force
+		t.Errorf("Stop took %v", took)
 	}
 	select {
-	case <-p.done():
+	case <-p.Done():
 	default:
-		t.Error("done isn't closed after stop")
+		t.Error("Done isn't closed after Stop")
 	}
 }
 
 func TestPrivatePostgresTellsThatItEndedByItself(t *testing.T) {
 	t.Parallel()
-	p := mustPostgres(t, clusterFolder(t))
-	if err := p.process.Kill(); err != nil {
+	dir := pgtest.Dir(t)
+	p := pgtest.Start(t, dir)
+	if err := syscall.Kill(pgtest.Postmaster(t, dir), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-p.done()
-	wantError(t, p.stop(), "killed", "postgres.log")
+	<-p.Done()
+	wantError(t, p.Stop(), "killed", "postgres.log")
 }
 
 func TestSecondServerOnAFolderIsRefused(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
-	p := mustPostgres(t, dir)
-	_, err := tryPostgres(t, dir)
+	dir := pgtest.Dir(t)
+	p := pgtest.Start(t, dir)
+	_, err := pgtest.TryStart(t, dir)
 	wantError(t, err, "another server uses", dir, "DATA_DIR")
-	if got := queryText(t, p.url(ownDatabase), "SELECT 'unharmed'"); got != "unharmed" {
+	if got := queryText(t, p.URL(pgserver.Database), "SELECT 'unharmed'"); got != "unharmed" {
 		t.Error(got)
 	}
-	mustStop(t, p)
-	mustStop(t, mustPostgres(t, dir))
+	pgtest.Stop(t, p, dir)
+	pgtest.Stop(t, pgtest.Start(t, dir), dir)
 }
 
 func TestPostgresOfAKilledServerIsTakenOver(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := pgtest.Dir(t)
 	server := exec.Command(os.Args[0])
 	server.Env = append(os.Environ(), holdPostgresIn+"="+dir)
 	out, err := server.StdoutPipe()
@@ -179,38 +176,46 @@ func TestPostgresOfAKilledServerIsTakenOver(t *testing.T) {
 	if line != "started <nil>\n" {
 		t.Fatalf("the server to be killed said %q", line)
 	}
-	p := &privatePostgres{dir: dir}
-	mustExec(t, p.url(ownDatabase), "CREATE TABLE kept AS SELECT 'still here' AS word")
+	url, running := pgserver.Running(dir)
+	if !running {
+		t.Error("nothing runs there")
+	}
+	mustExec(t, url, "CREATE TABLE kept AS SELECT 'still here' AS word")
 	if err := server.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = server.Wait() // it was killed
-	left, _ := p.postmaster()
-	if got := queryText(t, p.url(ownDatabase), "SELECT word FROM kept"); got != "still here" || left == 0 {
+	left := pgtest.Postmaster(t, dir)
+	if got := queryText(t, url, "SELECT word FROM kept"); got != "still here" {
 		t.Fatalf("the killed server's Postgres is gone already: %q", got)
 	}
-	p = mustPostgres(t, dir)
-	if now, _ := p.postmaster(); now == left || now == 0 {
-		t.Errorf("the postmaster is %d, and was %d", now, left)
+	p := pgtest.Start(t, dir)
+	if now := pgtest.Postmaster(t, dir); now == left {
+		t.Errorf("the postmaster is still %d", now)
 	}
-	if got := queryText(t, p.url(ownDatabase), "SELECT word FROM kept"); got != "still here" {
+	if got := queryText(t, p.URL(pgserver.Database), "SELECT word FROM kept"); got != "still here" {
 		t.Errorf("after the take-over the data is %q", got)
 	}
-	mustStop(t, p)
+	pgtest.Stop(t, p, dir)
 }
 
 func TestStaleLockFilesDontKeepPostgresFromStarting(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
-	p := mustPostgres(t, dir)
+	dir := pgtest.Dir(t)
+	p := pgtest.Start(t, dir)
 	pidFile := filepath.Join(dir, "postgres", "postmaster.pid")
 	content, err := os.ReadFile(pidFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustStop(t, p)
+	pgtest.Stop(t, p, dir)
 	// As after a power cut, with the pid given to a live process of the same account since.
-	other := p.command(t.Context(), "/bin/sleep", "1000")
+	account, err := pgserver.Account()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := exec.Command("/bin/sleep", "1000")
+	other.SysProcAttr = &syscall.SysProcAttr{Credential: account}
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -219,10 +224,10 @@ func TestStaleLockFilesDontKeepPostgresFromStarting(t *testing.T) {
 	if err := os.WriteFile(pidFile, stale, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "run", socketName+".lock"), stale, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "run", ".s.PGSQL.5432.lock"), stale, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mustStop(t, mustPostgres(t, dir))
+	pgtest.Stop(t, pgtest.Start(t, dir), dir)
 	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("the process that has the pid now was harmed: %v", err)
 	}
@@ -230,9 +235,17 @@ func TestStaleLockFilesDontKeepPostgresFromStarting(t *testing.T) {
 	_ = other.Wait()
 }
 
+// writerFunc is an io.Writer that calls itself.
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}
+
 func TestHalfMadeClusterHeals(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := pgtest.Dir(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cut := slog.New(slog.NewTextHandler(writerFunc(func([]byte) {
 		go func() { // it says that it begins: cut it short as soon as there is something
@@ -243,57 +256,58 @@ func TestHalfMadeClusterHeals(t *testing.T) {
 			}
 		}()
 	}), nil))
-	_, err := startPostgres(ctx, cut, dir, true)
+	_, err := pgserver.StartThrowaway(ctx, cut, dir)
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("a start that was cut short: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "postgres.new", "global")); err != nil {
 		t.Fatalf("nothing half-made is there: %v", err)
 	}
-	p := mustPostgres(t, dir)
-	mustExec(t, p.url(ownDatabase), "CREATE TABLE works ()")
-	mustStop(t, p)
+	p := pgtest.Start(t, dir)
+	mustExec(t, p.URL(pgserver.Database), "CREATE TABLE works ()")
+	pgtest.Stop(t, p, dir)
 }
 
 func TestFailedStartShowsPostgresLog(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
-	p := mustPostgres(t, dir)
-	mustStop(t, p)
-	if err := os.WriteFile(p.path("postgres", "postgresql.auto.conf"), []byte("no_such_setting = 1\n"), 0o600); err != nil {
+	dir := pgtest.Dir(t)
+	p := pgtest.Start(t, dir)
+	pgtest.Stop(t, p, dir)
+	settings := filepath.Join(dir, "postgres", "postgresql.auto.conf")
+	if err := os.WriteFile(settings, []byte("no_such_setting = 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := tryPostgres(t, dir)
-	wantError(t, err, "starting Postgres", "no_such_setting", p.path("postgres.log"))
-	if err := os.Truncate(p.path("postgres", "postgresql.auto.conf"), 0); err != nil {
+	_, err := pgtest.TryStart(t, dir)
+	wantError(t, err, "starting Postgres", "no_such_setting", filepath.Join(dir, "postgres.log"))
+	if err := os.Truncate(settings, 0); err != nil {
 		t.Fatal(err)
 	}
-	mustStop(t, mustPostgres(t, dir)) // what failed has let go of the folder
+	pgtest.Stop(t, pgtest.Start(t, dir), dir) // what failed has let go of the folder
 }
 
 func TestClusterOfAnotherVersionIsRefused(t *testing.T) {
 	t.Parallel()
-	dir := clusterFolder(t)
+	dir := pgtest.Dir(t)
 	if err := os.MkdirAll(filepath.Join(dir, "postgres"), 0o711); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "postgres", "PG_VERSION"), []byte("9\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if account, err := postgresAccount(); err != nil {
+	if account, err := pgserver.Account(); err != nil {
 		t.Fatal(err)
 	} else if account != nil {
 		if err := os.Chown(filepath.Join(dir, "postgres"), int(account.Uid), int(account.Gid)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := tryPostgres(t, dir)
+	_, err := pgtest.TryStart(t, dir)
 	wantError(t, err, dir, "PostgreSQL 9", "install version 9")
 }
 
 func TestUnusableFoldersAreNamed(t *testing.T) {
 	t.Parallel()
-	folder := filepath.Dir(clusterFolder(t))
+	folder := filepath.Dir(pgtest.Dir(t))
 	file, closed := filepath.Join(folder, "file"), filepath.Join(folder, "closed")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -323,33 +337,8 @@ func TestUnusableFoldersAreNamed(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := tryPostgres(t, test.dir)
+			_, err := pgtest.TryStart(t, test.dir)
 			wantError(t, err, test.words...)
 		})
-	}
-}
-
-func TestMissingProgramsAreToldWithTheInstallCommand(t *testing.T) {
-	t.Parallel()
-	p := &privatePostgres{log: slog.New(slog.DiscardHandler), dir: clusterFolder(t), folders: []string{"/nowhere", t.TempDir()}}
-	wantError(t, p.start(t.Context()), "no PostgreSQL programs", installAdvice(), "DATABASE_URL")
-	if _, err := os.Stat(p.dir); err == nil {
-		t.Error("a folder was made for nothing")
-	}
-}
-
-func TestInstallCommandFitsTheSystem(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct{ goos, release, want string }{
-		{"darwin", "", "brew install postgresql@17"},
-		{"linux", "NAME=\"Debian GNU/Linux\"\nID=debian\n", "sudo apt-get install -y postgresql"},
-		{"linux", "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n", "sudo apt-get install -y postgresql"},
-		{"linux", "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n", "sudo dnf install -y postgresql-server"},
-		{"linux", "ID=other\n", ""},
-		{"linux", "", ""},
-	} {
-		if got := installCommand(test.goos, test.release); got != test.want {
-			t.Errorf("%s %q: %q, want %q", test.goos, test.release, got, test.want)
-		}
 	}
 }

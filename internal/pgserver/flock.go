@@ -1,4 +1,4 @@
-package main
+package pgserver
 
 // Files as locks between processes.
 

@@ -1,13 +1,25 @@
-package main
-
-// A private Postgres, so that a quick start and the tests need no set-up. It
-// lives in one folder, DATA_DIR, and ends with the server:
+// Package pgserver runs a private PostgreSQL server for as long as the program
+// does, so that a quick start and the tests need no set-up. It finds
+// PostgreSQL's own programs on this machine, makes a cluster with them in a
+// folder of the caller's choice, and starts and ends it.
 //
-//	server.lock    flock of the server that owns the folder
+// The folder holds everything, and is kept for the next start:
+//
+//	server.lock    flock of the process that owns the folder
 //	postgres.lock  flock that initdb and Postgres inherit: held while one of their processes lives
-//	postgres/      the cluster; postgres.new/ while initdb hasn't finished it
+//	postgres/      the cluster; postgres.new/ until initdb has finished it
 //	run/           the Unix socket, open to its owner alone; there is no other way in
-//	postgres.log   what Postgres says; postgres.log.old is from the start before
+//	postgres.log   what Postgres logs; postgres.log.old is from the start before
+//
+// A folder has one owner at a time. An owner that is killed leaves its Postgres
+// running; the next one ends that, clears what is stale, and has the data.
+//
+// Postgres refuses to run as root: see [Account].
+//
+// Errors are written for whoever runs the program. They say what to do, and
+// call the folder DATA_DIR and the use of another database DATABASE_URL, which
+// are the program's settings for them.
+package pgserver
 
 import (
 	"cmp"
@@ -27,13 +39,24 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
-	oldestPostgres = 14
-	postgresPoll   = 10 * time.Millisecond
-	socketName     = ".s.PGSQL.5432"
-	ownDatabase    = "tachikoma"
+	// MinVersion is the oldest major version of PostgreSQL that is used.
+	MinVersion = 14
+
+	// Database is the database that a start makes unless it is there.
+	Database = "tachikoma"
+
+	// StopTimeout is how long Stop can take: all of shutdownSteps.
+	StopTimeout = stopFast + stopImmediate + stopForced
+
+	stopFast      = 20 * time.Second
+	stopImmediate = 10 * time.Second
+	stopForced    = 5 * time.Second
+	pollInterval  = 10 * time.Millisecond
+	socketName    = ".s.PGSQL.5432"
 )
 
 // shutdownSteps is how a postmaster is ended: fast (clients are cut off, all
@@ -42,14 +65,14 @@ var shutdownSteps = []struct {
 	signal   syscall.Signal
 	patience time.Duration
 }{
-	{syscall.SIGINT, 20 * time.Second},
-	{syscall.SIGQUIT, 10 * time.Second},
-	{syscall.SIGKILL, 5 * time.Second},
+	{syscall.SIGINT, stopFast},
+	{syscall.SIGQUIT, stopImmediate},
+	{syscall.SIGKILL, stopForced},
 }
 
-// privatePostgres is a running cluster that this process owns. Its methods
-// may be called from any goroutine.
-type privatePostgres struct {
+// Server is a running Postgres that this process owns. Its methods may be
+// called from any goroutine.
+type Server struct {
 	log       *slog.Logger
 	dir       string
 	throwaway bool                // for tests: fast, and not safe from a crash of the machine
@@ -61,39 +84,50 @@ type privatePostgres struct {
 	process *os.Process   // the postmaster
 	exited  chan struct{} // closed when the postmaster has ended
 	exitErr error         // to be read once exited is closed
-	end     func() error  // stop, once
+	end     func() error  // Stop, once
 }
 
-// startPostgres makes or takes over the cluster in dir and returns when it
-// accepts connections and has the database "tachikoma". ctx bounds the start
-// alone. Only one server at a time can have dir; a Postgres that a killed
-// server left there is ended first. With throwaway nothing is synced to disk.
-// The caller must call stop. Every error says what to do about it.
-func startPostgres(ctx context.Context, log *slog.Logger, dir string, throwaway bool) (*privatePostgres, error) {
-	p := &privatePostgres{
-		log: log, dir: dir, throwaway: throwaway,
-		folders: postgresFolders(os.Getenv("PATH")),
-	}
+// Start makes or takes over the cluster in dir, which is made if it isn't there,
+// and returns when Postgres accepts connections and has the database [Database].
+// ctx bounds the start alone: after a crash, recovery may take minutes.
+//
+// Only one process at a time can have dir; a Postgres that a killed one left
+// there is ended first. The caller must call Stop. After an error nothing runs,
+// and the next start clears what is half made.
+func Start(ctx context.Context, log *slog.Logger, dir string) (*Server, error) {
+	return start(ctx, log, dir, false)
+}
+
+// StartThrowaway is Start for data that nobody needs after a crash of the
+// machine, as in tests: nothing is synced to disk.
+func StartThrowaway(ctx context.Context, log *slog.Logger, dir string) (*Server, error) {
+	return start(ctx, log, dir, true)
+}
+
+func start(ctx context.Context, log *slog.Logger, dir string, throwaway bool) (*Server, error) {
+	p := &Server{log: log, dir: dir, throwaway: throwaway, folders: postgresFolders(os.Getenv("PATH"))}
 	if err := p.start(ctx); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-// url is the connection string of a database, for pgx and psql alike.
-func (p *privatePostgres) url(database string) string {
+// URL is the connection string of a database, for pgx and psql alike. Its user
+// is the superuser postgres, without a password.
+func (p *Server) URL(database string) string {
 	query := "host=" + url.QueryEscape(p.path("run")) + "&port=5432&user=postgres"
 	return "postgres:///" + url.PathEscape(database) + "?" + strings.ReplaceAll(query, "+", "%20")
 }
 
-// runningPostgres is the connection string of the private Postgres in dir, if
-// a server runs it right now: for commands beside that server.
-func runningPostgres(dir string) (url string, running bool) {
+// Running returns the connection string of [Database] in dir, and whether a
+// process has that Postgres right now: for commands beside that process, which
+// can't start it again.
+func Running(dir string) (url string, running bool) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", false
 	}
-	p := &privatePostgres{dir: dir}
+	p := &Server{dir: dir}
 	if _, err := os.Stat(p.path("server.lock")); err != nil {
 		return "", false
 	}
@@ -101,32 +135,35 @@ func runningPostgres(dir string) (url string, running bool) {
 	if err == nil {
 		unlock(lock)
 	}
-	return p.url(ownDatabase), errors.Is(err, errLocked)
+	return p.URL(Database), errors.Is(err, errLocked)
 }
 
-// hints are the command lines that open a psql and write a backup, as this
-// cluster's own version has them.
-func (p *privatePostgres) hints() []string {
+// Hints are the command lines, quoted for a shell, that open a psql and write a
+// backup, with programs of this cluster's own version.
+func (p *Server) Hints() []string {
 	to := " -h " + shellQuote(p.path("run")) + " -U postgres "
 	return []string{
-		shellQuote(p.program("psql")) + to + ownDatabase,
-		shellQuote(p.program("pg_dump")) + to + "-Fc -f " + ownDatabase + ".dump " + ownDatabase,
+		shellQuote(p.program("psql")) + to + Database,
+		shellQuote(p.program("pg_dump")) + to + "-Fc -f " + Database + ".dump " + Database,
 	}
 }
 
-// done is closed when the postmaster has ended, by itself or by stop.
-func (p *privatePostgres) done() <-chan struct{} { return p.exited }
+// Done is closed when the postmaster has ended, by itself or by Stop. Stop is to
+// be called in either case.
+func (p *Server) Done() <-chan struct{} { return p.exited }
 
-// stop ends Postgres and gives the folder free. It cuts off whoever is still
+// Stop ends Postgres and gives the folder free. It cuts off whoever is still
 // connected, waits for the end, and may be called again: the answer is the
-// same. The error has the end of Postgres's log when it didn't end well.
-func (p *privatePostgres) stop() error { return p.end() }
+// same. If Postgres didn't end well, or had ended by itself with an error, the
+// error has the end of its log.
+func (p *Server) Stop() error { return p.end() }
 
-func (p *privatePostgres) start(ctx context.Context) (err error) {
+func (p *Server) start(ctx context.Context) (err error) {
 	if p.folders = withPrograms(p.folders); len(p.folders) == 0 {
-		return fmt.Errorf("there are no PostgreSQL programs on this machine: %s, or name a database in DATABASE_URL", installAdvice())
+		return fmt.Errorf("there are no PostgreSQL programs on this machine: %s, or name a database in DATABASE_URL",
+			installAdvice())
 	}
-	if p.account, err = postgresAccount(); err != nil {
+	if p.account, err = Account(); err != nil {
 		return err
 	}
 	if err := p.takeFolder(); err != nil {
@@ -159,23 +196,25 @@ func (p *privatePostgres) start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := p.awaitReady(ctx); err != nil {
-		_ = p.stop() // says the same again
+		_ = p.Stop() // says the same again
 		return err
 	}
 	return nil
 }
 
 // takeFolder makes dir if it isn't there and locks it for this process.
-func (p *privatePostgres) takeFolder() (err error) {
+func (p *Server) takeFolder() (err error) {
 	if p.dir, err = filepath.Abs(p.dir); err != nil {
 		return p.unusable(err)
 	}
 	socket, limit := filepath.Join(p.path("run"), socketName), len(syscall.RawSockaddrUnix{}.Path)-1
 	if len(socket) > limit {
-		return fmt.Errorf("the path of Postgres's socket, %s, has %d bytes and this system allows %d: choose a shorter DATA_DIR", socket, len(socket), limit)
+		return fmt.Errorf("the path of Postgres's socket, %s, has %d bytes and this system allows %d: choose a shorter DATA_DIR",
+			socket, len(socket), limit)
 	}
 	if strings.Contains(p.dir, ",") {
-		return fmt.Errorf("the folder %s has a comma in its path, which Postgres's clients take for the end of a host: choose another DATA_DIR", p.dir)
+		return fmt.Errorf("the folder %s has a comma in its path, which Postgres's clients take for the end of a host: "+
+			"choose another DATA_DIR", p.dir)
 	}
 	if _, err := os.Stat(p.dir); errors.Is(err, fs.ErrNotExist) {
 		mode := fs.FileMode(0o700)
@@ -190,7 +229,7 @@ func (p *privatePostgres) takeFolder() (err error) {
 		return err
 	}
 	// A killed server's lock can last a moment longer, in a child that hadn't got to its exec.
-	for deadline := time.Now().Add(time.Second); ; time.Sleep(postgresPoll) {
+	for deadline := time.Now().Add(time.Second); ; time.Sleep(pollInterval) {
 		if p.lock, err = lockFile(p.path("server.lock")); !errors.Is(err, errLocked) || time.Now().After(deadline) {
 			break
 		}
@@ -204,7 +243,7 @@ func (p *privatePostgres) takeFolder() (err error) {
 	return nil
 }
 
-func (p *privatePostgres) unusable(err error) error {
+func (p *Server) unusable(err error) error {
 	return fmt.Errorf("the folder %s can't be used: %w: choose another DATA_DIR, or name a database in DATABASE_URL", p.dir, err)
 }
 
@@ -212,9 +251,9 @@ func (p *privatePostgres) unusable(err error) error {
 // postgres.lock, locked. That lock is the proof: Postgres inherits it, so while
 // it is held the pid in postmaster.pid is a Postgres of this folder, and when
 // it is free that pid is somebody else's by now.
-func (p *privatePostgres) endLeftover(ctx context.Context) (life *os.File, err error) {
+func (p *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 	free := func(patience time.Duration) bool {
-		for deadline := time.Now().Add(patience); ; time.Sleep(postgresPoll) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(pollInterval) {
 			life, err = lockFile(p.path("postgres.lock"))
 			if !errors.Is(err, errLocked) || time.Now().After(deadline) {
 				return err == nil
@@ -230,7 +269,7 @@ func (p *privatePostgres) endLeftover(ctx context.Context) (life *os.File, err e
 				endPostmaster(process, free)
 				break
 			}
-			if free(postgresPoll) {
+			if free(pollInterval) {
 				break
 			}
 		}
@@ -249,7 +288,7 @@ func (p *privatePostgres) endLeftover(ctx context.Context) (life *os.File, err e
 
 // clearLeftover removes what a Postgres leaves that was killed: lock files
 // whose pids may since belong to anybody, the socket, a half-made cluster.
-func (p *privatePostgres) clearLeftover() error {
+func (p *Server) clearLeftover() error {
 	if pid, socket := p.postmaster(); pid > 0 {
 		if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
 			return errors.Join(fmt.Errorf("a Postgres that no server started (pid %d) uses %s: stop it with kill -INT %d",
@@ -267,7 +306,7 @@ func (p *privatePostgres) clearLeftover() error {
 
 // postmaster returns the pid and the socket that the cluster's postmaster.pid
 // names, or 0. https://www.postgresql.org/docs/current/storage-file-layout.html
-func (p *privatePostgres) postmaster() (pid int, socket string) {
+func (p *Server) postmaster() (pid int, socket string) {
 	content, err := os.ReadFile(p.path("postgres", "postmaster.pid"))
 	if err != nil {
 		return 0, ""
@@ -281,7 +320,7 @@ func (p *privatePostgres) postmaster() (pid int, socket string) {
 }
 
 // makeOwned makes an empty folder in dir that is Postgres's own.
-func (p *privatePostgres) makeOwned(name string) error {
+func (p *Server) makeOwned(name string) error {
 	if err := os.Mkdir(p.path(name), 0o700); err != nil {
 		return err
 	}
@@ -291,7 +330,7 @@ func (p *privatePostgres) makeOwned(name string) error {
 	return os.Chown(p.path(name), int(p.account.Uid), int(p.account.Gid))
 }
 
-func (p *privatePostgres) openLog() (*os.File, error) {
+func (p *Server) openLog() (*os.File, error) {
 	name := p.path("postgres.log")
 	if err := os.Rename(name, name+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, p.unusable(err)
@@ -305,7 +344,7 @@ func (p *privatePostgres) openLog() (*os.File, error) {
 
 // initCluster makes the cluster under another name and renames it when it is
 // whole: one that was cut short is never taken for a cluster.
-func (p *privatePostgres) initCluster(ctx context.Context, life, out *os.File) error {
+func (p *Server) initCluster(ctx context.Context, life, out *os.File) error {
 	p.log.InfoContext(ctx, "making a Postgres cluster, which takes a few seconds", "dir", p.dir, "programs", p.bin)
 	if err := p.makeOwned("postgres.new"); err != nil {
 		return p.unusable(err)
@@ -332,7 +371,7 @@ func (p *privatePostgres) initCluster(ctx context.Context, life, out *os.File) e
 // launch starts the postmaster. Its settings are given here and not in
 // postgresql.conf, so that a cluster made by an older server gets them too;
 // all others are the owner's to change with ALTER SYSTEM.
-func (p *privatePostgres) launch(life, out *os.File) error {
+func (p *Server) launch(life, out *os.File) error {
 	settings := []string{
 		"listen_addresses=",
 		"port=5432",
@@ -365,15 +404,16 @@ func (p *privatePostgres) launch(life, out *os.File) error {
 
 // awaitReady returns when Postgres accepts connections and has the server's
 // database. A recovery after a crash may take minutes: ctx alone bounds it.
-func (p *privatePostgres) awaitReady(ctx context.Context) error {
-	poll, remind := time.NewTicker(postgresPoll), time.NewTicker(10*time.Second)
+func (p *Server) awaitReady(ctx context.Context) error {
+	poll, remind := time.NewTicker(pollInterval), time.NewTicker(10*time.Second)
 	defer poll.Stop()
 	defer remind.Stop()
 	for {
 		err := p.makeDatabase(ctx)
-		if state := sqlState(err); err == nil {
+		if err == nil {
 			return nil
-		} else if state != "" && state != "57P03" { // cannot_connect_now
+		}
+		if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code != "57P03" { // cannot_connect_now
 			return p.failure("preparing Postgres", err)
 		}
 		select {
@@ -389,23 +429,23 @@ func (p *privatePostgres) awaitReady(ctx context.Context) error {
 }
 
 // makeDatabase makes the server's database unless it is there.
-func (p *privatePostgres) makeDatabase(ctx context.Context) error {
+func (p *Server) makeDatabase(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.url("postgres"))
+	conn, err := pgx.Connect(ctx, p.URL("postgres"))
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
 	var there bool
-	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", ownDatabase).Scan(&there)
+	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", Database).Scan(&there)
 	if err == nil && !there {
-		_, err = conn.Exec(ctx, "CREATE DATABASE "+ownDatabase)
+		_, err = conn.Exec(ctx, "CREATE DATABASE "+Database)
 	}
 	return err
 }
 
-func (p *privatePostgres) shutDown() error {
+func (p *Server) shutDown() error {
 	endPostmaster(p.process, func(patience time.Duration) bool {
 		select {
 		case <-p.exited:
@@ -435,7 +475,7 @@ func endPostmaster(process *os.Process, ended func(patience time.Duration) bool)
 }
 
 // failure is err with the end of Postgres's log.
-func (p *privatePostgres) failure(doing string, err error) error {
+func (p *Server) failure(doing string, err error) error {
 	content, readErr := os.ReadFile(p.path("postgres.log"))
 	if readErr != nil {
 		return fmt.Errorf("%s: %w (and its log: %w)", doing, err, readErr)
@@ -445,6 +485,6 @@ func (p *privatePostgres) failure(doing string, err error) error {
 	return fmt.Errorf("%s: %w; %s ends with:\n    %s", doing, err, p.path("postgres.log"), strings.Join(lines, "\n    "))
 }
 
-func (p *privatePostgres) path(names ...string) string {
+func (p *Server) path(names ...string) string {
 	return filepath.Join(append([]string{p.dir}, names...)...)
 }
