@@ -3,7 +3,7 @@
 // PostgreSQL's own programs on this machine, makes a cluster with them in a
 // folder of the caller's choice, and starts and ends it.
 //
-// The folder holds everything, and is kept for the next start:
+// The folder holds everything. Nothing in it is removed at the end:
 //
 //	server.lock    flock of the process that owns the folder
 //	postgres.lock  flock that initdb and Postgres inherit: held while one of their processes lives
@@ -11,14 +11,15 @@
 //	run/           the Unix socket, open to its owner alone; there is no other way in
 //	postgres.log   what Postgres logs; postgres.log.old is from the start before
 //
-// A folder has one owner at a time. An owner that is killed leaves its Postgres
-// running; the next one ends that, clears what is stale, and has the data.
+// One process at a time owns a folder. If it is killed, its Postgres keeps
+// running; the next owner ends that Postgres, clears what is stale, and starts
+// the cluster again with all its data.
 //
-// Postgres refuses to run as root: see [Account].
+// Postgres refuses to run as root; [Account] says who it runs as.
 //
-// Errors are written for whoever runs the program. They say what to do, and
-// call the folder DATA_DIR and the use of another database DATABASE_URL, which
-// are the program's settings for them.
+// Errors are written for the person who runs the program, and say what to do.
+// They use the names of the program's settings: DATA_DIR is the folder, and
+// DATABASE_URL a database that makes the private Postgres unnecessary.
 package pgserver
 
 import (
@@ -43,13 +44,13 @@ import (
 )
 
 const (
-	// MinVersion is the oldest major version of PostgreSQL that is used.
+	// MinVersion is the oldest major version of PostgreSQL that the program works with.
 	MinVersion = 14
 
-	// Database is the database that a start makes unless it is there.
+	// Database is the name of the program's database.
 	Database = "tachikoma"
 
-	// StopTimeout is how long Stop can take: all of shutdownSteps.
+	// StopTimeout is how long Stop takes for a Postgres that only force ends.
 	StopTimeout = stopFast + stopImmediate + stopForced
 
 	stopFast      = 20 * time.Second
@@ -87,184 +88,186 @@ type Server struct {
 	end     func() error  // Stop, once
 }
 
-// Start makes or takes over the cluster in dir, which is made if it isn't there,
-// and returns when Postgres accepts connections and has the database [Database].
-// ctx bounds the start alone: after a crash, recovery may take minutes.
+// Start starts the cluster in the folder dir and returns when it accepts
+// connections and has the database [Database]. The folder and the cluster are
+// made if they don't exist. Cancelling ctx ends the start and has no effect
+// afterwards; recovery from a crash can take minutes.
 //
-// Only one process at a time can have dir; a Postgres that a killed one left
-// there is ended first. The caller must call Stop. After an error nothing runs,
-// and the next start clears what is half made.
+// Only one process at a time can own dir; a Postgres that a killed owner left
+// running is ended first. The caller must call Stop. After an error nothing that
+// Start has started is left running, and what is half made is cleared by the
+// next start.
 func Start(ctx context.Context, log *slog.Logger, dir string) (*Server, error) {
 	return start(ctx, log, dir, false)
 }
 
-// StartThrowaway is Start for data that nobody needs after a crash of the
-// machine, as in tests: nothing is synced to disk.
+// StartThrowaway is Start for tests: nothing is synced to disk, so the data
+// doesn't survive a crash of the machine.
 func StartThrowaway(ctx context.Context, log *slog.Logger, dir string) (*Server, error) {
 	return start(ctx, log, dir, true)
 }
 
 func start(ctx context.Context, log *slog.Logger, dir string, throwaway bool) (*Server, error) {
-	p := &Server{log: log, dir: dir, throwaway: throwaway, folders: postgresFolders(os.Getenv("PATH"))}
-	if err := p.start(ctx); err != nil {
+	s := &Server{log: log, dir: dir, throwaway: throwaway, folders: postgresFolders(os.Getenv("PATH"))}
+	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return s, nil
 }
 
 // URL is the connection string of a database, for pgx and psql alike. Its user
 // is the superuser postgres, without a password.
-func (p *Server) URL(database string) string {
-	query := "host=" + url.QueryEscape(p.path("run")) + "&port=5432&user=postgres"
+func (s *Server) URL(database string) string {
+	query := "host=" + url.QueryEscape(s.path("run")) + "&port=5432&user=postgres"
 	return "postgres:///" + url.PathEscape(database) + "?" + strings.ReplaceAll(query, "+", "%20")
 }
 
-// Running returns the connection string of [Database] in dir, and whether a
-// process has that Postgres right now: for commands beside that process, which
-// can't start it again.
+// Running reports whether a process owns the Postgres in dir right now, and
+// returns the connection string of its [Database]. It is for commands that run
+// beside that process and so can't start the Postgres themselves.
 func Running(dir string) (url string, running bool) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", false
 	}
-	p := &Server{dir: dir}
-	if _, err := os.Stat(p.path("server.lock")); err != nil {
+	s := &Server{dir: dir}
+	if _, err := os.Stat(s.path("server.lock")); err != nil {
 		return "", false
 	}
-	lock, err := lockFile(p.path("server.lock"))
+	lock, err := lockFile(s.path("server.lock"))
 	if err == nil {
 		unlock(lock)
 	}
-	return p.URL(Database), errors.Is(err, errLocked)
+	return s.URL(Database), errors.Is(err, errLocked)
 }
 
-// Hints are the command lines, quoted for a shell, that open a psql and write a
-// backup, with programs of this cluster's own version.
-func (p *Server) Hints() []string {
-	to := " -h " + shellQuote(p.path("run")) + " -U postgres "
+// Hints are two command lines, quoted for a shell: one opens psql, one writes a
+// backup. They name programs of the cluster's own version.
+func (s *Server) Hints() []string {
+	to := " -h " + shellQuote(s.path("run")) + " -U postgres "
 	return []string{
-		shellQuote(p.program("psql")) + to + Database,
-		shellQuote(p.program("pg_dump")) + to + "-Fc -f " + Database + ".dump " + Database,
+		shellQuote(s.program("psql")) + to + Database,
+		shellQuote(s.program("pg_dump")) + to + "-Fc -f " + Database + ".dump " + Database,
 	}
 }
 
-// Done is closed when the postmaster has ended, by itself or by Stop. Stop is to
-// be called in either case.
-func (p *Server) Done() <-chan struct{} { return p.exited }
+// Done is closed when the postmaster has ended, by itself or through Stop. Stop
+// must be called in either case.
+func (s *Server) Done() <-chan struct{} { return s.exited }
 
-// Stop ends Postgres and gives the folder free. It cuts off whoever is still
-// connected, waits for the end, and may be called again: the answer is the
-// same. If Postgres didn't end well, or had ended by itself with an error, the
-// error has the end of its log.
-func (p *Server) Stop() error { return p.end() }
+// Stop ends Postgres, with growing force until [StopTimeout], waits for its end
+// and releases the folder. It cuts off whoever is still connected. It may be
+// called again and returns the same result. If Postgres failed, now or before,
+// the error quotes the end of its log.
+func (s *Server) Stop() error { return s.end() }
 
-func (p *Server) start(ctx context.Context) (err error) {
-	if p.folders = withPrograms(p.folders); len(p.folders) == 0 {
+func (s *Server) start(ctx context.Context) (err error) {
+	if s.folders = withPrograms(s.folders); len(s.folders) == 0 {
 		return fmt.Errorf("there are no PostgreSQL programs on this machine: %s, or name a database in DATABASE_URL",
 			installAdvice())
 	}
-	if p.account, err = Account(); err != nil {
+	if s.account, err = Account(); err != nil {
 		return err
 	}
-	if err := p.takeFolder(); err != nil {
+	if err := s.takeFolder(); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			unlock(p.lock)
+			unlock(s.lock)
 		}
 	}()
-	life, err := p.endLeftover(ctx)
+	life, err := s.endLeftover(ctx)
 	if err != nil {
 		return err
 	}
 	defer life.Close()
-	out, err := p.openLog()
+	out, err := s.openLog()
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	if err := p.choosePrograms(); err != nil {
+	if err := s.choosePrograms(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(p.path("postgres")); errors.Is(err, fs.ErrNotExist) {
-		if err := p.initCluster(ctx, life, out); err != nil {
+	if _, err := os.Stat(s.path("postgres")); errors.Is(err, fs.ErrNotExist) {
+		if err := s.initCluster(ctx, life, out); err != nil {
 			return err
 		}
 	}
-	if err := p.launch(life, out); err != nil {
+	if err := s.launch(life, out); err != nil {
 		return err
 	}
-	if err := p.awaitReady(ctx); err != nil {
-		_ = p.Stop() // says the same again
+	if err := s.awaitReady(ctx); err != nil {
+		_ = s.Stop() // says the same again
 		return err
 	}
 	return nil
 }
 
 // takeFolder makes dir if it isn't there and locks it for this process.
-func (p *Server) takeFolder() (err error) {
-	if p.dir, err = filepath.Abs(p.dir); err != nil {
-		return p.unusable(err)
+func (s *Server) takeFolder() (err error) {
+	if s.dir, err = filepath.Abs(s.dir); err != nil {
+		return s.unusable(err)
 	}
-	socket, limit := filepath.Join(p.path("run"), socketName), len(syscall.RawSockaddrUnix{}.Path)-1
+	socket, limit := filepath.Join(s.path("run"), socketName), len(syscall.RawSockaddrUnix{}.Path)-1
 	if len(socket) > limit {
 		return fmt.Errorf("the path of Postgres's socket, %s, has %d bytes and this system allows %d: choose a shorter DATA_DIR",
 			socket, len(socket), limit)
 	}
-	if strings.Contains(p.dir, ",") {
+	if strings.Contains(s.dir, ",") {
 		return fmt.Errorf("the folder %s has a comma in its path, which Postgres's clients take for the end of a host: "+
-			"choose another DATA_DIR", p.dir)
+			"choose another DATA_DIR", s.dir)
 	}
-	if _, err := os.Stat(p.dir); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
 		mode := fs.FileMode(0o700)
-		if p.account != nil {
+		if s.account != nil {
 			mode = 0o711 // root owns it, and Postgres's account must get through
 		}
-		if err := errors.Join(os.MkdirAll(p.dir, mode), os.Chmod(p.dir, mode)); err != nil {
-			return p.unusable(err)
+		if err := errors.Join(os.MkdirAll(s.dir, mode), os.Chmod(s.dir, mode)); err != nil {
+			return s.unusable(err)
 		}
 	}
-	if err := p.checkOwner(); err != nil {
+	if err := s.checkOwner(); err != nil {
 		return err
 	}
 	// A killed server's lock can last a moment longer, in a child that hadn't got to its exec.
 	for deadline := time.Now().Add(time.Second); ; time.Sleep(pollInterval) {
-		if p.lock, err = lockFile(p.path("server.lock")); !errors.Is(err, errLocked) || time.Now().After(deadline) {
+		if s.lock, err = lockFile(s.path("server.lock")); !errors.Is(err, errLocked) || time.Now().After(deadline) {
 			break
 		}
 	}
 	if errors.Is(err, errLocked) {
-		return fmt.Errorf("another server uses the folder %s: stop it, or give this one another DATA_DIR or a DATABASE_URL", p.dir)
+		return fmt.Errorf("another server uses the folder %s: stop it, or give this one another DATA_DIR or a DATABASE_URL", s.dir)
 	}
 	if err != nil {
-		return p.unusable(err)
+		return s.unusable(err)
 	}
 	return nil
 }
 
-func (p *Server) unusable(err error) error {
-	return fmt.Errorf("the folder %s can't be used: %w: choose another DATA_DIR, or name a database in DATABASE_URL", p.dir, err)
+func (s *Server) unusable(err error) error {
+	return fmt.Errorf("the folder %s can't be used: %w: choose another DATA_DIR, or name a database in DATABASE_URL", s.dir, err)
 }
 
 // endLeftover ends what a killed server left running and returns
 // postgres.lock, locked. That lock is the proof: Postgres inherits it, so while
 // it is held the pid in postmaster.pid is a Postgres of this folder, and when
 // it is free that pid is somebody else's by now.
-func (p *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
+func (s *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 	free := func(patience time.Duration) bool {
 		for deadline := time.Now().Add(patience); ; time.Sleep(pollInterval) {
-			life, err = lockFile(p.path("postgres.lock"))
+			life, err = lockFile(s.path("postgres.lock"))
 			if !errors.Is(err, errLocked) || time.Now().After(deadline) {
 				return err == nil
 			}
 		}
 	}
 	if !free(0) && errors.Is(err, errLocked) {
-		p.log.WarnContext(ctx, "ending the Postgres that a killed server left running", "dir", p.dir)
+		s.log.WarnContext(ctx, "ending the Postgres that a killed server left running", "dir", s.dir)
 		// One that has only just begun, and initdb, have no postmaster.pid: they get a while.
 		for start := time.Now(); time.Since(start) < 30*time.Second && ctx.Err() == nil; {
-			if pid, _ := p.postmaster(); pid > 0 {
+			if pid, _ := s.postmaster(); pid > 0 {
 				process, _ := os.FindProcess(pid) // never an error on Unix
 				endPostmaster(process, free)
 				break
@@ -275,12 +278,12 @@ func (p *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 		}
 	}
 	if errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("a Postgres that a killed server left in %s doesn't end: %w", p.dir, cmp.Or(ctx.Err(), err))
+		return nil, fmt.Errorf("a Postgres that a killed server left in %s doesn't end: %w", s.dir, cmp.Or(ctx.Err(), err))
 	}
 	if err != nil {
-		return nil, p.unusable(err)
+		return nil, s.unusable(err)
 	}
-	if err := p.clearLeftover(); err != nil {
+	if err := s.clearLeftover(); err != nil {
 		return nil, errors.Join(err, life.Close())
 	}
 	return life, nil
@@ -288,26 +291,26 @@ func (p *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 
 // clearLeftover removes what a Postgres leaves that was killed: lock files
 // whose pids may since belong to anybody, the socket, a half-made cluster.
-func (p *Server) clearLeftover() error {
-	if pid, socket := p.postmaster(); pid > 0 {
+func (s *Server) clearLeftover() error {
+	if pid, socket := s.postmaster(); pid > 0 {
 		if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
 			return errors.Join(fmt.Errorf("a Postgres that no server started (pid %d) uses %s: stop it with kill -INT %d",
-				pid, p.path("postgres"), pid), conn.Close())
+				pid, s.path("postgres"), pid), conn.Close())
 		}
-		if err := os.Remove(p.path("postgres", "postmaster.pid")); err != nil {
-			return p.unusable(err)
+		if err := os.Remove(s.path("postgres", "postmaster.pid")); err != nil {
+			return s.unusable(err)
 		}
 	}
-	if err := errors.Join(os.RemoveAll(p.path("postgres.new")), os.RemoveAll(p.path("run")), p.makeOwned("run")); err != nil {
-		return p.unusable(err)
+	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), os.RemoveAll(s.path("run")), s.makeOwned("run")); err != nil {
+		return s.unusable(err)
 	}
 	return nil
 }
 
 // postmaster returns the pid and the socket that the cluster's postmaster.pid
 // names, or 0. https://www.postgresql.org/docs/current/storage-file-layout.html
-func (p *Server) postmaster() (pid int, socket string) {
-	content, err := os.ReadFile(p.path("postgres", "postmaster.pid"))
+func (s *Server) postmaster() (pid int, socket string) {
+	content, err := os.ReadFile(s.path("postgres", "postmaster.pid"))
 	if err != nil {
 		return 0, ""
 	}
@@ -320,119 +323,119 @@ func (p *Server) postmaster() (pid int, socket string) {
 }
 
 // makeOwned makes an empty folder in dir that is Postgres's own.
-func (p *Server) makeOwned(name string) error {
-	if err := os.Mkdir(p.path(name), 0o700); err != nil {
+func (s *Server) makeOwned(name string) error {
+	if err := os.Mkdir(s.path(name), 0o700); err != nil {
 		return err
 	}
-	if p.account == nil {
+	if s.account == nil {
 		return nil
 	}
-	return os.Chown(p.path(name), int(p.account.Uid), int(p.account.Gid))
+	return os.Chown(s.path(name), int(s.account.Uid), int(s.account.Gid))
 }
 
-func (p *Server) openLog() (*os.File, error) {
-	name := p.path("postgres.log")
+func (s *Server) openLog() (*os.File, error) {
+	name := s.path("postgres.log")
 	if err := os.Rename(name, name+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, p.unusable(err)
+		return nil, s.unusable(err)
 	}
 	out, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, p.unusable(err)
+		return nil, s.unusable(err)
 	}
 	return out, nil
 }
 
 // initCluster makes the cluster under another name and renames it when it is
 // whole: one that was cut short is never taken for a cluster.
-func (p *Server) initCluster(ctx context.Context, life, out *os.File) error {
-	p.log.InfoContext(ctx, "making a Postgres cluster, which takes a few seconds", "dir", p.dir, "programs", p.bin)
-	if err := p.makeOwned("postgres.new"); err != nil {
-		return p.unusable(err)
+func (s *Server) initCluster(ctx context.Context, life, out *os.File) error {
+	s.log.InfoContext(ctx, "making a Postgres cluster, which takes a few seconds", "dir", s.dir, "programs", s.bin)
+	if err := s.makeOwned("postgres.new"); err != nil {
+		return s.unusable(err)
 	}
-	args := []string{"-D", p.path("postgres.new"), "--encoding=UTF8", "--locale=C", "--username=postgres",
+	args := []string{"-D", s.path("postgres.new"), "--encoding=UTF8", "--locale=C", "--username=postgres",
 		"--auth-local=trust", "--auth-host=reject", "--no-instructions"}
-	if p.throwaway {
+	if s.throwaway {
 		args = append(args, "--no-sync")
 	}
-	cmd := p.command(ctx, p.program("initdb"), args...)
+	cmd := s.command(ctx, s.program("initdb"), args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{life}
 	if err := cmd.Run(); err != nil {
-		return p.failure("making a Postgres cluster", cmp.Or(ctx.Err(), err))
+		return s.failure("making a Postgres cluster", cmp.Or(ctx.Err(), err))
 	}
-	if err := os.Rename(p.path("postgres.new"), p.path("postgres")); err != nil {
-		return p.unusable(err)
+	if err := os.Rename(s.path("postgres.new"), s.path("postgres")); err != nil {
+		return s.unusable(err)
 	}
-	if p.throwaway {
+	if s.throwaway {
 		return nil
 	}
-	return syncFolder(p.dir) // or a power cut could undo the rename, and the next start make a new cluster
+	return syncFolder(s.dir) // or a power cut could undo the rename, and the next start make a new cluster
 }
 
 // launch starts the postmaster. Its settings are given here and not in
 // postgresql.conf, so that a cluster made by an older server gets them too;
 // all others are the owner's to change with ALTER SYSTEM.
-func (p *Server) launch(life, out *os.File) error {
+func (s *Server) launch(life, out *os.File) error {
 	settings := []string{
 		"listen_addresses=",
 		"port=5432",
-		`unix_socket_directories="` + strings.ReplaceAll(p.path("run"), `"`, `""`) + `"`,
+		`unix_socket_directories="` + strings.ReplaceAll(s.path("run"), `"`, `""`) + `"`,
 		"max_connections=200", // ten servers with the default pool
 		"jit=off",             // it writes code, which a hardened unit forbids, and then the query fails
 		"logging_collector=off",
 		"log_destination=stderr",
 	}
-	if p.throwaway {
+	if s.throwaway {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off",
 			"wal_level=minimal", "max_wal_senders=0", "max_connections=500")
 	}
-	args := []string{"-D", p.path("postgres")}
+	args := []string{"-D", s.path("postgres")}
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
-	cmd := p.command(context.Background(), p.program("postgres"), args...)
+	cmd := s.command(context.Background(), s.program("postgres"), args...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{life}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting Postgres: %w", err)
 	}
-	p.process, p.exited, p.end = cmd.Process, make(chan struct{}), sync.OnceValue(p.shutDown)
+	s.process, s.exited, s.end = cmd.Process, make(chan struct{}), sync.OnceValue(s.shutDown)
 	go func() {
-		p.exitErr = cmd.Wait()
-		close(p.exited)
+		s.exitErr = cmd.Wait()
+		close(s.exited)
 	}()
 	return nil
 }
 
 // awaitReady returns when Postgres accepts connections and has the server's
 // database. A recovery after a crash may take minutes: ctx alone bounds it.
-func (p *Server) awaitReady(ctx context.Context) error {
+func (s *Server) awaitReady(ctx context.Context) error {
 	poll, remind := time.NewTicker(pollInterval), time.NewTicker(10*time.Second)
 	defer poll.Stop()
 	defer remind.Stop()
 	for {
-		err := p.makeDatabase(ctx)
+		err := s.makeDatabase(ctx)
 		if err == nil {
 			return nil
 		}
 		if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code != "57P03" { // cannot_connect_now
-			return p.failure("preparing Postgres", err)
+			return s.failure("preparing Postgres", err)
 		}
 		select {
-		case <-p.exited:
-			return p.failure("starting Postgres", cmp.Or(p.exitErr, errors.New("it ended at once")))
+		case <-s.exited:
+			return s.failure("starting Postgres", cmp.Or(s.exitErr, errors.New("it ended at once")))
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for Postgres: %w", ctx.Err())
 		case <-remind.C:
-			p.log.InfoContext(ctx, "still waiting for Postgres", "log", p.path("postgres.log"), "last_answer", err)
+			s.log.InfoContext(ctx, "still waiting for Postgres", "log", s.path("postgres.log"), "last_answer", err)
 		case <-poll.C:
 		}
 	}
 }
 
 // makeDatabase makes the server's database unless it is there.
-func (p *Server) makeDatabase(ctx context.Context) error {
+func (s *Server) makeDatabase(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.URL("postgres"))
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
 	if err != nil {
 		return err
 	}
@@ -445,19 +448,19 @@ func (p *Server) makeDatabase(ctx context.Context) error {
 	return err
 }
 
-func (p *Server) shutDown() error {
-	endPostmaster(p.process, func(patience time.Duration) bool {
+func (s *Server) shutDown() error {
+	endPostmaster(s.process, func(patience time.Duration) bool {
 		select {
-		case <-p.exited:
+		case <-s.exited:
 			return true
 		case <-time.After(patience):
 			return false
 		}
 	})
-	<-p.exited
-	unlock(p.lock)
-	if p.exitErr != nil {
-		return p.failure("ending Postgres", p.exitErr)
+	<-s.exited
+	unlock(s.lock)
+	if s.exitErr != nil {
+		return s.failure("ending Postgres", s.exitErr)
 	}
 	return nil
 }
@@ -475,16 +478,16 @@ func endPostmaster(process *os.Process, ended func(patience time.Duration) bool)
 }
 
 // failure is err with the end of Postgres's log.
-func (p *Server) failure(doing string, err error) error {
-	content, readErr := os.ReadFile(p.path("postgres.log"))
+func (s *Server) failure(doing string, err error) error {
+	content, readErr := os.ReadFile(s.path("postgres.log"))
 	if readErr != nil {
 		return fmt.Errorf("%s: %w (and its log: %w)", doing, err, readErr)
 	}
 	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
 	lines = lines[max(0, len(lines)-15):]
-	return fmt.Errorf("%s: %w; %s ends with:\n    %s", doing, err, p.path("postgres.log"), strings.Join(lines, "\n    "))
+	return fmt.Errorf("%s: %w; %s ends with:\n    %s", doing, err, s.path("postgres.log"), strings.Join(lines, "\n    "))
 }
 
-func (p *Server) path(names ...string) string {
-	return filepath.Join(append([]string{p.dir}, names...)...)
+func (s *Server) path(names ...string) string {
+	return filepath.Join(append([]string{s.dir}, names...)...)
 }

@@ -65,19 +65,19 @@ func withPrograms(folders []string) []string {
 
 // choosePrograms sets bin: for a cluster that exists the first folder of its
 // version, else the first that is new enough.
-func (p *Server) choosePrograms() error {
-	wanted, err := p.clusterVersion()
+func (s *Server) choosePrograms() error {
+	wanted, err := s.clusterVersion()
 	if err != nil {
 		return err
 	}
 	var found []string
-	for _, folder := range p.folders {
-		version, err := p.version(folder)
+	for _, folder := range s.folders {
+		version, err := s.version(folder)
 		if err != nil {
 			return err
 		}
 		if version == wanted || wanted == 0 && version >= MinVersion {
-			p.bin = folder
+			s.bin = folder
 			return nil
 		}
 		found = append(found, fmt.Sprintf("%d in %s", version, folder))
@@ -87,32 +87,32 @@ func (p *Server) choosePrograms() error {
 			MinVersion, strings.Join(found, ", "), installAdvice())
 	}
 	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: "+
-		"install version %d again, or choose another DATA_DIR", p.dir, wanted, strings.Join(found, ", "), wanted)
+		"install version %d again, or choose another DATA_DIR", s.dir, wanted, strings.Join(found, ", "), wanted)
 }
 
 // clusterVersion is the major version of the cluster in dir, or 0 if there is none.
-func (p *Server) clusterVersion() (int, error) {
-	content, err := os.ReadFile(p.path("postgres", "PG_VERSION"))
+func (s *Server) clusterVersion() (int, error) {
+	content, err := os.ReadFile(s.path("postgres", "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, p.unusable(err)
+		return 0, s.unusable(err)
 	}
 	version, err := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err != nil {
-		return 0, p.unusable(fmt.Errorf("reading PG_VERSION: %w", err))
+		return 0, s.unusable(fmt.Errorf("reading PG_VERSION: %w", err))
 	}
 	return version, nil
 }
 
 // version asks the programs in folder for their major version, as the account
 // and in the folder that Postgres will run with.
-func (p *Server) version(folder string) (int, error) {
-	cmd := p.command(context.Background(), filepath.Join(folder, "postgres"), "--version")
+func (s *Server) version(folder string) (int, error) {
+	cmd := s.command(context.Background(), filepath.Join(folder, "postgres"), "--version")
 	answer, err := cmd.Output()
-	if errors.Is(err, fs.ErrPermission) && p.account != nil {
-		return 0, p.denied(cmd.Path)
+	if errors.Is(err, fs.ErrPermission) && s.account != nil {
+		return 0, s.denied(cmd.Path)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("asking %s for its version: %w", cmd.Path, err)
@@ -126,12 +126,12 @@ func (p *Server) version(folder string) (int, error) {
 
 // denied finds out which folder keeps the account that Postgres runs as from
 // its work: the homes of root and of users are closed to it.
-func (p *Server) denied(program string) error {
+func (s *Server) denied(program string) error {
 	const advice = "choose another DATA_DIR (not in a home folder), or start the server as an ordinary user"
 	at := "/"
-	for _, name := range strings.Split(p.dir, "/") {
+	for _, name := range strings.Split(s.dir, "/") {
 		at = filepath.Join(at, name)
-		cmd := p.command(context.Background(), program, "--version")
+		cmd := s.command(context.Background(), program, "--version")
 		cmd.Dir = at
 		if err := cmd.Run(); errors.Is(err, fs.ErrPermission) {
 			if at == "/" {
@@ -140,27 +140,27 @@ func (p *Server) denied(program string) error {
 			return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", at, advice)
 		}
 	}
-	return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", p.dir, advice)
+	return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", s.dir, advice)
 }
 
 // command is one of PostgreSQL's programs, as the account it has to run as, in
 // a process group of its own, so that Ctrl-C doesn't reach it, and with an
 // environment that holds neither secrets nor settings. Cancelling ctx kills it.
-func (p *Server) command(ctx context.Context, path string, args ...string) *exec.Cmd {
+func (s *Server) command(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = p.dir
+	cmd.Dir = s.dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.account}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.account}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	return cmd
 }
 
-func (p *Server) program(name string) string { return filepath.Join(p.bin, name) }
+func (s *Server) program(name string) string { return filepath.Join(s.bin, name) }
 
-// Account is who Postgres runs as: the user postgres if this process is root's,
-// which Postgres refuses to be, and nil, for this process's own account, if not.
-// The cluster and the folder of its socket are that account's, and closed to
-// others.
+// Account is the account that Postgres runs as. Postgres refuses to run as root,
+// so for root it is the user postgres; for everybody else it is nil, which means
+// the account of this process. The cluster and the folder of its socket belong
+// to it and are closed to others.
 func Account() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -183,21 +183,21 @@ func Account() (*syscall.Credential, error) {
 
 // checkOwner refuses a cluster of another user before anything is changed
 // beside it: Postgres only runs as the owner of its files.
-func (p *Server) checkOwner() error {
-	info, err := os.Stat(p.path("postgres"))
+func (s *Server) checkOwner() error {
+	info, err := os.Stat(s.path("postgres"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return p.unusable(err)
+		return s.unusable(err)
 	}
 	runner := uint32(os.Geteuid())
-	if p.account != nil {
-		runner = p.account.Uid
+	if s.account != nil {
+		runner = s.account.Uid
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != runner {
 		return fmt.Errorf("the cluster in %s belongs to the user %d, and Postgres would run as the user %d: "+
-			"start the server as the owner, or choose another DATA_DIR", p.dir, owner, runner)
+			"start the server as the owner, or choose another DATA_DIR", s.dir, owner, runner)
 	}
 	return nil
 }

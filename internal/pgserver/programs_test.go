@@ -11,8 +11,8 @@ import (
 func TestMissingProgramsAreToldWithTheInstallCommand(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
-	p := &Server{log: slog.New(slog.DiscardHandler), dir: dir, folders: []string{"/nowhere", t.TempDir()}}
-	err := p.start(t.Context())
+	s := &Server{log: slog.New(slog.DiscardHandler), dir: dir, folders: []string{"/nowhere", t.TempDir()}}
+	err := s.start(t.Context())
 	if err == nil {
 		t.Fatal("it started without programs")
 	}
