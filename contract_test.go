@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"tachikoma/internal/apidocs/jsonschema"
 )
 
 // checkContract reports where an exchange isn't as openapi.json has it. It
@@ -72,7 +74,7 @@ func (response apiResponse) judgeHeaders(a *answer) (problems []string) {
 		if value := a.header.Get(name); value == "" && header.Required {
 			problems = append(problems, "the header "+name+" is missing")
 		} else if value != "" && header.Schema != nil {
-			problems = append(problems, prefixed("the header "+name+": ", header.Schema.fitsText(value))...)
+			problems = append(problems, prefixed("the header "+name+": ", textProblems(header.Schema, value))...)
 		}
 	}
 	for _, name := range []string{"ETag", "Location", "Retry-After", "WWW-Authenticate"} {
@@ -123,21 +125,21 @@ func isJSON(contentType string) bool {
 // fits says what keeps a body from fitting.
 func (m apiMedia) fits(body []byte, closed bool) []string {
 	var v any
-	if err := decodeStrictly(body, &v); err != nil {
+	if err := jsonschema.Decode(body, &v); err != nil {
 		return []string{err.Error()}
 	}
 	if m.Schema == nil {
 		return nil
 	}
-	return prefixed("the body: ", m.Schema.problemsOf(v, closed))
+	return prefixed("the body: ", m.Schema.Problems(v, closed))
 }
 
-// fitsText says what keeps a header's or a parameter's value from fitting: it
-// may be meant as a text or as what it is in JSON.
-func (s *jsonSchema) fitsText(text string) []string {
-	problems := s.problemsOf(text, false)
+// textProblems says what keeps a header's or a parameter's value from fitting:
+// it may be meant as a text or as what it is in JSON.
+func textProblems(s *jsonschema.Schema, text string) []string {
+	problems := s.Problems(text, false)
 	var v any
-	if len(problems) > 0 && decodeStrictly([]byte(text), &v) == nil && len(s.problemsOf(v, false)) == 0 {
+	if len(problems) > 0 && jsonschema.Decode([]byte(text), &v) == nil && len(s.Problems(v, false)) == 0 {
 		return nil
 	}
 	return problems
@@ -160,7 +162,7 @@ func (o *apiOperation) judgeAccepted(r *http.Request, sent []byte) (problems []s
 		if p := o.parameter("query", name); p == nil {
 			problems = append(problems, "the parameter "+name+" was accepted, and isn't described")
 		} else {
-			problems = append(problems, prefixed("the parameter "+name+" was accepted: ", p.Schema.fitsText(values[0]))...)
+			problems = append(problems, prefixed("the parameter "+name+" was accepted: ", textProblems(p.Schema, values[0]))...)
 		}
 	}
 	for _, name := range []string{"Idempotency-Key", "If-Match", "Last-Event-ID"} {

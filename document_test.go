@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"tachikoma/internal/apidocs/jsonschema"
 )
 
 // apiDocument is openapi.json. References to anything but schemas are replaced
@@ -25,7 +27,7 @@ type apiDocument struct {
 	Paths      map[string]apiPath
 	Components struct {
 		SecuritySchemes map[string]any
-		Schemas         map[string]*jsonSchema
+		Schemas         map[string]*jsonschema.Schema
 		Responses       map[string]apiResponse
 		Parameters      map[string]apiParameter
 		Headers         map[string]apiParameter
@@ -59,7 +61,7 @@ type apiOperation struct {
 type apiParameter struct { // or a header
 	Name, In, Description string
 	Required              bool
-	Schema                *jsonSchema
+	Schema                *jsonschema.Schema
 	Example               any
 }
 
@@ -76,7 +78,7 @@ type apiResponse struct {
 }
 
 type apiMedia struct {
-	Schema   *jsonSchema
+	Schema   *jsonschema.Schema
 	Example  any
 	Examples map[string]apiExample
 }
@@ -106,7 +108,7 @@ func documentOf(t testing.TB) *apiDocument {
 
 func readDocument(content []byte) (*apiDocument, error) {
 	var raw any
-	if err := decodeStrictly(content, &raw); err != nil {
+	if err := jsonschema.Decode(content, &raw); err != nil {
 		return nil, err
 	}
 	raw, err := inlined(raw, raw)
@@ -117,12 +119,12 @@ func readDocument(content []byte) (*apiDocument, error) {
 		return nil, err
 	}
 	var d apiDocument
-	if err := decodeStrictly(content, &d); err != nil {
+	if err := jsonschema.Decode(content, &d); err != nil {
 		return nil, err
 	}
 	d.gather()
 	for _, p := range d.places() {
-		if err := p.schema.link(p.path, d.Components.Schemas); err != nil {
+		if err := p.schema.Link(p.path, d.Components.Schemas); err != nil {
 			return nil, err
 		}
 	}
@@ -230,7 +232,7 @@ func (o *apiOperation) success() (status string, response apiResponse) {
 // described is a schema in the document with the examples that stand beside it.
 type described struct {
 	path     string
-	schema   *jsonSchema
+	schema   *jsonschema.Schema
 	examples []any
 	closed   bool // what it describes is the server's
 }
@@ -238,7 +240,7 @@ type described struct {
 // places are all schemas that aren't inside another one.
 func (d *apiDocument) places() []described {
 	var found []described
-	add := func(path string, s *jsonSchema, closed bool, examples ...any) {
+	add := func(path string, s *jsonschema.Schema, closed bool, examples ...any) {
 		examples = slices.DeleteFunc(examples, func(v any) bool { return v == nil })
 		if s != nil {
 			found = append(found, described{path, s, examples, closed})

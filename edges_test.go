@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tachikoma/internal/apidocs/jsonschema"
 )
 
 // edge is a value at a limit of a field.
@@ -29,7 +31,7 @@ func TestLimitsOfBodiesAreTheServers(t *testing.T) {
 			continue
 		}
 		media := o.RequestBody.Content["application/json"]
-		edges := media.Schema.edges("", media.Example, func(v any) any { return v })
+		edges := edgesOf(media.Schema, "", media.Example, func(v any) any { return v })
 		if len(edges) == 0 {
 			continue
 		}
@@ -68,9 +70,9 @@ func (st *story) try(o *apiOperation, path string, e edge) {
 	}
 }
 
-// edges are values at the limits of a schema. example is one that fits; put
+// edgesOf are values at the limits of a schema. example is one that fits; put
 // makes a body of a value for this schema.
-func (s *jsonSchema) edges(field string, example any, put func(v any) any) (found []edge) {
+func edgesOf(s *jsonschema.Schema, field string, example any, put func(v any) any) (found []edge) {
 	nullable := slices.Contains(s.Type, "null")
 	for _, one := range s.AnyOf {
 		if slices.Contains(one.Type, "null") {
@@ -79,20 +81,18 @@ func (s *jsonSchema) edges(field string, example any, put func(v any) any) (foun
 			s = one
 		}
 	}
-	for s.target != nil {
-		s = s.target
-	}
+	s = s.Target()
 	add := func(refused bool, values ...any) {
 		for _, v := range values {
 			found = append(found, edge{field, put(v), refused})
 		}
 	}
-	if field != "" && !s.anything {
+	if field != "" && !s.IsOpen() {
 		add(!nullable, nil)
 	}
 	switch {
-	case slices.Contains(s.Type, "object") && s.AdditionalProperties != nil && s.AdditionalProperties.nothing:
-		found = append(found, s.edgesOfMembers(field, example, put)...)
+	case slices.Contains(s.Type, "object") && s.AdditionalProperties != nil && s.AdditionalProperties.IsFalse():
+		found = append(found, edgesOfMembers(s, field, example, put)...)
 	case slices.Contains(s.Type, "object"):
 		add(true, "text", []any{})
 	case slices.Contains(s.Type, "array"):
@@ -100,9 +100,9 @@ func (s *jsonSchema) edges(field string, example any, put func(v any) any) (foun
 		add(s.MinItems > 0, []any{})
 		of, _ := example.([]any)
 		if len(of) > 0 {
-			found = append(found, s.Items.edges(field+"[0]", of[0], func(v any) any { return put([]any{v}) })...)
+			found = append(found, edgesOf(s.Items, field+"[0]", of[0], func(v any) any { return put([]any{v}) })...)
 		}
-		if s.MaxItems != nil && s.Items.text() {
+		if s.MaxItems != nil && takesAnyText(s.Items) {
 			add(false, several(*s.MaxItems))
 			add(true, several(*s.MaxItems+1))
 		}
@@ -120,7 +120,7 @@ func (s *jsonSchema) edges(field string, example any, put func(v any) any) (foun
 		add(true, "true", 1)
 	case slices.Contains(s.Type, "string"):
 		add(true, 1, false)
-		if !s.text() {
+		if !takesAnyText(s) {
 			add(true, "nonsense")
 			break
 		}
@@ -135,8 +135,8 @@ func (s *jsonSchema) edges(field string, example any, put func(v any) any) (foun
 	return found
 }
 
-// text reports whether any text of the right length fits.
-func (s *jsonSchema) text() bool {
+// takesAnyText reports whether any text of the right length fits.
+func takesAnyText(s *jsonschema.Schema) bool {
 	return slices.Contains(s.Type, "string") && s.Enum == nil && s.Format == ""
 }
 
@@ -151,7 +151,7 @@ func several(n int) []any {
 
 // edgesOfMembers are those of an object's members, of each beside the others
 // of the example, and of objects with a member too many or too few.
-func (s *jsonSchema) edgesOfMembers(field string, example any, put func(v any) any) (found []edge) {
+func edgesOfMembers(s *jsonschema.Schema, field string, example any, put func(v any) any) (found []edge) {
 	object, _ := example.(map[string]any)
 	within := func(name string) string { return strings.TrimPrefix(field+"."+name, ".") }
 	with := func(name string, v any) map[string]any {
@@ -169,7 +169,7 @@ func (s *jsonSchema) edgesOfMembers(field string, example any, put func(v any) a
 		found = append(found, edge{within(name), put(less), true})
 	}
 	for name, inner := range s.Properties {
-		found = append(found, inner.edges(within(name), object[name], func(v any) any { return put(with(name, v)) })...)
+		found = append(found, edgesOf(inner, within(name), object[name], func(v any) any { return put(with(name, v)) })...)
 	}
 	return found
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tachikoma/internal/apidocs/jsonschema"
 )
 
 func TestDocumentHasEveryRoute(t *testing.T) {
@@ -86,7 +88,7 @@ func TestDocumentIsSound(t *testing.T) {
 	}
 	for _, p := range d.places() {
 		for _, example := range p.examples {
-			for _, problem := range p.schema.problemsOf(example, p.closed) {
+			for _, problem := range p.schema.Problems(example, p.closed) {
 				t.Errorf("%s: in the example %s", p.path, problem)
 			}
 		}
@@ -135,24 +137,24 @@ func wantExamples(t *testing.T, at string, content map[string]apiMedia) {
 
 // checkOwnExamples holds the examples and the default that stand in a schema,
 // and in all inside it, against it.
-func checkOwnExamples(t *testing.T, path string, s *jsonSchema) {
+func checkOwnExamples(t *testing.T, path string, s *jsonschema.Schema) {
 	t.Helper()
 	examples := s.Examples
 	if s.Default != nil {
 		examples = append(slices.Clone(examples), s.Default)
 	}
 	for _, example := range examples {
-		for _, problem := range s.problemsOf(example, true) {
+		for _, problem := range s.Problems(example, true) {
 			t.Errorf("%s: in the example or default %s", path, problem)
 		}
 	}
-	for path, inner := range s.inside(path) {
+	for path, inner := range s.Inside(path) {
 		checkOwnExamples(t, path, inner)
 	}
 }
 
 // unknownMappings are the schemas that discriminators name and that aren't there.
-func unknownMappings(s *jsonSchema, named map[string]*jsonSchema) (unknown []string) {
+func unknownMappings(s *jsonschema.Schema, named map[string]*jsonschema.Schema) (unknown []string) {
 	if s.Discriminator != nil {
 		for _, ref := range s.Discriminator.Mapping {
 			name, local := strings.CutPrefix(ref, "#/components/schemas/")
@@ -161,7 +163,7 @@ func unknownMappings(s *jsonSchema, named map[string]*jsonSchema) (unknown []str
 			}
 		}
 	}
-	for _, inner := range s.inside("") {
+	for _, inner := range s.Inside("") {
 		unknown = append(unknown, unknownMappings(inner, named)...)
 	}
 	return unknown
@@ -169,10 +171,8 @@ func unknownMappings(s *jsonSchema, named map[string]*jsonSchema) (unknown []str
 
 // codesOf are the error codes that a schema allows: of all the enums of its
 // code, what is in each.
-func codesOf(s *jsonSchema) []string {
-	for s.target != nil {
-		s = s.target
-	}
+func codesOf(s *jsonschema.Schema) []string {
+	s = s.Target()
 	var codes []string
 	narrow := func(by []string) {
 		if codes == nil {

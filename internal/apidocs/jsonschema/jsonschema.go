@@ -1,7 +1,7 @@
-package main
-
-// A checker for the part of JSON Schema (draft 2020-12) that openapi.json is
-// written in.
+// Package jsonschema checks values against JSON Schemas: against the part of
+// draft 2020-12 that openapi.json is written in, and what OpenAPI adds to it. The
+// tests hold all requests and responses against openapi.json with it.
+package jsonschema
 
 import (
 	"bytes"
@@ -20,29 +20,30 @@ import (
 	"unicode/utf8"
 )
 
-// jsonSchema is a JSON Schema. It knows the keywords below and refuses others when
-// it is decoded; link makes it ready to check.
-type jsonSchema struct {
-	Ref                  string                 `json:"$ref"`
-	Type                 oneOrMore              `json:"type"`
-	Properties           map[string]*jsonSchema `json:"properties"`
-	Required             []string               `json:"required"`
-	AdditionalProperties *jsonSchema            `json:"additionalProperties"`
-	Items                *jsonSchema            `json:"items"`
-	Enum                 []any                  `json:"enum"`
-	Const                any                    `json:"const"`
-	MinLength            int                    `json:"minLength"`
-	MaxLength            *int                   `json:"maxLength"`
-	Pattern              string                 `json:"pattern"`
-	Format               string                 `json:"format"`
-	Minimum              *float64               `json:"minimum"`
-	Maximum              *float64               `json:"maximum"`
-	MinItems             int                    `json:"minItems"`
-	MaxItems             *int                   `json:"maxItems"`
-	UniqueItems          bool                   `json:"uniqueItems"`
-	AllOf                []*jsonSchema          `json:"allOf"`
-	AnyOf                []*jsonSchema          `json:"anyOf"`
-	OneOf                []*jsonSchema          `json:"oneOf"`
+// Schema is a JSON Schema. Decoding one fails on keywords other than those below;
+// Link makes it ready for everything else. After that it is only read, and safe
+// for concurrent use.
+type Schema struct {
+	Ref                  string             `json:"$ref"`
+	Type                 Types              `json:"type"`
+	Properties           map[string]*Schema `json:"properties"`
+	Required             []string           `json:"required"`
+	AdditionalProperties *Schema            `json:"additionalProperties"`
+	Items                *Schema            `json:"items"`
+	Enum                 []any              `json:"enum"`
+	Const                any                `json:"const"`
+	MinLength            int                `json:"minLength"`
+	MaxLength            *int               `json:"maxLength"`
+	Pattern              string             `json:"pattern"`
+	Format               string             `json:"format"`
+	Minimum              *float64           `json:"minimum"`
+	Maximum              *float64           `json:"maximum"`
+	MinItems             int                `json:"minItems"`
+	MaxItems             *int               `json:"maxItems"`
+	UniqueItems          bool               `json:"uniqueItems"`
+	AllOf                []*Schema          `json:"allOf"`
+	AnyOf                []*Schema          `json:"anyOf"`
+	OneOf                []*Schema          `json:"oneOf"`
 	Discriminator        *struct {
 		PropertyName string            `json:"propertyName"`
 		Mapping      map[string]string `json:"mapping"`
@@ -54,14 +55,15 @@ type jsonSchema struct {
 
 	nothing  bool           // the schema false
 	anything bool           // it has no keyword that refuses anything
-	target   *jsonSchema    // what Ref names
+	target   *Schema        // what Ref names
 	pattern  *regexp.Regexp // Pattern
 }
 
-// oneOrMore is the value of type: a name, or a list of names.
-type oneOrMore []string
+// Types is the value of the keyword type: a name, or a list of names.
+type Types []string
 
-func (t *oneOrMore) UnmarshalJSON(data []byte) error {
+// UnmarshalJSON takes both forms.
+func (t *Types) UnmarshalJSON(data []byte) error {
 	if data[0] != '"' {
 		return json.Unmarshal(data, (*[]string)(t))
 	}
@@ -69,31 +71,33 @@ func (t *oneOrMore) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, &(*t)[0])
 }
 
-func (s *jsonSchema) UnmarshalJSON(data []byte) error {
+// UnmarshalJSON also takes the schemas true and false.
+func (s *Schema) UnmarshalJSON(data []byte) error {
 	if text := string(data); text == "true" || text == "false" {
 		s.nothing = text == "false"
 		return nil
 	}
-	type plain jsonSchema // without this method
-	return decodeStrictly(data, (*plain)(s))
+	type plain Schema // without this method
+	return Decode(data, (*plain)(s))
 }
 
-// decodeStrictly is json.Unmarshal that refuses unknown fields and keeps the
-// text of numbers.
-func decodeStrictly(data []byte, v any) error {
+// Decode is json.Unmarshal that refuses unknown fields and keeps numbers as
+// json.Number, which Problems wants.
+func Decode(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	d.UseNumber()
 	return d.Decode(v)
 }
 
-// link finds what the references of a schema and of all in it name, and
-// compiles its patterns.
-func (s *jsonSchema) link(path string, named map[string]*jsonSchema) error {
+// Link resolves the references of s and of every schema in it, each of which is
+// "#/components/schemas/" and a name in named, and compiles the patterns. path
+// says in errors where s is. The schemas in named need a Link of their own.
+func (s *Schema) Link(path string, named map[string]*Schema) error {
 	var err error
 	bare := *s
 	bare.Default, bare.Description, bare.Title, bare.Examples = nil, "", "", nil
-	s.anything = reflect.DeepEqual(bare, jsonSchema{})
+	s.anything = reflect.DeepEqual(bare, Schema{})
 	if s.Pattern != "" {
 		if s.pattern, err = regexp.Compile(s.Pattern); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -105,24 +109,26 @@ func (s *jsonSchema) link(path string, named map[string]*jsonSchema) error {
 			return fmt.Errorf("%s: there is no %s", path, s.Ref)
 		}
 	}
-	for path, inner := range s.inside(path) {
-		if err := inner.link(path, named); err != nil {
+	for path, inner := range s.Inside(path) {
+		if err := inner.Link(path, named); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// inside yields every schema directly in s, with its path.
-func (s *jsonSchema) inside(path string) iter.Seq2[string, *jsonSchema] {
-	return func(yield func(string, *jsonSchema) bool) {
+// Inside yields every schema directly in s, with its path, which begins with
+// that of s.
+func (s *Schema) Inside(path string) iter.Seq2[string, *Schema] {
+	return func(yield func(string, *Schema) bool) {
 		for name, inner := range s.Properties {
 			if !yield(path+".properties."+name, inner) {
 				return
 			}
 		}
-		for keyword, list := range map[string][]*jsonSchema{
-			"allOf": s.AllOf, "anyOf": s.AnyOf, "oneOf": s.OneOf, "items": {s.Items}, "additionalProperties": {s.AdditionalProperties},
+		for keyword, list := range map[string][]*Schema{
+			"allOf": s.AllOf, "anyOf": s.AnyOf, "oneOf": s.OneOf, "items": {s.Items},
+			"additionalProperties": {s.AdditionalProperties},
 		} {
 			for i, inner := range list {
 				if inner != nil && !yield(fmt.Sprintf("%s.%s[%d]", path, keyword, i), inner) {
@@ -133,10 +139,25 @@ func (s *jsonSchema) inside(path string) iter.Seq2[string, *jsonSchema] {
 	}
 }
 
-// problemsOf says by path what keeps v from fitting. v is made of what
-// encoding/json decodes to, with numbers as json.Number. closed also refuses
-// members of objects that no schema describes.
-func (s *jsonSchema) problemsOf(v any, closed bool) []string {
+// Target is the schema that the reference of s leads to, through further ones,
+// or s itself if it has no reference.
+func (s *Schema) Target() *Schema {
+	for s.target != nil {
+		s = s.target
+	}
+	return s
+}
+
+// IsFalse reports whether s is the schema false, which no value fits.
+func (s *Schema) IsFalse() bool { return s.nothing }
+
+// IsOpen reports whether s has no keyword that any value could break.
+func (s *Schema) IsOpen() bool { return s.anything }
+
+// Problems says what keeps v from fitting, one sorted line for each problem,
+// which begins with its path. v is made of what Decode makes of JSON. closed also
+// refuses members of objects that no schema describes.
+func (s *Schema) Problems(v any, closed bool) []string {
 	c := checking{closed: closed}
 	c.value(s, "", v)
 	slices.Sort(c.problems)
@@ -157,7 +178,7 @@ func (c *checking) fail(path, message string, args ...any) {
 }
 
 // value holds a value against all that its place says of it.
-func (c *checking) value(s *jsonSchema, path string, v any) {
+func (c *checking) value(s *Schema, path string, v any) {
 	described := make(map[string]bool)
 	open := c.against(s, path, v, described)
 	if object, ok := v.(map[string]any); ok && c.closed && !open {
@@ -171,7 +192,7 @@ func (c *checking) value(s *jsonSchema, path string, v any) {
 
 // against holds a value against one schema, notes the members that it
 // describes, and reports whether it describes all there could be.
-func (c *checking) against(s *jsonSchema, path string, v any, described map[string]bool) (open bool) {
+func (c *checking) against(s *Schema, path string, v any, described map[string]bool) (open bool) {
 	if s.nothing {
 		c.fail(path, "isn't allowed")
 		return true
@@ -216,7 +237,7 @@ func (c *checking) against(s *jsonSchema, path string, v any, described map[stri
 
 // choice holds a value against schemas of which one has to fit, and only one
 // if exactly. Where none does it repeats what the nearest one says.
-func (c *checking) choice(choice []*jsonSchema, exactly bool, path string, v any, described map[string]bool) (open bool) {
+func (c *checking) choice(choice []*Schema, exactly bool, path string, v any, described map[string]bool) (open bool) {
 	var nearest []string
 	fitting := 0
 	for _, one := range choice {
@@ -249,10 +270,8 @@ func (c *checking) choice(choice []*jsonSchema, exactly bool, path string, v any
 
 // meantFor reports whether a schema speaks of values like v: those of its type
 // that have the constants by which objects tell what they are.
-func (s *jsonSchema) meantFor(v any) bool {
-	for s.target != nil {
-		s = s.target
-	}
+func (s *Schema) meantFor(v any) bool {
+	s = s.Target()
 	if len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(name string) bool { return hasType(v, name) }) {
 		return false
 	}
@@ -265,7 +284,7 @@ func (s *jsonSchema) meantFor(v any) bool {
 	return true
 }
 
-func (c *checking) text(s *jsonSchema, path, text string) {
+func (c *checking) text(s *Schema, path, text string) {
 	if n := utf8.RuneCountInString(text); n < s.MinLength || s.MaxLength != nil && n > *s.MaxLength {
 		c.fail(path, "has %d characters", n)
 	}
@@ -277,7 +296,7 @@ func (c *checking) text(s *jsonSchema, path, text string) {
 	}
 }
 
-func (c *checking) list(s *jsonSchema, path string, list []any) {
+func (c *checking) list(s *Schema, path string, list []any) {
 	if n := len(list); n < s.MinItems || s.MaxItems != nil && n > *s.MaxItems {
 		c.fail(path, "has %d entries", n)
 	}
@@ -291,7 +310,7 @@ func (c *checking) list(s *jsonSchema, path string, list []any) {
 	}
 }
 
-func (c *checking) members(s *jsonSchema, path string, object map[string]any, described map[string]bool) (open bool) {
+func (c *checking) members(s *Schema, path string, object map[string]any, described map[string]bool) (open bool) {
 	for _, name := range s.Required {
 		if _, ok := object[name]; !ok {
 			c.fail(path+"."+name, "is missing")
@@ -331,10 +350,12 @@ func hasType(v any, name string) bool {
 	return false
 }
 
+var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
 func hasFormat(text, format string) bool {
 	switch format {
 	case "uuid":
-		return validID(text)
+		return uuid.MatchString(text)
 	case "date-time": // in a year that stays one in UTC
 		var at time.Time
 		return at.UnmarshalText([]byte(text)) == nil && at.UTC().Year() >= 1 && at.UTC().Year() <= 9999
@@ -352,9 +373,11 @@ func hasFormat(text, format string) bool {
 
 // brief is the beginning of a value as JSON.
 func brief(v any) string {
-	text, err := encode(v)
-	if err != nil {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		return err.Error()
 	}
-	return string(text[:min(len(text), 200)])
+	return string(bytes.TrimSpace(text.Next(200)))
 }

@@ -1,4 +1,4 @@
-package main
+package jsonschema
 
 import (
 	"encoding/json"
@@ -8,7 +8,7 @@ import (
 
 func TestSchemaChecker(t *testing.T) {
 	t.Parallel()
-	named := make(map[string]*jsonSchema)
+	named := make(map[string]*Schema)
 	if err := json.Unmarshal([]byte(`{
 		"Cat": {"type": "object", "required": ["kind"], "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer", "minimum": 1, "maximum": 9}}},
 		"Dog": {"type": "object", "required": ["kind"], "properties": {"kind": {"const": "dog"}, "friend": {"$ref": "#/components/schemas/Pet"}}},
@@ -17,7 +17,7 @@ func TestSchemaChecker(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, s := range named {
-		if err := s.link(name, named); err != nil {
+		if err := s.Link(name, named); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -75,33 +75,33 @@ func TestSchemaChecker(t *testing.T) {
 		{`{"$ref": "#/components/schemas/Pet"}`, `{"kind": "dog", "friend": {"kind": "cat", "lives": 0}}`, `friend.lives is out of range: 0`},
 		{`{"$ref": "#/components/schemas/Pet"}`, `{"kind": "dog", "lives": 1}`, `lives isn't described`},
 	} {
-		var s jsonSchema
+		var s Schema
 		if err := json.Unmarshal([]byte(test.schema), &s); err != nil {
 			t.Errorf("%s: %v", test.schema, err)
 			continue
 		}
-		if err := s.link("", named); err != nil {
+		if err := s.Link("", named); err != nil {
 			t.Errorf("%s: %v", test.schema, err)
 			continue
 		}
 		var v any
-		if err := decodeStrictly([]byte(test.value), &v); err != nil {
+		if err := Decode([]byte(test.value), &v); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Join(s.problemsOf(v, true), "; "); got != test.problems {
+		if got := strings.Join(s.Problems(v, true), "; "); got != test.problems {
 			t.Errorf("%s of %s: %q, want %q", test.value, test.schema, got, test.problems)
 		}
-		if got := s.problemsOf(v, false); strings.Contains(strings.Join(got, ""), "isn't described") {
+		if got := s.Problems(v, false); strings.Contains(strings.Join(got, ""), "isn't described") {
 			t.Errorf("%s of %s: %q, although it is open", test.value, test.schema, got)
 		}
 	}
 	for _, bad := range []string{`{"minimun": 1}`, `{"properties": {"a": {"if": true}}}`} {
-		if json.Unmarshal([]byte(bad), &jsonSchema{}) == nil {
+		if json.Unmarshal([]byte(bad), &Schema{}) == nil {
 			t.Errorf("%s was taken for a schema", bad)
 		}
 	}
-	for _, bad := range []jsonSchema{{Ref: "#/components/schemas/Cow"}, {Pattern: "("}, {Items: &jsonSchema{Ref: "Pet"}}} {
-		if bad.link("", named) == nil {
+	for _, bad := range []Schema{{Ref: "#/components/schemas/Cow"}, {Pattern: "("}, {Items: &Schema{Ref: "Pet"}}} {
+		if bad.Link("", named) == nil {
 			t.Errorf("%+v could be linked", bad)
 		}
 	}
