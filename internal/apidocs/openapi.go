@@ -1,4 +1,4 @@
-package main
+package apidocs
 
 // The OpenAPI document, read as far as its page shows it: operations in their
 // groups, with what they refer to.
@@ -95,10 +95,12 @@ type content struct {
 	Example json.RawMessage
 }
 
-// callers is how the page and the README call the permissions.
-var callers = map[string]string{
-	"probe": "anyone", "public": "anyone", "guest": "anyone", "signed in": "signed in", "session": "session",
-	"maker": "user", "admin": "admin", "manager": "admin's session", "reader": "reader", "editor": "editor", "owner": "owner",
+// Callers says, for each value of x-permission, who may call such an operation,
+// in the words of the page. Nobody changes it.
+var Callers = map[string]string{
+	"probe": "anyone", "public": "anyone", "guest": "anyone",
+	"signed in": "signed in", "session": "session", "maker": "user", "admin": "admin", "manager": "admin's session",
+	"reader": "reader", "editor": "editor", "owner": "owner",
 }
 
 // arrange puts the operations into their groups and follows the references
@@ -122,7 +124,7 @@ func (d *description) arrange() error {
 			if !ok {
 				continue
 			}
-			o.Method, o.Path, o.Who = strings.ToUpper(method), path.Name, callers[o.Permission]
+			o.Method, o.Path, o.Who = strings.ToUpper(method), path.Name, Callers[o.Permission]
 			i := slices.IndexFunc(d.Tags, func(g *group) bool { return slices.Contains(o.Tags, g.Name) })
 			if o.ID == "" || o.Who == "" || i < 0 {
 				return fmt.Errorf("%s %s has no operationId, or no tag or x-permission that is known", o.Method, o.Path)
@@ -134,7 +136,9 @@ func (d *description) arrange() error {
 		}
 	}
 	for _, p := range d.Problems {
-		p.Only = !slices.ContainsFunc(d.Problems, func(other *response) bool { return other != p && other.Status == p.Status })
+		p.Only = !slices.ContainsFunc(d.Problems, func(other *response) bool {
+			return other != p && other.Status == p.Status
+		})
 	}
 	return nil
 }
