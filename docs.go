@@ -1,23 +1,26 @@
 package main
 
-// The API's description: openapi.json as it is, and a page for people that is
-// made from it. Both are made once, at start, and are the same for everybody.
+// The API's description: openapi.json, and docs.html, a page for people that
+// internal/apidocs makes from it. The server sends both as they are.
+
+//go:generate go run ./internal/apidocs/gendocs openapi.json docs.html
 
 import (
 	"bytes"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
-
-	"tachikoma/internal/apidocs"
 )
 
-//go:embed openapi.json
-var openAPI []byte
+var (
+	//go:embed openapi.json
+	openAPI []byte
+	//go:embed docs.html
+	docsHTML []byte
+)
 
 // asset is an answer that doesn't change while the process runs.
 type asset struct {
@@ -36,16 +39,8 @@ func newAsset(body []byte, contentType string) asset {
 type docs struct{ document, page asset }
 
 // theDocs are made once, however many servers a process has.
-var theDocs = sync.OnceValues(func() (docs, error) { return newDocs(openAPI) })
-
-// newDocs makes a document and its page ready to be served. It fails on a
-// document that the page can't show.
-func newDocs(document []byte) (docs, error) {
-	html, err := apidocs.Page(document)
-	if err != nil {
-		return docs{}, fmt.Errorf("openapi.json: %w", err)
-	}
-	page := newAsset(html, "text/html; charset=utf-8")
+var theDocs = sync.OnceValue(func() docs {
+	page := newAsset(docsHTML, "text/html; charset=utf-8")
 	// The policy lets nothing in but what the page holds itself.
 	_, style, _ := bytes.Cut(page.body, []byte("<style>"))
 	style, _, _ = bytes.Cut(style, []byte("</style>"))
@@ -53,8 +48,8 @@ func newDocs(document []byte) (docs, error) {
 	page.policy = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; " +
 		"img-src data:; " + // the empty icon, without which browsers ask for /favicon.ico
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	return docs{newAsset(document, "application/json"), page}, nil
-}
+	return docs{newAsset(openAPI, "application/json"), page}
+})
 
 // getOpenAPI is GET /api/v1/openapi.json.
 func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request) error {

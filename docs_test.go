@@ -37,6 +37,17 @@ func attributes(page, name string) []string {
 	return values
 }
 
+func TestDocsPageIsMadeFromTheDocument(t *testing.T) {
+	t.Parallel()
+	page, err := apidocs.Page(openAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(page, docsHTML) {
+		t.Error("docs.html isn't the page that openapi.json makes: run go generate")
+	}
+}
+
 func TestDocsPageIsSmallAndNeedsNothingElse(t *testing.T) {
 	t.Parallel()
 	page, header := docsPage(t)

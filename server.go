@@ -43,11 +43,8 @@ type Server struct {
 // newServer takes the port, so that a second server on it fails at once, and
 // builds all that needs no database.
 func newServer(config Config, log *slog.Logger) (*Server, error) {
-	s := &Server{state: newState(config, log)}
+	s := &Server{state: newState(config, log), docs: theDocs()}
 	var err error
-	if s.docs, err = theDocs(); err != nil {
-		return nil, err
-	}
 	if config.TLSCertFile != "" {
 		if s.tls, err = newCertificate(config.TLSCertFile, config.TLSKeyFile, log); err != nil {
 			return nil, err
