@@ -172,7 +172,7 @@ type checking struct {
 
 func (c *checking) fail(path, message string, args ...any) {
 	if path == "" {
-		path = "the whole"
+		path = "the value"
 	}
 	c.problems = append(c.problems, strings.TrimPrefix(path, ".")+" "+fmt.Sprintf(message, args...))
 }
@@ -257,7 +257,7 @@ func (c *checking) choice(choice []*Schema, exactly bool, path string, v any, de
 	}
 	switch {
 	case fitting == 0 && nearest == nil:
-		c.fail(path, "is of no kind that is described: %s", brief(v))
+		c.fail(path, "fits none of the schemas: %s", brief(v))
 		return true
 	case fitting == 0:
 		c.problems = append(c.problems, nearest...)
@@ -292,7 +292,7 @@ func (c *checking) text(s *Schema, path, text string) {
 		c.fail(path, "doesn't match %s: %s", s.Pattern, brief(text))
 	}
 	if s.Format != "" && !hasFormat(text, s.Format) {
-		c.fail(path, "is no %s: %s", s.Format, brief(text))
+		c.fail(path, "isn't a valid %s: %s", s.Format, brief(text))
 	}
 }
 
@@ -305,7 +305,7 @@ func (c *checking) list(s *Schema, path string, list []any) {
 			c.value(s.Items, fmt.Sprintf("%s[%d]", path, i), v)
 		}
 		if s.UniqueItems && slices.ContainsFunc(list[:i], func(other any) bool { return reflect.DeepEqual(v, other) }) {
-			c.fail(fmt.Sprintf("%s[%d]", path, i), "is there twice")
+			c.fail(fmt.Sprintf("%s[%d]", path, i), "is a duplicate")
 		}
 	}
 }
