@@ -439,7 +439,7 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-// The table, the struct, the help and the README say the same.
+// The table, the struct, the help and docs/operations.md say the same.
 func TestEverySettingIsDocumented(t *testing.T) {
 	t.Parallel()
 	var c Config
@@ -449,11 +449,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 	}
 	var help bytes.Buffer
 	configHelp(&help)
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(string(readme), "\n")
+	lines := strings.Split(docText(t, "docs/operations.md"), "\n")
 	for _, s := range settings {
 		if !strings.Contains(help.String(), "\n  "+s.name+"="+s.preset+" ") {
 			t.Errorf("-help doesn't have %s with its default %q", s.name, s.preset)
@@ -461,7 +457,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 		if !slices.ContainsFunc(lines, func(line string) bool {
 			return strings.Contains(line, "`"+s.name+"`") && (s.preset == "" || strings.Contains(line, "`"+s.preset+"`"))
 		}) {
-			t.Errorf("README.md has no line with `%s` and its default `%s`", s.name, s.preset)
+			t.Errorf("docs/operations.md has no line with `%s` and its default `%s`", s.name, s.preset)
 		}
 	}
 }

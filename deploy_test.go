@@ -1,6 +1,6 @@
 package main
 
-// The files in deploy/ and the README fit the code: they name its settings,
+// The files in deploy/ and the documents fit the code: they name its settings,
 // and wait for as long as it may take.
 
 import (
@@ -43,7 +43,7 @@ func durationIn(t *testing.T, text, pattern string) time.Duration {
 	return d
 }
 
-func TestVariablesInDeployAndReadmeAreSettings(t *testing.T) {
+func TestVariablesInDeployAndDocsAreSettings(t *testing.T) {
 	t.Parallel()
 	known := make(map[string]bool)
 	for _, s := range new(Config).settings() {
@@ -51,7 +51,10 @@ func TestVariablesInDeployAndReadmeAreSettings(t *testing.T) {
 		known[s.name+"_FILE"] = s.secret
 	}
 	foreign := regexp.MustCompile(`^(AF|CAP|CGO|XDG|TEST|TACHIKOMA)_`) // names of systemd, Linux, Go, XDG, of the tests and of shells
-	texts := map[string]string{"README.md": readme(t)}
+	texts := make(map[string]string)
+	for _, name := range docNames(t) {
+		texts[name] = docText(t, name)
+	}
 	for _, name := range []string{"tachikoma.service", "nginx.conf", "Caddyfile", "Dockerfile"} {
 		texts["deploy/"+name] = deployFile(t, name)
 	}
@@ -62,16 +65,16 @@ func TestVariablesInDeployAndReadmeAreSettings(t *testing.T) {
 				t.Errorf("%s has %s, which isn't a setting", name, variable)
 			}
 		}
-		if found == 0 {
+		if found == 0 && (strings.HasPrefix(name, "deploy/") || name == "docs/operations.md" || name == "docs/scaling.md") {
 			t.Errorf("%s has no variable", name)
 		}
 	}
 }
 
-func TestReadmeHasEverySettingWithItsDefault(t *testing.T) {
+func TestDocsHaveEverySettingWithItsDefault(t *testing.T) {
 	t.Parallel()
 	documented := make(map[string]string)
-	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|.*\\| ([^|]*) \\|$").FindAllStringSubmatch(readmeSection(t, "## Configuration"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|.*\\| ([^|]*) \\|$").FindAllStringSubmatch(docSection(t, "docs/operations.md", "## Configuration"), -1) {
 		documented[m[1]] = m[2]
 	}
 	wanted := make(map[string]string)
@@ -83,7 +86,7 @@ func TestReadmeHasEverySettingWithItsDefault(t *testing.T) {
 	}
 	wanted["DATA_DIR"] = "see below"
 	if !maps.Equal(documented, wanted) {
-		t.Errorf("README.md has the defaults\n%v\nand the server\n%v", documented, wanted)
+		t.Errorf("docs/operations.md has the defaults\n%v\nand the server\n%v", documented, wanted)
 	}
 }
 

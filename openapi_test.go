@@ -1,7 +1,7 @@
 package main
 
 // openapi.json is sound, and has the routes, permissions, error codes and
-// tools that the server and the README have.
+// tools that the server and docs/api.md have.
 
 import (
 	"maps"
@@ -197,13 +197,13 @@ func codesOf(s *jsonschema.Schema) []string {
 	return codes
 }
 
-// readmeCodes are the codes of the README's table: those of HTTP by status,
+// docCodes are the codes of the table in docs/api.md: those of HTTP by status,
 // and those that only WebSockets have.
-func readmeCodes(t *testing.T) (byStatus map[string][]string, socket []string) {
+func docCodes(t *testing.T) (byStatus map[string][]string, socket []string) {
 	t.Helper()
 	byStatus = make(map[string][]string)
 	name := regexp.MustCompile("`(\\w+)`")
-	for _, m := range regexp.MustCompile(`(?m)^\| (\d+) \| (.*) \|$`).FindAllStringSubmatch(readmeSection(t, "### Errors"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| (\d+) \| (.*) \|$`).FindAllStringSubmatch(docSection(t, "docs/api.md", "## Errors"), -1) {
 		http, bySocket, _ := strings.Cut(m[2], "by WebSocket")
 		for _, code := range name.FindAllStringSubmatch(http, -1) {
 			byStatus[m[1]] = append(byStatus[m[1]], code[1])
@@ -215,7 +215,7 @@ func readmeCodes(t *testing.T) (byStatus map[string][]string, socket []string) {
 	return byStatus, socket
 }
 
-func TestDocumentHasTheErrorCodesOfTheReadme(t *testing.T) {
+func TestDocumentHasTheErrorCodesOfTheDocs(t *testing.T) {
 	t.Parallel()
 	d := documentOf(t)
 	documented := make(map[string]map[string]bool) // by status
@@ -242,15 +242,15 @@ func TestDocumentHasTheErrorCodesOfTheReadme(t *testing.T) {
 			}
 		}
 	}
-	want, ofSockets := readmeCodes(t)
+	want, ofSockets := docCodes(t)
 	for _, status := range slices.Sorted(maps.Keys(want)) {
 		if got := slices.Sorted(maps.Keys(documented[status])); !slices.Equal(got, slices.Sorted(slices.Values(want[status]))) {
-			t.Errorf("%s: openapi.json has the codes %q, and README.md %q", status, got, want[status])
+			t.Errorf("%s: openapi.json has the codes %q, and docs/api.md %q", status, got, want[status])
 		}
 	}
 	for status := range documented {
 		if want[status] == nil {
-			t.Errorf("openapi.json has problems of status %s, and README.md hasn't", status)
+			t.Errorf("openapi.json has problems of status %s, and docs/api.md hasn't", status)
 		}
 	}
 	sockets, all := codesOf(d.Components.Schemas["WebSocketError"]), slices.Concat(slices.Collect(maps.Values(want))...)
@@ -261,12 +261,12 @@ func TestDocumentHasTheErrorCodesOfTheReadme(t *testing.T) {
 	}
 	for _, code := range sockets {
 		if !slices.Contains(ofSockets, code) && !slices.Contains(all, code) {
-			t.Errorf("openapi.json has the code %s of WebSockets, and README.md hasn't", code)
+			t.Errorf("openapi.json has the code %s of WebSockets, and docs/api.md hasn't", code)
 		}
 	}
 }
 
-func TestDocumentAndReadmeNameTheTools(t *testing.T) {
+func TestDocumentAndDocsNameTheTools(t *testing.T) {
 	t.Parallel()
 	var want []string
 	for _, tool := range new(Server).agentTools() {
@@ -278,8 +278,8 @@ func TestDocumentAndReadmeNameTheTools(t *testing.T) {
 	if agents < 0 {
 		t.Fatal("openapi.json has no tag Agents")
 	}
-	table := strings.Join(regexp.MustCompile(`(?m)^\| .* \|`).FindAllString(readmeSection(t, "### Agents"), -1), "\n")
-	for name, text := range map[string]string{"openapi.json": tags[agents].Description, "README.md": table} {
+	table := strings.Join(regexp.MustCompile(`(?m)^\| .* \|`).FindAllString(docSection(t, "docs/api.md", "## Agents"), -1), "\n")
+	for name, text := range map[string]string{"openapi.json": tags[agents].Description, "docs/api.md": table} {
 		var got []string
 		for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(text, -1) {
 			got = append(got, m[1])

@@ -1,7 +1,7 @@
 package main
 
-// What the README says is true: its walk-through runs, and its tables name
-// every route, code and file.
+// What the README and docs/ say is true: the scripts run, the tables name every
+// route, code and file.
 
 import (
 	"bytes"
@@ -15,22 +15,33 @@ import (
 	"testing"
 )
 
-func readme(t *testing.T) string {
+// docText is a document: README.md, or one of docs/.
+func docText(t *testing.T, name string) string {
 	t.Helper()
-	content, err := os.ReadFile("README.md")
+	content, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(content)
 }
 
-// readmeSection is what stands between a heading and the next of its level or
-// of a higher one.
-func readmeSection(t *testing.T, heading string) string {
+// docNames are the README and all of docs/.
+func docNames(t *testing.T) []string {
+	t.Helper()
+	names, err := filepath.Glob("docs/*.md")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("there are no documents (%v)", err)
+	}
+	return append(names, "README.md")
+}
+
+// docSection is what stands between a heading and the next of its level or of
+// a higher one.
+func docSection(t *testing.T, name, heading string) string {
 	t.Helper()
 	level, fenced, inside := strings.Index(heading, " "), false, false
 	var section strings.Builder
-	for line := range strings.Lines(readme(t)) {
+	for line := range strings.Lines(docText(t, name)) {
 		if strings.HasPrefix(line, "```") {
 			fenced = !fenced
 		}
@@ -42,7 +53,7 @@ func readmeSection(t *testing.T, heading string) string {
 		}
 	}
 	if section.Len() == 0 {
-		t.Fatalf("README.md has no %q", heading)
+		t.Fatalf("%s has no %q", name, heading)
 	}
 	return section.String()
 }
@@ -75,7 +86,7 @@ func TestScriptsOfTheReadme(t *testing.T) {
 	for _, heading := range []string{"## Walk-through", "## Let an agent work"} {
 		t.Run(heading, func(t *testing.T) {
 			t.Parallel()
-			section := readmeSection(t, heading)
+			section := docSection(t, "README.md", heading)
 			bash := blocks(section, "bash")
 			if len(bash) < 2 {
 				t.Fatalf("it has %d bash blocks, want the line that runs the script, and the script", len(bash))
@@ -108,7 +119,7 @@ func TestScriptsOfTheReadme(t *testing.T) {
 	}
 }
 
-func TestReadmeHasEveryRoute(t *testing.T) {
+func TestDocsHaveEveryRoute(t *testing.T) {
 	t.Parallel()
 	s := &Server{state: newState(Config{}, nil)}
 	s.routes()
@@ -118,18 +129,18 @@ func TestReadmeHasEveryRoute(t *testing.T) {
 		routes[method+" "+strings.TrimSuffix(strings.TrimPrefix(path, "/api/v1"), "{$}")] = callers[route.permission.name]
 	}
 	documented := make(map[string]string)
-	for _, m := range regexp.MustCompile("(?m)^\\| ([^|]+) \\| `([A-Z]+ /[^`]*)` \\|").FindAllStringSubmatch(readmeSection(t, "### Routes"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| ([^|]+) \\| `([A-Z]+ /[^`]*)` \\|").FindAllStringSubmatch(docSection(t, "docs/api.md", "## Routes"), -1) {
 		documented[m[2]] = m[1]
 	}
 	for route, who := range routes {
 		if documented[route] != who {
-			t.Errorf("%s is for %q, and README.md says %q", route, who, documented[route])
+			t.Errorf("%s is for %q, and docs/api.md says %q", route, who, documented[route])
 		}
 	}
 	absent := []string{"GET /ws", "GET /internal/metrics"} // in builds with nows, nometrics
 	for route := range documented {
 		if _, there := routes[route]; !there && !slices.Contains(absent, route) {
-			t.Errorf("README.md has %s, which isn't a route", route)
+			t.Errorf("docs/api.md has %s, which isn't a route", route)
 		}
 	}
 }
@@ -144,9 +155,9 @@ func goFiles(t *testing.T) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 }
 
-func TestReadmeHasEveryErrorCode(t *testing.T) {
+func TestDocsHaveEveryErrorCode(t *testing.T) {
 	t.Parallel()
-	errors := readmeSection(t, "### Errors")
+	errors := docSection(t, "docs/api.md", "## Errors")
 	for _, name := range goFiles(t) {
 		content, err := os.ReadFile(name)
 		if err != nil {
@@ -154,7 +165,7 @@ func TestReadmeHasEveryErrorCode(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile(`problem\(http\.Status\w+,\s*"(\w+)"`).FindAllSubmatch(content, -1) {
 			if !strings.Contains(errors, "`"+string(m[1])+"`") {
-				t.Errorf("%s has the code %s, and README.md doesn't", name, m[1])
+				t.Errorf("%s has the code %s, and docs/api.md doesn't", name, m[1])
 			}
 		}
 	}
@@ -162,7 +173,7 @@ func TestReadmeHasEveryErrorCode(t *testing.T) {
 
 func TestReadmeNamesEveryFile(t *testing.T) {
 	t.Parallel()
-	reading, original := readmeSection(t, "## Reading the code"), readmeSection(t, "## Where the original's parts are")
+	reading, original := docSection(t, "README.md", "## Reading the code"), docSection(t, "docs/design.md", "## Where the original's parts are")
 	names := goFiles(t)
 	for _, name := range names {
 		if !strings.Contains(reading, "`"+name+"`") {
@@ -171,7 +182,7 @@ func TestReadmeNamesEveryFile(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile("`(\\w+\\.go)`").FindAllStringSubmatch(reading+original, -1) {
 		if _, err := os.Stat(m[1]); err != nil {
-			t.Errorf("README.md names %s, which isn't there", m[1])
+			t.Errorf("a document names %s, which isn't there", m[1])
 		}
 	}
 }
@@ -183,7 +194,7 @@ func TestCIRunsTheTestCommandOfTheReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := blocks(readmeSection(t, "## Test"), "bash")
+	command := blocks(docSection(t, "README.md", "## Test"), "bash")
 	if len(command) != 1 || !strings.HasPrefix(command[0], "go test ") {
 		t.Fatalf("the README's test command is %q", command)
 	}
