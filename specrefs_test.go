@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -238,5 +240,91 @@ func TestFindCyclesInDeepGraphs(t *testing.T) {
 	}
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("it took %s", took)
+	}
+}
+
+// docRows are the rows of the tables in a section of docs/spec-files.md that
+// begin with code, cell by cell.
+func docRows(t *testing.T, heading string) (rows [][]string) {
+	t.Helper()
+	for line := range strings.Lines(docSection(t, "docs/spec-files.md", heading)) {
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, cells[1:len(cells)-1])
+	}
+	return rows
+}
+
+// inCode is what a cell has in backquotes.
+func inCode(cell string) (found []string) {
+	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// What docs/spec-files.md says of spec files is what is read in them.
+func TestDocsSayWhatSpecFilesSay(t *testing.T) {
+	t.Parallel()
+	example := blocks(docSection(t, "docs/spec-files.md", "## A whole file"), "markdown")[0]
+	f := parseSpecFile("phase-03-storage/042-index.md", example)
+	got := fmt.Sprint(f.Key, " ", f.Number, " ", f.Title, " ", f.Phase, " ", f.Status, " ", f.Priority, " ", f.Refs, " ", f.Criteria, f.Warnings)
+	if want := "042-index 042 Index Phase 3 planned 6 [041-record-log Spec 040 (Disk Layout)] [{1 A lookup takes one read false} {2 The format is described true}] []"; got != want {
+		t.Errorf("the whole file says\n%s, want\n%s", got, want)
+	}
+	for _, row := range docRows(t, "## Key, number, title") {
+		f := parseSpecFile(inCode(row[0])[0], strings.Trim(row[1], "`"))
+		if want := strings.Trim(row[2], "`"); f.Number != want || f.Title != row[3] {
+			t.Errorf("%v is read as %q and %q", row, f.Number, f.Title)
+		}
+	}
+	for _, row := range docRows(t, "## Priority") {
+		for _, value := range inCode(row[0]) {
+			if f := parseSpecFile("a.md", "# A\n**Priority:** "+value); fmt.Sprint(f.Priority) != row[1] {
+				t.Errorf("%s is read as %d, and docs/spec-files.md says %s", value, f.Priority, row[1])
+			}
+		}
+	}
+	phrases := make(map[string]string)
+	for _, row := range docRows(t, "## Status") {
+		for phrase := range strings.SplitSeq(row[1], ", ") {
+			phrases[phrase] = inCode(row[0])[0]
+		}
+	}
+	if !maps.Equal(phrases, statusPhrases) {
+		t.Errorf("docs/spec-files.md has the phrases\n%v\nand the server\n%v", phrases, statusPhrases)
+	}
+	var warnings, known []string
+	for _, row := range docRows(t, "## Warnings") {
+		warnings = append(warnings, inCode(row[0])...)
+	}
+	for _, code := range documentOf(t).Components.Schemas["ImportWarning"].Properties["code"].Enum {
+		known = append(known, code.(string))
+	}
+	if slices.Sort(warnings); !slices.Equal(warnings, known) {
+		t.Errorf("docs/spec-files.md has the warnings %q, and openapi.json %q", warnings, known)
+	}
+}
+
+func TestDocsSayWhatReferencesMean(t *testing.T) {
+	t.Parallel()
+	var nodes []specNode
+	for _, row := range docRows(t, "## Dependencies") {
+		if len(row) == 3 {
+			key := inCode(row[0])[0]
+			number, _ := cutNumber(key)
+			nodes = append(nodes, specNode{Key: key, Number: number, Title: row[1], Phase: row[2]})
+			continue
+		}
+		release := specNode{Key: "099-release", Number: "099", Refs: []string{strings.Trim(row[0], "`")}}
+		edges, _ := resolveRefs(append(slices.Clone(nodes), release))
+		if got, want := edges[release.Key], inCode(row[1]); !slices.Equal(got, want) {
+			t.Errorf("%s depends on %q, and docs/spec-files.md says %q", row[0], got, want)
+		}
 	}
 }
