@@ -159,3 +159,18 @@ func TestDockerWaitsForTheHealthcheck(t *testing.T) {
 		t.Errorf("Docker waits for %s, and healthcheck for %s", got, healthcheckTimeout)
 	}
 }
+
+func TestDocsHaveEveryAlert(t *testing.T) {
+	t.Parallel()
+	names := func(text, pattern string) (found []string) {
+		for _, m := range regexp.MustCompile("(?m)"+pattern).FindAllStringSubmatch(text, -1) {
+			found = append(found, m[1])
+		}
+		slices.Sort(found)
+		return found
+	}
+	documented := names(docSection(t, "docs/operations.md", "## Alerts"), "^\\| `(\\w+)` \\|")
+	if alerts := names(deployFile(t, "prometheus-rules.yml"), `^ +- alert: (\w+)$`); !slices.Equal(documented, alerts) {
+		t.Errorf("docs/operations.md has the alerts %q, and deploy/prometheus-rules.yml %q", documented, alerts)
+	}
+}

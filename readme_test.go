@@ -6,9 +6,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -200,5 +202,76 @@ func TestCIRunsTheTestCommandOfTheReadme(t *testing.T) {
 	}
 	if !strings.Contains(string(ci), "sed -n '/^## Test$/,/^## /p' README.md") {
 		t.Error(".ci/run doesn't read the test command from README.md")
+	}
+}
+
+// Every link between the documents leads somewhere: to a file that exists and,
+// behind a #, to one of its headings.
+func TestDocsLinksResolve(t *testing.T) {
+	t.Parallel()
+	// Written on another branch; remove this line when it is there.
+	pending := "docs/performance.md"
+	code, link := regexp.MustCompile("`[^`]*`"), regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, name := range docNames(t) {
+		for line := range proseLines(docText(t, name)) {
+			for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(line, "code"), -1) {
+				target, anchor, _ := strings.Cut(m[1], "#")
+				if strings.Contains(target, "://") {
+					continue
+				}
+				path := filepath.Join(filepath.Dir(name), target)
+				if target == "" {
+					path = name
+				}
+				if _, err := os.Stat(path); err != nil {
+					if path != pending {
+						t.Errorf("%s links to %s, which doesn't exist", name, m[1])
+					}
+				} else if anchor != "" && !slices.Contains(anchorsOf(t, path), anchor) {
+					t.Errorf("%s links to %s, and %s has no such heading", name, m[1], path)
+				}
+			}
+		}
+	}
+}
+
+// proseLines are the lines of a document outside fenced code.
+func proseLines(text string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		fenced := false
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "```") {
+				fenced = !fenced
+			} else if !fenced && !yield(line) {
+				return
+			}
+		}
+	}
+}
+
+// anchorsOf are the anchors of a document's headings, as GitHub makes them.
+func anchorsOf(t *testing.T, name string) (anchors []string) {
+	t.Helper()
+	dropped := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+	for line := range proseLines(docText(t, name)) {
+		if heading := strings.TrimLeft(line, "#"); heading != line && strings.HasPrefix(heading, " ") {
+			anchor := dropped.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), "")
+			anchors = append(anchors, strings.ReplaceAll(anchor, " ", "-"))
+		}
+	}
+	return anchors
+}
+
+func TestDocsHaveTheSpecWorkflow(t *testing.T) {
+	t.Parallel()
+	documented := make(map[string][]string)
+	words := regexp.MustCompile("`(\\w+)`")
+	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (.*) \\|$").FindAllStringSubmatch(docSection(t, "docs/api.md", "## How a spec moves"), -1) {
+		for _, to := range words.FindAllStringSubmatch(m[2], -1) {
+			documented[m[1]] = append(documented[m[1]], to[1])
+		}
+	}
+	if !reflect.DeepEqual(documented, statusSteps) {
+		t.Errorf("docs/api.md has the steps\n%v\nand the server\n%v", documented, statusSteps)
 	}
 }
