@@ -404,6 +404,7 @@ const (
 // hash, so that a request needs no query and no check of a signature for it. The feed forgets an account when it changes, on every
 // instance; while the feed is stale nothing is remembered. Safe for
 // concurrent use.
+// See docs/design.md, The credential cache.
 type credentials struct {
 	fresh func() bool // whether the feed would have told of a change
 

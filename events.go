@@ -145,6 +145,7 @@ var recountSQL = func() string {
 // streams, and the counters' moves. The heads stay locked from there to the
 // commit, so commit does it last; a closure does it earlier only when its
 // answer holds a counter.
+// See docs/design.md, Event order without gaps.
 func (t *tx) flush() error {
 	if len(t.events) == 0 {
 		return nil

@@ -217,6 +217,7 @@ func (f *feed) announce(heads map[string]int64) {
 // NOTIFY in a writing transaction would line up the commits of the whole
 // cluster. It sends at once if it hasn't sent for announceEach, else when that
 // has passed.
+// See docs/design.md, Wake-ups.
 func (f *feed) announceAll(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {

@@ -22,6 +22,7 @@ type lookup struct {
 // gatherer reads single rows by id with few queries: the lookups that wait
 // right now go together. There is no timer and no delay: who comes while the
 // queries that may run do run goes with the next one. Safe for concurrent use.
+// See docs/design.md, Gathered reads.
 type gatherer[T any] struct {
 	db   *pgxpool.Pool
 	sql  string

@@ -18,6 +18,7 @@ import (
 // stored, as a 400 malformed_json with the offset of the offending byte:
 // syntax, invalid UTF-8, lone surrogates, noncharacters, NUL, a name twice in
 // an object, over maxDepth levels, and numbers that a float64 can't hold.
+// See docs/design.md, I-JSON.
 func checkJSON(body []byte) error {
 	for i := 0; i < len(body); {
 		r, size := utf8.DecodeRune(body[i:])

@@ -140,6 +140,7 @@ func (q *statement) claimable(missionID string, phases, tags []string, byTag boo
 // next locks the first of what claimable finds, as specs are handed out, but
 // for what others are taking right now. It is the first row of the index
 // spec_states_ready, or spec_states_ready_phase, that has the tags.
+// See docs/design.md, Readiness and the cost of a claim.
 func (q *statement) next(missionID string, phases, tags []string, byTag bool) string {
 	const first = ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT 1 FOR NO KEY UPDATE OF h SKIP LOCKED`
 	claimable := q.claimable(missionID, phases, tags, byTag)
@@ -224,6 +225,7 @@ func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID st
 }
 
 // grant makes an agent the holder of the next ready spec.
+// See docs/design.md, Leases and fencing.
 func (t *tx) grant(ctx context.Context, missionID string, in claimRequest, lease time.Duration, byTag bool) (claimed, error) {
 	tries := [][]string{nil}
 	if in.Phase != "" {

@@ -24,6 +24,7 @@ func (q *statement) bind(value any) string {
 // Bounds that keep a list as fast among a million rows as among ten. What has
 // at most fewRows matches is found by an index of its own and sorted; of what
 // has more, a page is soon found along the index of the list's order.
+// See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 3000
 	fewMissions   = 200  // that a list of specs goes through one by one

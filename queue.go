@@ -19,6 +19,7 @@ const maxQueueBytes = 4 << 20 // of events that wait for one client
 // queue holds the events that wait for one client. Publishing never waits: a
 // queue that would grow past its bounds ends, and the client resumes from what
 // it has seen. One goroutine takes; any may push.
+// See docs/design.md, Bounded subscribers.
 type queue struct {
 	maxEvents int
 	wake      func()        // called when there is something to take

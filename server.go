@@ -193,6 +193,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 // drain stops in the order that loses nothing: readiness first, and answers ask
 // their clients to close; then, after the delay, the requests; then what they
 // use.
+// See docs/design.md, Drain.
 func (s *Server) drain(main, internal *http.Server, delay time.Duration) error {
 	s.draining.Store(true)
 	s.systemd.tellStopping(delay + s.config.ShutdownTimeout + closeTime)

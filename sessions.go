@@ -272,6 +272,7 @@ func hashToken(token string) []byte {
 // refresh is POST /api/v1/auth/refresh. A token is good once; its successor is
 // derived from it, so that a repeat whose first answer was lost gets the same
 // one. Any other repeat is taken for theft and ends the session.
+// See docs/design.md, Refresh tokens and theft.
 func (s *Server) refresh(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		RefreshToken string `json:"refresh_token"`

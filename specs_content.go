@@ -43,6 +43,7 @@ const contentBytes = 8 << 20
 // older half goes when a new one has filled up. What it is asked to keep must
 // have been committed: a transaction that rolls back gives its version to
 // another. Safe for concurrent use.
+// See docs/design.md, The text of specs in memory.
 type specContents struct {
 	mu         sync.Mutex // guards the following
 	young, old map[string]*specContent

@@ -40,6 +40,7 @@ type querier interface {
 // idempotency key, mission, accounts by id, specs by id, leases, heads by
 // stream. What notes only itself doesn't come through here: the last use of a
 // key, a failed log-in, and what the sweep clears away.
+// See docs/design.md, Write skew and the lock order.
 type tx struct {
 	conn    *pgxpool.Conn
 	queued  *pgx.Batch // on their way with the next statement that is waited for
@@ -210,6 +211,7 @@ func (t *tx) rollback(ctx context.Context) {
 // account, appends its events, commits, and wakes who waits for them. An error
 // from fn rolls everything back, unless it is wrapped by andCommit. fn may run
 // several times, so it has no effect but on t and on what it sets anew.
+// See docs/design.md, One transaction for every write.
 func (s *Server) inTx(ctx context.Context, a account, fn func(ctx context.Context, t *tx) error) error {
 	for attempt := 1; ; attempt++ {
 		err := s.tryTx(ctx, a, fn)

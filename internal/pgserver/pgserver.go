@@ -73,6 +73,7 @@ var shutdownSteps = []struct {
 
 // Server is a running Postgres that this process owns. Its methods may be
 // called from any goroutine.
+// See docs/design.md, The private Postgres.
 type Server struct {
 	log       *slog.Logger
 	dir       string
