@@ -1,7 +1,7 @@
 package main
 
 // What the README and docs/ say is true: the scripts run, the tables name every
-// route, code and file.
+// route and code, links lead somewhere, and what is named exists.
 
 import (
 	"bytes"
@@ -27,14 +27,14 @@ func docText(t *testing.T, name string) string {
 	return string(content)
 }
 
-// docNames are the README and all of docs/.
+// docNames are README.md, SECURITY.md and all of docs/.
 func docNames(t *testing.T) []string {
 	t.Helper()
 	names, err := filepath.Glob("docs/*.md")
 	if err != nil || len(names) == 0 {
 		t.Fatalf("there are no documents (%v)", err)
 	}
-	return append(names, "README.md")
+	return append(names, "README.md", "SECURITY.md")
 }
 
 // docSection is what stands between a heading and the next of its level or of
@@ -173,18 +173,43 @@ func TestDocsHaveEveryErrorCode(t *testing.T) {
 	}
 }
 
-func TestReadmeNamesEveryFile(t *testing.T) {
+// The README stays short, and what the documents name exists: Go files, tests,
+// and benchmarks, also those that a command in the README runs.
+func TestDocsNameOnlyWhatExists(t *testing.T) {
 	t.Parallel()
-	reading, original := docSection(t, "README.md", "## Reading the code"), docSection(t, "docs/design.md", "## Where the original's parts are")
-	names := goFiles(t)
-	for _, name := range names {
-		if !strings.Contains(reading, "`"+name+"`") {
-			t.Errorf("the reading order doesn't have %s", name)
+	if lines := strings.Count(docText(t, "README.md"), "\n"); lines > 250 {
+		t.Errorf("README.md has %d lines, want at most 250", lines)
+	}
+	all, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests []string
+	for _, name := range all {
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`).FindAllStringSubmatch(docText(t, name), -1) {
+			tests = append(tests, m[1])
 		}
 	}
-	for _, m := range regexp.MustCompile("`(\\w+\\.go)`").FindAllStringSubmatch(reading+original, -1) {
-		if _, err := os.Stat(m[1]); err != nil {
-			t.Errorf("a document names %s, which isn't there", m[1])
+	file, test := regexp.MustCompile("`(\\w+\\.go)`"), regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w+)`")
+	command := regexp.MustCompile(`-(?:run|bench|fuzz) '?\^?([A-Z][\w|]+)`)
+	for _, name := range docNames(t) {
+		text := docText(t, name)
+		for _, m := range file.FindAllStringSubmatch(text, -1) {
+			if !slices.Contains(all, m[1]) {
+				t.Errorf("%s names the file %s, which doesn't exist", name, m[1])
+			}
+		}
+		for _, m := range test.FindAllStringSubmatch(text, -1) {
+			if !slices.Contains(tests, m[1]) {
+				t.Errorf("%s names %s, which doesn't exist", name, m[1])
+			}
+		}
+		for _, m := range command.FindAllStringSubmatch(text, -1) {
+			for pattern := range strings.SplitSeq(m[1], "|") {
+				if !slices.ContainsFunc(tests, func(test string) bool { return strings.Contains(test, pattern) }) {
+					t.Errorf("%s runs %s, and nothing has that name", name, pattern)
+				}
+			}
 		}
 	}
 }
@@ -273,5 +298,22 @@ func TestDocsHaveTheSpecWorkflow(t *testing.T) {
 	}
 	if !reflect.DeepEqual(documented, statusSteps) {
 		t.Errorf("docs/api.md has the steps\n%v\nand the server\n%v", documented, statusSteps)
+	}
+}
+
+// Comments in the code that send readers to docs/design.md name its headings.
+func TestDocsHaveTheDesignThatTheCodeNames(t *testing.T) {
+	t.Parallel()
+	headings := regexp.MustCompile("(?m)^## (.+)$").FindAllStringSubmatch(docText(t, "docs/design.md"), -1)
+	named := 0
+	for _, name := range goFiles(t) {
+		for _, m := range regexp.MustCompile(`// See docs/design\.md, (.+)\.\n`).FindAllStringSubmatch(docText(t, name), -1) {
+			if named++; !slices.ContainsFunc(headings, func(heading []string) bool { return heading[1] == m[1] }) {
+				t.Errorf("%s refers to %q, which docs/design.md doesn't have", name, m[1])
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("nothing refers to docs/design.md")
 	}
 }
