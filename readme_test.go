@@ -180,12 +180,9 @@ func TestDocsNameOnlyWhatExists(t *testing.T) {
 	if lines := strings.Count(docText(t, "README.md"), "\n"); lines > 250 {
 		t.Errorf("README.md has %d lines, want at most 250", lines)
 	}
-	all, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var tests []string
-	for _, name := range all {
+	var all, tests []string
+	for _, name := range programFiles(t) {
+		all = append(all, filepath.Base(name))
 		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`).FindAllStringSubmatch(docText(t, name), -1) {
 			tests = append(tests, m[1])
 		}
@@ -214,6 +211,19 @@ func TestDocsNameOnlyWhatExists(t *testing.T) {
 	}
 }
 
+// programFiles are all Go files, tests too, by their paths.
+func programFiles(t *testing.T) (names []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "internal/*/*/*.go", "bench/*.go", "e2e/*.go"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
+}
+
 // CI tests what the README tells others to run.
 func TestCIRunsTheTestCommandOfTheReadme(t *testing.T) {
 	t.Parallel()
@@ -234,8 +244,6 @@ func TestCIRunsTheTestCommandOfTheReadme(t *testing.T) {
 // behind a #, to one of its headings.
 func TestDocsLinksResolve(t *testing.T) {
 	t.Parallel()
-	// Written on another branch; remove this line when it is there.
-	pending := "docs/performance.md"
 	code, link := regexp.MustCompile("`[^`]*`"), regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	for _, name := range docNames(t) {
 		for line := range proseLines(docText(t, name)) {
@@ -249,9 +257,7 @@ func TestDocsLinksResolve(t *testing.T) {
 					path = name
 				}
 				if _, err := os.Stat(path); err != nil {
-					if path != pending {
-						t.Errorf("%s links to %s, which doesn't exist", name, m[1])
-					}
+					t.Errorf("%s links to %s, which doesn't exist", name, m[1])
 				} else if anchor != "" && !slices.Contains(anchorsOf(t, path), anchor) {
 					t.Errorf("%s links to %s, and %s has no such heading", name, m[1], path)
 				}
