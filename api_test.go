@@ -46,6 +46,7 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 		t.Fatal(err)
 	}
 	s.hasher = newPasswordHasher(cheapArgon2)
+	s.tracers = append(s.tracers, &sentStatements)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan struct{})
 	var runErr error

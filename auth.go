@@ -198,8 +198,10 @@ const accessSQL = `
 	                    FROM members WHERE mission_id = m.id AND user_id = $1), 0) END`
 
 // readableSQL holds for the missions m that user $1, an admin if $2, may see.
+// With EXISTS, PostgreSQL would read all members of all missions at once where
+// it expects many missions.
 const readableSQL = `
-	($2 OR m.owner_id = $1 OR EXISTS (SELECT FROM members WHERE mission_id = m.id AND user_id = $1))`
+	($2 OR m.owner_id = $1 OR coalesce((SELECT true FROM members WHERE mission_id = m.id AND user_id = $1), false))`
 
 // target is the mission or the spec that a request names.
 type target struct{ mission, spec string }

@@ -173,9 +173,8 @@ func (f importedSpec) stored(id string) storedSpec {
 func (t *tx) storedSpecs(ctx context.Context, missionID string) (map[string]storedSpec, error) {
 	t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR NO KEY UPDATE`, missionID)
 	rows, err := t.Query(ctx, `
-		SELECT s.id, s.key, s.number, s.title, s.phase, s.style, h.status, s.refs, s.source_hash,
-		       EXISTS (SELECT FROM leases WHERE spec_id = s.id)
-		FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.mission_id = $1`, missionID)
+		SELECT s.id, s.key, s.number, s.title, s.phase, s.style, h.status, s.refs, s.source_hash, l.spec_id IS NOT NULL
+		FROM specs s JOIN spec_states h ON h.spec_id = s.id LEFT JOIN leases l ON l.spec_id = s.id WHERE s.mission_id = $1`, missionID)
 	if err != nil {
 		return nil, fmt.Errorf("reading a mission's specs: %w", err)
 	}

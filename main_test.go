@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
+	if err := checkPlans(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	if err := endTestCluster(); err != nil {
 		fmt.Fprintln(os.Stderr, "ending the tests' Postgres:", err)
 		code = max(code, 1)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,8 +23,9 @@ type state struct {
 	config      Config
 	log         *slog.Logger
 	db          *pgxpool.Pool
-	conns       *connections // of db
-	secret      []byte       // signs access tokens; all else is derived from it
+	tracers     []pgx.QueryTracer // of db, beside its acquireLimit; set before open
+	conns       *connections      // of db
+	secret      []byte            // signs access tokens; all else is derived from it
 	hasher      *passwordHasher
 	hub         *hub
 	feed        *feed
@@ -77,7 +79,8 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 		return errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
 	}
 	config.MaxConns = int32(s.config.DatabaseMaxConns)
-	config.ConnConfig.Tracer = acquireLimit{down: func() bool { return s.feed.down.Load() }}
+	limit := acquireLimit{down: func() bool { return s.feed.down.Load() }}
+	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, limit)...)
 	config.ConnConfig.RuntimeParams["application_name"] = "tachikoma"
 	config.ConnConfig.ConnectTimeout = acquireTimeout
 	// Behind a pooler a connection can get what another one listens for; without

@@ -72,6 +72,9 @@ CREATE INDEX specs_tags         ON specs USING gin (array_prepend(mission_id::te
 CREATE INDEX missions_status    ON missions (status, id);
 CREATE INDEX missions_tags      ON missions USING gin (tags);
 
+-- The admins, who are locked before one of them loses rights.
+CREATE INDEX users_role ON users (role);
+
 -- Pruning goes to the streams whose oldest event has had its time. Until now
 -- it looked for old events, and read all there are, since no index served it.
 ALTER TABLE heads ADD COLUMN oldest_at timestamptz;  -- of the event first_seq; null where none is kept

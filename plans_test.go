@@ -1,0 +1,279 @@
+package main
+
+// A check of the plans of every statement that the servers of this run have
+// sent, which TestMain makes at the end: each has to look up its rows in an
+// index, so that none gets slower as tables grow.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// smallTables are those that have few rows however much there is of everything.
+var smallTables = []string{"secrets", "totals", "schema_migrations"}
+
+// readsAll are the statements that may read a table, or an index, from its
+// beginning on: a part of their text, and why they may.
+var readsAll = []struct {
+	text, reason string
+	page         bool // they have to be in the order of the index, and to stop after a page
+}{
+	{"INSERT INTO totals", "counts everything, every 15 seconds, so that no request has to", false},
+	{"SELECT NOT EXISTS (SELECT FROM users)", "stops at the first row", false},
+	{"SELECT count(*) <= 3000 FROM (SELECT h.spec_id", "counts up to a limit", true},
+	{"WITH few AS MATERIALIZED (SELECT h.spec_id AS id FROM spec_states h WHERE " + unblockedSQL + ")",
+		"reads the index of what is ready, which was counted to be little", false},
+	{"WITH page AS MATERIALIZED (SELECT m.id FROM missions m", "a page of a list of everything", true},
+	{"WITH page AS MATERIALIZED (SELECT s.id AS id, s.number_order AS key FROM specs s", "likewise", true},
+	{"WITH page AS MATERIALIZED (SELECT s.id AS id, s.priority AS key FROM specs s", "likewise", true},
+	{"WITH page AS MATERIALIZED (SELECT h.spec_id AS id, h.updated_at AS key FROM spec_states h", "likewise", true},
+}
+
+// statementLog gathers the different statements that servers send: as a tracer
+// of their connections, it leaves out what tests send over these themselves.
+// Safe for concurrent use.
+type statementLog struct {
+	mu   sync.Mutex // guards sent
+	sent map[string]struct{}
+}
+
+var sentStatements statementLog
+
+func (l *statementLog) note(statements ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, sql := range statements {
+		if _, known := l.sent[sql]; known || sentByTest() {
+			continue
+		}
+		if l.sent == nil {
+			l.sent = make(map[string]struct{})
+		}
+		l.sent[sql] = struct{}{}
+	}
+}
+
+// sentByTest reports whether it is a test, and not the server, that uses pgx.
+func sentByTest() bool {
+	calls := make([]uintptr, 64)
+	frames := runtime.CallersFrames(calls[:runtime.Callers(0, calls)])
+	for throughPgx := false; ; {
+		frame, more := frames.Next()
+		inPgx := strings.HasPrefix(frame.Function, "github.com/jackc/")
+		if throughPgx && !inPgx || !more {
+			return strings.HasSuffix(frame.File, "_test.go")
+		}
+		throughPgx = throughPgx || inPgx
+	}
+}
+
+func (l *statementLog) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	l.note(data.SQL)
+	return ctx
+}
+
+func (l *statementLog) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	for _, q := range data.Batch.QueuedQueries {
+		l.note(q.SQL)
+	}
+	return ctx
+}
+
+func (*statementLog) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData)     {}
+func (*statementLog) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (*statementLog) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+// planNode is a node of a plan, as EXPLAIN (FORMAT JSON) has it.
+type planNode struct {
+	Type      string     `json:"Node Type"`
+	Place     string     `json:"Parent Relationship"`
+	Relation  string     `json:"Relation Name"`
+	Index     string     `json:"Index Name"`
+	Condition string     `json:"Index Cond"`
+	Plans     []planNode `json:"Plans"`
+}
+
+// String names the node.
+func (n planNode) String() string {
+	return strings.TrimSpace(n.Type + " " + n.Index + " on " + n.Relation)
+}
+
+// unbounded returns the nodes of a plan that read all rows of a table that
+// grows, or all entries of an index on one. With page, such an index may be
+// read if what is above it takes its rows in order and stops after some.
+func (n planNode) unbounded(page bool) (found []planNode) {
+	return n.readsAll(page, false, "")
+}
+
+// readsAll is unbounded below nodes that are a bitmap scan of table or none. limited
+// says whether they take the rows of this one in order, once, and stop early.
+func (n planNode) readsAll(page, limited bool, table string) (found []planNode) {
+	if n.Relation == "" {
+		n.Relation = table
+	}
+	switch n.Type {
+	case "Limit":
+		limited = true
+	case "Sort", "Aggregate", "Hash", "Materialize", "WindowAgg", "Bitmap Heap Scan", "BitmapAnd", "BitmapOr":
+		limited = false // it reads all that is below before it gives its first row
+	}
+	all := n.Type == "Seq Scan" || strings.Contains(n.Type, "Index") && n.Condition == "" && !(page && limited)
+	if all && !slices.Contains(smallTables, n.Relation) {
+		found = append(found, n)
+	}
+	for _, below := range n.Plans {
+		once := slices.Contains([]string{"Outer", "Member", "Subquery"}, below.Place)
+		found = append(found, below.readsAll(page, limited && once, n.Relation)...)
+	}
+	return found
+}
+
+// planChecker explains statements on one connection.
+type planChecker struct{ conn *pgx.Conn }
+
+// checkPlans explains what servers have sent in this run, in a database with
+// some thousand rows, and returns an error that names each statement that
+// reads all rows of a table, with that part of its plan.
+func checkPlans() error {
+	if len(sentStatements.sent) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cluster, err := theCluster()
+	if err != nil {
+		return err
+	}
+	database := cluster.template + "_plans"
+	if err := cluster.exec(ctx, "CREATE DATABASE "+database+" TEMPLATE "+cluster.template+cluster.clone); err != nil {
+		return fmt.Errorf("making a database to plan in: %w", err)
+	}
+	var c planChecker
+	if c.conn, err = openFilled(ctx, cluster.url(database)); err != nil {
+		return err
+	}
+	var errs []error
+	for _, sql := range slices.Sorted(maps.Keys(sentStatements.sent)) {
+		errs = append(errs, c.check(ctx, sql))
+	}
+	errs = append(errs, c.conn.Close(ctx), cluster.exec(ctx, "DROP DATABASE "+database))
+	return errors.Join(errs...)
+}
+
+// avoidScans are settings under which a plan reads a whole table or index only
+// where it can't look up rows, whatever the parameters and sizes are.
+const avoidScans = `SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+	SET plan_cache_mode = force_generic_plan`
+
+// openFilled fills a database and returns a connection on which plans avoid
+// what reads whole tables.
+func openFilled(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	const owner = "11111111-1111-7111-8111-111111111111"
+	_, err = conn.Exec(ctx, `INSERT INTO users (id, email, name, role, password_hash)
+		VALUES ($1, 'owner@example.com', 'Owner', 'admin', '')`, owner)
+	if err == nil {
+		err = filling{specs: 1000, beside: 1000}.fill(ctx, databaseURL, owner)
+	}
+	if err == nil {
+		_, err = conn.Exec(ctx, avoidScans)
+	}
+	return conn, err
+}
+
+// check explains a statement and judges its plan.
+func (c *planChecker) check(ctx context.Context, sql string) error {
+	word, _, _ := strings.Cut(strings.TrimLeft(sql, " \t\n("), " ")
+	if !slices.Contains([]string{"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}, strings.ToUpper(strings.TrimSpace(word))) {
+		return nil // it has no plan
+	}
+	plan, err := c.explain(ctx, sql)
+	if err != nil {
+		return fmt.Errorf("a statement can't be explained: %w: %s", err, sql)
+	}
+	page := false
+	for _, may := range readsAll {
+		if strings.Contains(sql, may.text) {
+			if page = may.page; !page {
+				return nil
+			}
+		}
+	}
+	if found := plan.unbounded(page); len(found) > 0 {
+		return fmt.Errorf("a statement reads all of a table that grows, by %v: %s", found, sql)
+	}
+	return nil
+}
+
+// explain returns the plan that a statement has whatever its parameters are.
+func (c *planChecker) explain(ctx context.Context, sql string) (planNode, error) {
+	prepared, err := c.conn.Prepare(ctx, "explained", sql)
+	if err != nil {
+		return planNode{}, err
+	}
+	parameters := ""
+	if n := len(prepared.ParamOIDs); n > 0 {
+		parameters = "(NULL" + strings.Repeat(", NULL", n-1) + ")"
+	}
+	var encoded []byte
+	explain := "EXPLAIN (FORMAT JSON) EXECUTE explained" + parameters
+	if err := c.conn.QueryRow(ctx, explain, pgx.QueryExecModeSimpleProtocol).Scan(&encoded); err != nil {
+		return planNode{}, err
+	}
+	var explained []struct{ Plan planNode }
+	if err := json.Unmarshal(encoded, &explained); err != nil || len(explained) != 1 {
+		return planNode{}, fmt.Errorf("reading a plan: %w: %s", err, encoded)
+	}
+	return explained[0].Plan, c.conn.Deallocate(ctx, "explained")
+}
+
+func TestPlansThatReadAllRowsAreFound(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.Connect(t.Context(), newTestDatabase(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	if _, err := conn.Exec(t.Context(), avoidScans); err != nil {
+		t.Fatal(err)
+	}
+	c := planChecker{conn: conn}
+	for _, test := range []struct {
+		sql        string
+		page, want bool
+	}{
+		{`SELECT body FROM specs WHERE title = $1`, false, true},
+		{`SELECT name FROM users WHERE email = $1`, false, false},
+		{`UPDATE spec_states SET unmet = 0 WHERE unmet > $1`, false, true},
+		{`SELECT count(*) FROM users`, false, true},
+		{`SELECT id FROM specs ORDER BY number_order, id`, true, true},
+		{`SELECT id FROM specs ORDER BY number_order, id LIMIT 10`, true, false},
+		{`SELECT id FROM specs ORDER BY number_order, id LIMIT 10`, false, true},
+		{`SELECT id FROM specs ORDER BY title LIMIT 10`, true, true},
+		{`SELECT s.id FROM specs s, users u WHERE u.name <> s.title ORDER BY s.number_order, s.id LIMIT 10`, true, true},
+		{`SELECT mission_id FROM spec_states WHERE status = 'planned' AND unmet = 0 ORDER BY phase`, true, true},
+		{`SELECT value FROM secrets WHERE value = $1`, false, false},
+	} {
+		plan, err := c.explain(t.Context(), test.sql)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := plan.unbounded(test.page); (len(found) > 0) != test.want {
+			t.Errorf("%s: %v", test.sql, found)
+		}
+	}
+}
