@@ -72,10 +72,15 @@ func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string)
 			byKey = append(byKey, name)
 		}
 	}
+	// One by one: told to look for several at once, PostgreSQL, which knows only
+	// how many specs a mission has on average, might read all that this one has.
 	rows, err := t.Query(ctx, `
 		SELECT s.id, s.key, h.status FROM (
-			SELECT id, key FROM specs WHERE mission_id = $1 AND id = ANY($2)
-			UNION SELECT id, key FROM specs WHERE mission_id = $1 AND key = ANY($3)
+			SELECT s.id, s.key FROM unnest($2::uuid[]) AS want (id)
+			CROSS JOIN LATERAL (SELECT id, key, mission_id FROM specs WHERE id = want.id LIMIT 1) s WHERE s.mission_id = $1
+			UNION
+			SELECT s.id, s.key FROM unnest($3::text[]) AS want (key)
+			CROSS JOIN LATERAL (SELECT id, key FROM specs WHERE mission_id = $1 AND key = want.key LIMIT 1) s
 		) s JOIN spec_states h ON h.spec_id = s.id ORDER BY s.id`, missionID, byID, byKey)
 	if err != nil {
 		return nil, 0, fmt.Errorf("looking for dependencies: %w", err)
@@ -102,11 +107,13 @@ func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string)
 }
 
 // reachedSQL walks from some specs along their edges, level by level, and looks
-// whether that leads to one of others, after at most so many specs.
+// whether that leads to one of others, after at most so many specs. With OFFSET
+// 0 each level looks its edges up, instead of reading all there are.
 const (
 	reachedSQL = `
 		WITH RECURSIVE reached (id) AS (
-			SELECT unnest($1::uuid[]) UNION SELECT d.%[2]s FROM reached r JOIN dependencies d ON d.%[1]s = r.id
+			SELECT unnest($1::uuid[])
+			UNION SELECT d.%[2]s FROM reached r CROSS JOIN LATERAL (SELECT %[2]s FROM dependencies WHERE %[1]s = r.id OFFSET 0) d
 		), seen AS (SELECT id FROM reached LIMIT $3)
 		SELECT coalesce(bool_or(id = ANY($2)), false), count(*) < $3 FROM seen`
 	reachedFirst = 1000

@@ -56,6 +56,8 @@ CREATE INDEX spec_states_ready_tags  ON spec_states USING gin (array_prepend(mis
 CREATE INDEX spec_states_status      ON spec_states (status, mission_id, number_order, spec_id);
 CREATE INDEX spec_states_updated     ON spec_states (mission_id, updated_at, spec_id);
 CREATE INDEX spec_states_all_updated ON spec_states (updated_at, spec_id);
+-- The few that are part of a cycle.
+CREATE INDEX spec_states_cycles      ON spec_states (mission_id) WHERE cycle > 0;
 
 -- A lease holds a state: taking one leaves the wide row alone.
 ALTER TABLE leases DROP CONSTRAINT leases_spec_id_fkey;
