@@ -37,7 +37,8 @@ func (s *Server) listMembers(w http.ResponseWriter, r *http.Request) error {
 		people AS (
 			SELECT owner_id AS user_id, 'owner' AS role, created_at FROM mission
 			UNION ALL
-			SELECT b.user_id, b.role, b.created_at FROM members b JOIN mission ON b.mission_id = mission.id
+			SELECT b.user_id, b.role, b.created_at FROM mission CROSS JOIN LATERAL (
+				SELECT user_id, role, created_at FROM members WHERE mission_id = mission.id AND email > $4 ORDER BY email LIMIT $5) b
 		)
 		SELECT p.user_id, u.email, u.name, p.role, p.created_at FROM people p JOIN users u ON u.id = p.user_id
 		WHERE u.email > $4 ORDER BY u.email LIMIT $5`, a.userID, a.admin(), id, after, limit+1)
@@ -103,8 +104,8 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 	if before != nil && *before == role {
 		return member, nil
 	}
-	_, err = t.Exec(ctx, `INSERT INTO members (mission_id, user_id, role) VALUES ($1, $2, $3)
-		ON CONFLICT (mission_id, user_id) DO UPDATE SET role = excluded.role`, m.ID, member.UserID, role)
+	_, err = t.Exec(ctx, `INSERT INTO members (mission_id, user_id, role, email) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (mission_id, user_id) DO UPDATE SET role = excluded.role`, m.ID, member.UserID, role, member.Email)
 	if err != nil {
 		return member, fmt.Errorf("storing a member: %w", err)
 	}

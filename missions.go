@@ -434,7 +434,9 @@ func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 		return fmt.Errorf("looking for the new owner: %w", err)
 	}
 	t.queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
-	t.queue(`INSERT INTO members (mission_id, user_id, role) VALUES ($1, $2, 'editor')`, m.ID, m.OwnerID)
+	t.queue(`
+		INSERT INTO members (mission_id, user_id, role, email)
+		SELECT $1, id, 'editor', email FROM users WHERE id = $2`, m.ID, m.OwnerID)
 	t.notify(to, m.ID, "", fmt.Sprintf("You now own the mission %q.", m.Name))
 	return nil
 }

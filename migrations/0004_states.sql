@@ -74,6 +74,12 @@ CREATE INDEX specs_tags         ON specs USING gin (array_prepend(mission_id::te
 CREATE INDEX missions_status    ON missions (status, id);
 CREATE INDEX missions_tags      ON missions USING gin (tags);
 
+-- A mission's members are listed by their e-mails, which never change.
+ALTER TABLE members ADD COLUMN email text COLLATE "C";
+UPDATE members SET email = u.email FROM users u WHERE u.id = user_id;
+ALTER TABLE members ALTER COLUMN email SET NOT NULL;
+CREATE INDEX members_email ON members (mission_id, email);
+
 -- The admins, who are locked before one of them loses rights.
 CREATE INDEX users_role ON users (role);
 

@@ -34,10 +34,10 @@ FROM generate_series(1, :beside) AS n
 UNION ALL
 SELECT pg_temp.id(name, 0), :'owner'::uuid, name, 'a large one', 'active', '{all}', '{}', now() - interval '1 day', now() - interval '1 day'
 FROM unnest('{Wide,Chain}'::text[]) AS name;
-INSERT INTO members (mission_id, user_id, role)
-SELECT pg_temp.id('mission', n), pg_temp.id('user', n), 'viewer' FROM generate_series(1, :beside) AS n
+INSERT INTO members (mission_id, user_id, role, email)
+SELECT pg_temp.id('mission', n), pg_temp.id('user', n), 'viewer', 'user' || n || '@example.com' FROM generate_series(1, :beside) AS n
 UNION ALL
-SELECT pg_temp.id('Wide', 0), pg_temp.id('user', n), 'editor' FROM generate_series(1, :beside, 10) AS n;
+SELECT pg_temp.id('Wide', 0), pg_temp.id('user', n), 'editor', 'user' || n || '@example.com' FROM generate_series(1, :beside, 10) AS n;
 
 INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status, path, source_hash)
 SELECT pg_temp.id(mission || 's', n), CASE mission WHEN 'mission' THEN pg_temp.id('mission', n) ELSE pg_temp.id(mission, 0) END,
