@@ -27,7 +27,7 @@ func (q *statement) bind(value any) string {
 // See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 3000
-	fewMissions   = 200  // that a list of specs goes through one by one
+	fewMissions   = 3000 // that a list goes through one by one
 	rankedMatches = 1000 // of a search: of more, some are ranked and the others left out
 )
 
@@ -35,9 +35,9 @@ const (
 type listFilter struct {
 	account    account
 	conditions []condition
-	rare       []condition // each finds ids by an index of its own, which may be few
+	rare       []idQuery
 	shape      strings.Builder
-	visible    []string // ids of all missions that the account may see; nil if they aren't few
+	scope      []string // the missions that matter, by id, if they are few; else nil
 }
 
 // condition is a piece of SQL, of which $? is the place of its value.
@@ -53,6 +53,13 @@ func (c condition) in(q *statement) string {
 	return strings.ReplaceAll(c.sql, "$?", q.bind(c.value))
 }
 
+// idQuery finds the ids that a condition leaves, by an index of its own.
+type idQuery struct {
+	condition
+	mission string // more of the condition: of the mission one.id; "" for missions themselves
+	gin     bool   // the index has to read all that it finds before it gives the first
+}
+
 func newListFilter(a account) *listFilter { return &listFilter{account: a} }
 
 // having adds a condition, which makes cursors its own.
@@ -61,26 +68,68 @@ func (f *listFilter) having(sql string, value any) {
 	fmt.Fprintf(&f.shape, "%s=%q ", sql, fmt.Sprint(value))
 }
 
-// byIndex adds a query for the ids that a condition leaves, by its own index.
-func (f *listFilter) byIndex(sql string, value any) {
-	f.rare = append(f.rare, condition{sql, value})
+// where is a WHERE clause of the conditions.
+func (f *listFilter) where(q *statement) string {
+	sql := " WHERE true"
+	for _, c := range f.conditions {
+		sql += " AND " + c.in(q)
+	}
+	return sql
 }
 
-// narrow returns the first of the filter's rare conditions that leaves few
-// rows, or nil if none does.
-func (s *Server) narrow(ctx context.Context, f *listFilter) (*condition, error) {
-	for _, c := range f.rare {
+// ids is an idQuery for the missions that matter, each looked up by itself:
+// PostgreSQL expects all to have as many rows as they have on average.
+func (f *listFilter) ids(of idQuery, q *statement) string {
+	sql := of.in(q)
+	switch {
+	case f.scope == nil || of.mission == "":
+		return sql
+	case len(f.scope) == 1:
+		return sql + strings.ReplaceAll(of.mission, "one.id", q.bind(f.scope[0])+"::uuid")
+	}
+	return fmt.Sprintf(`SELECT its.id FROM unnest(%s::uuid[]) AS one (id) CROSS JOIN LATERAL (%s LIMIT %d) AS its`,
+		q.bind(f.scope), sql+of.mission, fewRows+1)
+}
+
+// narrow returns the first of the filter's queries for ids that finds few, or
+// nil if none does.
+func (s *Server) narrow(ctx context.Context, f *listFilter) (*idQuery, error) {
+	for _, rare := range f.rare {
 		var q statement
+		ids := f.ids(rare, &q)
+		if rare.gin && len(f.scope) <= 1 {
+			many, err := s.expectsMany(ctx, ids, q.args)
+			if err != nil {
+				return nil, err
+			}
+			if many {
+				continue
+			}
+		}
 		var few bool
-		sql := fmt.Sprintf(`SELECT count(*) <= %d FROM (%s LIMIT %d) few`, fewRows, c.in(&q), fewRows+1)
+		sql := fmt.Sprintf(`SELECT count(*) <= %d FROM (%s LIMIT %d) few`, fewRows, ids, fewRows+1)
 		if err := s.db.QueryRow(ctx, sql, plannedAnew(q.args)...).Scan(&few); err != nil {
 			return nil, fmt.Errorf("looking for what a list is filtered by: %w", err)
 		}
 		if few {
-			return &c, nil
+			return &rare, nil
 		}
 	}
 	return nil, nil
+}
+
+// expectsMany reports whether PostgreSQL, by its statistics, expects a query to
+// find so many rows that it isn't worth counting them.
+func (s *Server) expectsMany(ctx context.Context, sql string, args []any) (bool, error) {
+	var explained []struct {
+		Plan struct {
+			Rows float64 `json:"Plan Rows"`
+		}
+	}
+	if err := s.db.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql, plannedAnew(args)...).Scan(&explained); err != nil {
+		return false, fmt.Errorf("asking what a filter leaves: %w", err)
+	}
+	return explained[0].Plan.Rows > 4*fewRows, nil
 }
 
 // plannedAnew are the arguments of a query whose plan depends on their values:
@@ -89,15 +138,15 @@ func plannedAnew(args []any) []any {
 	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 
-// seeMissions finds out whether the account may see only few missions, since
-// then a list of them, or of their specs, starts there.
-func (s *Server) seeMissions(ctx context.Context, f *listFilter, limit int) error {
+// seeMissions finds out whether the account may see only few missions, which
+// then are the list's scope.
+func (s *Server) seeMissions(ctx context.Context, f *listFilter) error {
 	if f.account.admin() {
 		return nil
 	}
 	rows, err := s.db.Query(ctx, `
-		(SELECT id FROM missions WHERE owner_id = $1 LIMIT $2) UNION ALL (SELECT mission_id FROM members WHERE user_id = $1 LIMIT $2)`,
-		f.account.userID, limit+1)
+		(SELECT id FROM missions WHERE owner_id = $1 LIMIT $2)
+		UNION ALL (SELECT mission_id FROM members WHERE user_id = $1 LIMIT $2)`, f.account.userID, fewMissions+1)
 	if err != nil {
 		return fmt.Errorf("looking for an account's missions: %w", err)
 	}
@@ -105,8 +154,8 @@ func (s *Server) seeMissions(ctx context.Context, f *listFilter, limit int) erro
 	if err != nil {
 		return fmt.Errorf("looking for an account's missions: %w", err)
 	}
-	if len(ids) <= limit {
-		f.visible = orEmpty(ids)
+	if len(ids) <= fewMissions {
+		f.scope = orEmpty(ids)
 	}
 	return nil
 }

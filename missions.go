@@ -231,7 +231,8 @@ func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 	filter.missionStatus(q.choice("status", "", missionStatuses...))
 	if tag := q.text("tag", 64); tag != "" {
 		filter.having(`m.tags @> ARRAY[$?]`, tag)
-		filter.byIndex(`SELECT m.id FROM missions m WHERE m.tags @> ARRAY[$?]`, tag)
+		filter.rare = append(filter.rare,
+			idQuery{condition{`SELECT m.id FROM missions m WHERE m.tags @> ARRAY[$?]`, tag}, "", true})
 	}
 	order := readOrder(q, missionSorts, "-created_at", filter)
 	if err := q.err(); err != nil {
@@ -247,7 +248,7 @@ func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 func (f *listFilter) missionStatus(status string) {
 	if status != "" {
 		f.having(`m.status = $?`, status)
-		f.byIndex(`SELECT m.id FROM missions m WHERE m.status = $?`, status)
+		f.rare = append(f.rare, idQuery{condition{`SELECT m.id FROM missions m WHERE m.status = $?`, status}, "", false})
 	}
 }
 
@@ -259,13 +260,11 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missio
 		return list[missionView]{}, err
 	}
 	defer end()
-	if err := s.seeMissions(ctx, f, fewRows); err != nil {
+	if err := s.seeMissions(ctx, f); err != nil {
 		return list[missionView]{}, err
 	}
-	var few *condition
-	if f.visible != nil {
-		few = &condition{`SELECT unnest($?::uuid[]) AS id`, f.visible}
-	} else if o.text == "" {
+	var few *idQuery
+	if f.scope == nil && o.text == "" {
 		if few, err = s.narrow(ctx, f); err != nil {
 			return list[missionView]{}, err
 		}
@@ -284,24 +283,30 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missio
 }
 
 // missionsSQL is the statement of findMissions.
-func missionsSQL(q *statement, f *listFilter, o order[missionView], few *condition) string {
-	with, from := "", "missions m"
+func missionsSQL(q *statement, f *listFilter, o order[missionView], few *idQuery) string {
+	with, from, key := "", "missions m", "m."+o.key.column
+	if f.scope != nil {
+		few = &idQuery{condition: condition{`SELECT unnest($?::uuid[]) AS id`, f.scope}}
+	}
 	if few != nil {
 		with, from = `few AS MATERIALIZED (`+few.in(q)+`), `, "few JOIN missions m USING (id)"
 	}
-	where := ` WHERE ` + readableSQL
-	for _, c := range f.conditions {
-		where += " AND " + c.in(q)
-	}
+	where := f.where(q) + " AND " + readableSQL
 	var page, last string
-	if o.text == "" {
-		page = `SELECT m.id FROM ` + from + where + o.compared(q, "m."+o.key.column, "m.id") +
-			o.sorted("m."+o.key.column, "m.id") + ` LIMIT ` + q.bind(o.limit+1)
-		last = o.sorted("m."+o.key.column, "m.id")
-	} else {
+	switch {
+	case o.text != "":
 		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
 		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.search @@ %s LIMIT %d`, from, where, query, rankedMatches)
 		last = ` ORDER BY ts_rank(m.search, ` + query + `) DESC, m.id LIMIT ` + q.bind(o.limit)
+	case few != nil: // all of these are read and sorted, see fewIDs
+		page = `SELECT id FROM (
+			SELECT m.id, ` + key + ` AS key FROM ` + from + where + o.compared(q, key, "m.id") + ` OFFSET 0) AS narrowed` +
+			o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)
+		last = o.sorted(key, "m.id")
+	default:
+		page = `SELECT m.id FROM ` + from + where + o.compared(q, key, "m.id") +
+			o.sorted(key, "m.id") + ` LIMIT ` + q.bind(o.limit+1)
+		last = o.sorted(key, "m.id")
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + page + `)` + missionColumns + `
 		FROM page JOIN missions m USING (id) JOIN heads h ON h.stream = m.id` + last

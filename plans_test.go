@@ -35,9 +35,9 @@ var readsAll = []struct {
 	{"WITH few AS MATERIALIZED (SELECT h.spec_id AS id FROM spec_states h WHERE " + unblockedSQL + ")",
 		"reads the index of what is ready, which was counted to be little", false},
 	{"WITH page AS MATERIALIZED (SELECT m.id FROM missions m", "a page of a list of everything", true},
-	{"WITH page AS MATERIALIZED (SELECT s.id AS id, s.number_order AS key FROM specs s", "likewise", true},
-	{"WITH page AS MATERIALIZED (SELECT s.id AS id, s.priority AS key FROM specs s", "likewise", true},
-	{"WITH page AS MATERIALIZED (SELECT h.spec_id AS id, h.updated_at AS key FROM spec_states h", "likewise", true},
+	{"WITH page AS MATERIALIZED (SELECT w.id AS id, w.number_order AS key FROM specs w", "likewise", true},
+	{"WITH page AS MATERIALIZED (SELECT w.id AS id, w.priority AS key FROM specs w", "likewise", true},
+	{"WITH page AS MATERIALIZED (SELECT w.spec_id AS id, w.updated_at AS key FROM spec_states w", "likewise", true},
 }
 
 // statementLog gathers the different statements that servers send: as a tracer

@@ -210,33 +210,35 @@ var specSorts = map[string]sortKey[specSummary]{
 }
 
 // specFilter is what a list of specs is filtered by. Its conditions speak of a
-// spec s, its state h and its mission m.
+// spec's state h and, if ofMission says so, of its mission m.
 type specFilter struct {
 	listFilter
-	mission string // "" for all that the account may see
-	status  string
-	phase   string
+	mission   string // "" for all that the account may see
+	status    string
+	phase     string
+	ofMission bool
 }
 
 func newSpecFilter(a account, mission string) *specFilter {
 	f := &specFilter{listFilter: *newListFilter(a), mission: mission}
+	if mission != "" {
+		f.scope = []string{mission}
+	}
 	fmt.Fprintf(&f.shape, "mission=%q ", mission)
 	return f
-}
-
-// scoped is a query for ids in the mission, if one is asked for.
-func (f *specFilter) scoped(sql, column string) string {
-	if f.mission != "" {
-		sql += ` AND ` + column + ` = '` + f.mission + `'`
-	}
-	return sql
 }
 
 func (f *specFilter) byStatus(status string) {
 	if f.status = status; status != "" {
 		f.having(`h.status = $?`, status)
-		f.byIndex(f.scoped(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = $?`, "h.mission_id"), status)
+		f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = $?`, status,
+			` AND h.mission_id = one.id`)
 	}
+}
+
+// byIndex adds a query for the ids that a condition leaves, see idQuery.
+func (f *specFilter) byIndex(sql string, value any, mission string) {
+	f.rare = append(f.rare, idQuery{condition: condition{sql, value}, mission: mission})
 }
 
 // phaseNames are a phase as given and, where that differs, in the form that
@@ -251,38 +253,39 @@ func phaseNames(phase string) []string {
 // byPhase takes a phase as given or in the form that imports store.
 func (f *specFilter) byPhase(phase string) {
 	if f.phase = phase; phase != "" {
-		f.having(`s.phase = ANY($?)`, phaseNames(phase))
-		f.byIndex(f.scoped(`SELECT s.id FROM specs s WHERE s.phase = ANY($?)`, "s.mission_id"), phaseNames(phase))
+		f.having(`h.phase = ANY($?)`, phaseNames(phase))
+		f.byIndex(`SELECT s.id FROM specs s WHERE s.phase = ANY($?)`, phaseNames(phase), ` AND s.mission_id = one.id`)
 	}
 }
 
+// byTag goes by an index in which a spec's mission counts as one of its tags.
 func (f *specFilter) byTag(tag string) {
-	if tag == "" {
-		return
+	if tag != "" {
+		f.having(`h.tags @> ARRAY[$?]`, tag)
+		f.rare = append(f.rare, idQuery{
+			condition{`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> ARRAY[$?]`, tag},
+			` AND array_prepend(s.mission_id::text, s.tags) @> ARRAY[one.id::text]`, true,
+		})
 	}
-	f.having(`s.tags @> ARRAY[$?]`, tag)
-	tags := []string{tag}
-	if f.mission != "" {
-		tags = append(tags, f.mission)
-	}
-	f.byIndex(`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> $?::text[]`, tags)
 }
 
 func (f *specFilter) byReady(want *bool) {
-	switch {
-	case want == nil:
-	case *want:
-		f.having(readySQL, nil)
-		f.byIndex(f.scoped(`SELECT h.spec_id AS id FROM spec_states h WHERE `+unblockedSQL, "h.mission_id"), nil)
-	default:
-		f.having(`NOT `+readySQL, nil)
+	if want == nil {
+		return
 	}
+	f.ofMission = true
+	if !*want {
+		f.having(`NOT `+readySQL, nil)
+		return
+	}
+	f.having(readySQL, nil)
+	f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE `+unblockedSQL, nil, ` AND h.mission_id = one.id`)
 }
 
 // held leaves the specs that the account holds.
 func (f *specFilter) held() {
-	f.having(`s.id IN (SELECT spec_id FROM leases WHERE user_id = $?)`, f.account.userID)
-	f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.user_id = $?`, f.account.userID)
+	f.having(`h.spec_id IN (SELECT spec_id FROM leases WHERE user_id = $?)`, f.account.userID)
+	f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.user_id = $?`, f.account.userID, ` AND l.mission_id = one.id`)
 }
 
 // listSpecs is GET /api/v1/specs.
@@ -316,11 +319,11 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSumma
 	}
 	defer end()
 	if f.mission == "" {
-		if err := s.seeMissions(ctx, &f.listFilter, fewMissions); err != nil {
+		if err := s.seeMissions(ctx, &f.listFilter); err != nil {
 			return list[specSummary]{}, err
 		}
 	}
-	var few *condition
+	var few *idQuery
 	if o.text == "" && !f.inOrder(o) {
 		if few, err = s.narrow(ctx, &f.listFilter); err != nil {
 			return list[specSummary]{}, err
@@ -329,7 +332,7 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSumma
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := specsPageSQL(&q, f, o, few)
 	args := q.args
-	if len(f.conditions) > 0 || o.text != "" || f.visible != nil {
+	if len(f.conditions) > 0 || o.text != "" || f.scope != nil && f.mission == "" {
 		args = plannedAnew(args)
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
@@ -351,17 +354,21 @@ func (f *specFilter) inOrder(o order[specSummary]) bool {
 }
 
 // specsPageSQL is the statement of findSpecs.
-func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *condition) string {
-	with, ids := "", f.pageIDs(q, o, few)
-	if few != nil {
-		with = `few AS MATERIALIZED (` + few.in(q) + `), `
-	}
+func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuery) string {
+	with, ids := "", ""
 	snippet, last := "NULL", o.sorted("page.key", "s.id")
-	if o.text != "" {
+	switch {
+	case o.text != "":
 		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		ids = f.foundIDs(q, query)
 		snippet = `ts_headline('english', left(s.body, 4096), ` + query + `,
 			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`
 		last = ` ORDER BY ts_rank(s.search, ` + query + `) DESC, s.id LIMIT ` + q.bind(o.limit)
+	case few != nil:
+		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
+		ids = f.fewIDs(q, o)
+	default:
+		ids = f.walkedIDs(q, o)
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + ids + `)
 		SELECT ` + summaryColumns + `, ` + snippet + `
@@ -369,44 +376,82 @@ func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *condit
 		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + last
 }
 
-// pageIDs is the query for the ids and sort keys of a page. It walks the table
-// that has the order's index, or what few leaves.
-func (f *specFilter) pageIDs(q *statement, o order[specSummary], few *condition) string {
-	table, id, from, others := "s", "s.id", "specs s", " JOIN spec_states h ON h.spec_id = s.id"
-	if o.key.column == "updated_at" || f.status != "" && f.inOrder(o) {
-		table, id, from, others = "h", "h.spec_id", "spec_states h", " JOIN specs s ON s.id = h.spec_id"
+// foundIDs is the query for the ids of what a search finds.
+func (f *specFilter) foundIDs(q *statement, query string) string {
+	sql := `SELECT s.id FROM specs s JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
+		f.where(q) + ` AND s.search @@ ` + query
+	if f.scope != nil {
+		sql += " AND s.mission_id = ANY(" + q.bind(f.scope) + ")"
+	} else {
+		sql += " AND " + readableSQL
 	}
-	key := table + "." + o.key.column
-	where := " WHERE true"
-	if few != nil {
-		from = "few JOIN " + from + " ON few.id = " + id
+	return fmt.Sprintf("%s LIMIT %d", sql, rankedMatches)
+}
+
+// fewIDs is the query for the ids and sort keys of a page of what few leaves,
+// all of which is read (OFFSET 0 sees to that) and sorted.
+func (f *specFilter) fewIDs(q *statement, o order[specSummary]) string {
+	key := "h." + o.key.column
+	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few JOIN spec_states h ON h.spec_id = few.id
+		JOIN missions m ON m.id = h.mission_id` + f.where(q) + o.compared(q, key, "h.spec_id")
+	if f.scope != nil {
+		sql += " AND h.mission_id = ANY(" + q.bind(f.scope) + ")"
+	} else {
+		sql += " AND " + readableSQL
 	}
-	if f.mission == "" || len(f.conditions) > 0 {
-		from += others + " JOIN missions m ON m.id = " + table + ".mission_id"
+	return `SELECT id, key FROM (` + sql + ` OFFSET 0) AS narrowed` +
+		o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)
+}
+
+// walkedIDs is the query for the ids and sort keys of a page along an index w
+// that has the order of the list. Everything else is looked up on the way: with
+// OFFSET 0, whatever PostgreSQL expects of the conditions. It goes through a few
+// missions one by one: those whose first spec comes first have all of the page.
+func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
+	from, id, where := "specs w", "w.id", ""
+	if o.key.column == "updated_at" || f.inOrder(o) && f.status != "" {
+		from, id = "spec_states w", "w.spec_id"
 	}
-	for _, c := range f.conditions {
-		where += " AND " + c.in(q)
-	}
-	each := few == nil && o.text == "" && f.mission == "" && f.visible != nil
 	switch {
-	case f.mission != "":
-		where += " AND " + table + ".mission_id = " + q.bind(f.mission)
-	case f.visible != nil && !each:
-		where += " AND " + table + ".mission_id = ANY(" + q.bind(f.visible) + ")"
-	case !f.account.admin() && !each:
+	case !f.inOrder(o):
+		where = f.where(q)
+	case f.status != "":
+		where = " WHERE w.status = " + q.bind(f.status)
+	default:
+		where = " WHERE w.phase = " + q.bind(f.phase)
+	}
+	key := "w." + o.key.column
+	where += o.compared(q, key, id)
+	stranger := f.scope == nil && !f.account.admin()
+	if stranger || len(f.conditions) > 0 && !f.inOrder(o) {
+		from += ` CROSS JOIN LATERAL (
+			SELECT spec_id, mission_id, status, unmet, phase, tags FROM spec_states WHERE spec_id = ` + id + ` OFFSET 0) AS h`
+	}
+	if stranger || f.ofMission {
+		from += ` CROSS JOIN LATERAL (
+			SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+	}
+	if stranger {
 		where += " AND " + readableSQL
 	}
-	if o.text != "" {
-		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
-		return fmt.Sprintf(`SELECT s.id FROM %s%s AND s.search @@ %s LIMIT %d`, from, where, query, rankedMatches)
+	page := func(mission, limit string) string {
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + mission +
+			o.sorted(key, id) + ` LIMIT ` + limit
 	}
-	limit := " LIMIT " + q.bind(o.limit+1)
-	ids := `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + o.compared(q, key, id)
-	if !each {
-		return ids + o.sorted(key, id) + limit
+	limit := q.bind(o.limit + 1)
+	switch {
+	case f.mission != "":
+		return page(" AND w.mission_id = "+q.bind(f.mission), limit)
+	case f.scope == nil:
+		return page("", limit)
 	}
-	return `SELECT its.id, its.key FROM unnest(` + q.bind(f.visible) + `::uuid[]) AS visible (id) CROSS JOIN LATERAL (` +
-		ids + ` AND ` + table + `.mission_id = visible.id` + o.sorted(key, id) + limit + `) AS its` + o.sorted("its.key", "its.id") + limit
+	const ofOne = " AND w.mission_id = one.id"
+	return `SELECT its.id, its.key FROM (
+			SELECT one.id FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id)
+			CROSS JOIN LATERAL (` + page(ofOne, "1") + `) AS first` +
+		o.sorted("first.key", "first.id") + ` LIMIT ` + limit + `
+		) AS one CROSS JOIN LATERAL (` + page(ofOne, limit) + `) AS its` +
+		o.sorted("its.key", "its.id") + ` LIMIT ` + limit
 }
 
 // scanSummary reads a row of summaryColumns and a snippet.
