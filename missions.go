@@ -264,22 +264,37 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missio
 		return list[missionView]{}, err
 	}
 	var few *idQuery
-	if f.scope == nil && o.text == "" {
+	if f.scope == nil && o.text == "" && !f.missionsInOrder(o) {
 		if few, err = s.narrow(ctx, f); err != nil {
 			return list[missionView]{}, err
 		}
 	}
 	q := statement{[]any{f.account.userID, f.account.admin()}}
-	sql := missionsSQL(&q, f, o, few)
-	rows, err := s.db.Query(ctx, sql, plannedAnew(q.args)...)
+	sql, args := missionsSQL(&q, f, o, few), q.args
+	if !f.missionsInOrder(o) {
+		args = plannedAnew(args)
+	}
+	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
 	}
-	missions, err := pgx.CollectRows(rows, scanMission)
+	missions, err := pgx.AppendRows(make([]missionView, 0, o.limit+1), rows, scanMission)
 	if err != nil {
 		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
 	}
 	return page(missions, o.limit, func(m missionView) string { return o.cursor(m, m.ID) }), nil
+}
+
+// missionsInOrder reports whether an index has what the filter leaves in the
+// order of the list: all missions, or by their creation those of one status.
+func (f *listFilter) missionsInOrder(o order[missionView]) bool {
+	switch len(f.conditions) {
+	case 0:
+		return o.text == ""
+	case 1:
+		return o.text == "" && o.key.column == "created_at" && strings.HasPrefix(f.conditions[0].sql, "m.status")
+	}
+	return false
 }
 
 // missionsSQL is the statement of findMissions.

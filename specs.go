@@ -332,14 +332,14 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSumma
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := specsPageSQL(&q, f, o, few)
 	args := q.args
-	if len(f.conditions) > 0 || o.text != "" || f.scope != nil && f.mission == "" {
+	if len(f.conditions) > 0 && !f.inOrder(o) || o.text != "" || f.scope != nil && f.mission == "" {
 		args = plannedAnew(args)
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
-	specs, err := pgx.CollectRows(rows, scanSummary)
+	specs, err := collectSummaries(rows, o.limit+1)
 	if err != nil {
 		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
 	}
@@ -454,12 +454,18 @@ func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
 		o.sorted("its.key", "its.id") + ` LIMIT ` + limit
 }
 
-// scanSummary reads a row of summaryColumns and a snippet.
-func scanSummary(row pgx.CollectableRow) (v specSummary, err error) {
+// collectSummaries reads all rows of summaryColumns and a snippet, of which
+// there are at most so many.
+func collectSummaries(rows pgx.Rows, most int) ([]specSummary, error) {
+	summaries := make([]specSummary, 0, most)
+	var v specSummary
 	var claim nullableClaim
-	err = row.Scan(append(v.fields(&claim), &v.Snippet)...)
-	v.Claim = claim.view()
-	return v, err
+	_, err := pgx.ForEachRow(rows, append(v.fields(&claim), &v.Snippet), func() error {
+		v.Claim = claim.view()
+		summaries = append(summaries, v)
+		return nil
+	})
+	return summaries, err
 }
 
 // getSpec is GET /api/v1/specs/{id}: the object, or with Accept: text/markdown

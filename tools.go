@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // tool is something an agent can call. What is encoded is what tools/list says
@@ -288,7 +286,7 @@ func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, er
 		if err != nil {
 			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
 		}
-		specs, err := pgx.CollectRows(rows, scanSummary)
+		specs, err := collectSummaries(rows, openSpecs)
 		if err != nil {
 			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
 		}

@@ -71,7 +71,7 @@ ALTER TABLE specs DROP COLUMN status, DROP COLUMN done, DROP COLUMN criteria_tot
 CREATE INDEX specs_priority     ON specs (mission_id, priority, id);
 CREATE INDEX specs_phase        ON specs (phase, mission_id, number_order, id);
 CREATE INDEX specs_tags         ON specs USING gin (array_prepend(mission_id::text, tags));
-CREATE INDEX missions_status    ON missions (status, id);
+CREATE INDEX missions_status    ON missions (status, created_at, id);
 CREATE INDEX missions_tags      ON missions USING gin (tags);
 
 -- A mission's members are listed by their e-mails, which never change.
