@@ -370,9 +370,13 @@ func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuer
 	default:
 		ids = f.walkedIDs(q, o)
 	}
+	mission := "s.mission_id"
+	if f.mission != "" {
+		mission = q.bind(f.mission) // which is then looked up once
+	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + ids + `)
 		SELECT ` + summaryColumns + `, ` + snippet + `
-		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = ` + mission + `
 		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + last
 }
 
