@@ -7,7 +7,7 @@ package main
 // ones begin with a handshake, which leaves nothing behind here either.
 // https://modelcontextprotocol.io/specification/2026-07-28
 //
-// What an agent can do is in tools.go.
+// What an agent can do is in mcp_tools.go.
 
 import (
 	"bytes"
