@@ -3,18 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -40,6 +36,11 @@ const (
 	accessEditor
 	accessOwner
 )
+
+// String is the name of the access, as my_role tells it.
+func (a access) String() string {
+	return [...]string{"none", "viewer", "editor", "owner"}[a]
+}
 
 // account is who makes a request: a user, signed in by a session or by an API key.
 type account struct {
@@ -335,156 +336,4 @@ func (r *role) Scan(src any) error {
 	}
 	*r = known
 	return nil
-}
-
-// accessClaims are the claims of an access token: a JWT (RFC 7519) signed with
-// HS256. It says which session it belongs to and nothing about rights: what
-// the account may do is looked up, so that a change holds at once.
-type accessClaims struct {
-	jwt.RegisteredClaims
-	Session string `json:"sid"`
-}
-
-const (
-	tokenIssuer   = "tachikoma"
-	tokenAudience = "tachikoma-api"
-	clockSkew     = 10 * time.Second // between the clocks of several instances
-)
-
-// newAccessToken returns an access token for a session, good for ACCESS_TOKEN_TTL.
-func (s *Server) newAccessToken(userID, sessionID string) (string, error) {
-	now := time.Now()
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, accessClaims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer:    tokenIssuer,
-			Audience:  jwt.ClaimStrings{tokenAudience},
-			Subject:   userID,
-			IssuedAt:  jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(s.config.AccessTokenTTL)),
-			ID:        newID(),
-		},
-		Session: sessionID,
-	}).SignedString(s.secret)
-	if err != nil {
-		return "", fmt.Errorf("signing an access token: %w", err)
-	}
-	return token, nil
-}
-
-// parseAccessToken checks a token's signature and claims, but not its session.
-func (s *Server) parseAccessToken(token string) (accessClaims, error) {
-	var claims accessClaims
-	_, err := jwt.ParseWithClaims(token, &claims,
-		func(*jwt.Token) (any, error) { return s.secret, nil },
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
-		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockSkew),
-		jwt.WithIssuer(tokenIssuer), jwt.WithAudience(tokenAudience), jwt.WithStrictDecoding())
-	switch {
-	case errors.Is(err, jwt.ErrTokenExpired):
-		return claims, problem(http.StatusUnauthorized, "token_expired", "The access token has expired. Refresh it.")
-	case err != nil:
-		return claims, errInvalidToken().because(err)
-	case !validID(claims.Session) || !validID(claims.Subject):
-		return claims, errInvalidToken()
-	}
-	return claims, nil
-}
-
-// newSecret returns prefix and 256 random bits as base64url.
-func newSecret(prefix string) string {
-	var raw [32]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	return prefix + base64.RawURLEncoding.EncodeToString(raw[:])
-}
-
-const (
-	credentialTTL   = time.Minute // after which a credential is looked up anew in any case
-	credentialLimit = 20_000      // remembered at most
-)
-
-// credentials remembers whom access tokens and API keys belong to, by their
-// hash, so that a request needs no query and no check of a signature for it. The feed forgets an account when it changes, on every
-// instance; while the feed is stale nothing is remembered. Safe for
-// concurrent use.
-// See docs/design.md, The credential cache.
-type credentials struct {
-	fresh func() bool // whether the feed would have told of a change
-
-	mu       sync.Mutex // guards the following
-	entries  map[[sha256.Size]byte]remembered
-	watchers map[string]map[chan struct{}]struct{} // by account: who wants to know when it changes
-	changes  uint64                                // counts calls of forget, so that a look-up which one overtakes isn't kept
-}
-
-type remembered struct {
-	account account
-	until   time.Time
-}
-
-func newCredentials(fresh func() bool) *credentials {
-	return &credentials{fresh: fresh, entries: make(map[[sha256.Size]byte]remembered), watchers: make(map[string]map[chan struct{}]struct{})}
-}
-
-// watch tells of changes to an account, for connections that outlast a
-// request. The caller calls stop when done.
-func (c *credentials) watch(userID string) (changed <-chan struct{}, stop func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.watchers[userID] == nil {
-		c.watchers[userID] = make(map[chan struct{}]struct{})
-	}
-	w := make(chan struct{}, 1)
-	c.watchers[userID][w] = struct{}{}
-	return w, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if delete(c.watchers[userID], w); len(c.watchers[userID]) == 0 {
-			delete(c.watchers, userID)
-		}
-	}
-}
-
-// account returns the account behind a credential: remembered, or else as
-// lookUp says, with how long it lasts.
-func (c *credentials) account(credential [sha256.Size]byte, lookUp func() (account, time.Duration, error)) (account, error) {
-	c.mu.Lock()
-	found, ok := c.entries[credential]
-	changes := c.changes
-	c.mu.Unlock()
-	if ok && time.Now().Before(found.until) && c.fresh() {
-		return found.account, nil
-	}
-	a, lasts, err := lookUp()
-	if err != nil {
-		return account{}, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.changes == changes {
-		if len(c.entries) >= credentialLimit {
-			clear(c.entries) // looking them up again is cheap, and this is rare
-		}
-		c.entries[credential] = remembered{a, time.Now().Add(min(lasts, credentialTTL))}
-	}
-	return a, nil
-}
-
-// forget drops what is remembered of an account, or of all for "".
-func (c *credentials) forget(userID string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.changes++
-	for credential, e := range c.entries {
-		if userID == "" || e.account.userID == userID {
-			delete(c.entries, credential)
-		}
-	}
-	for id, watchers := range c.watchers {
-		if userID != "" && id != userID {
-			continue
-		}
-		for w := range watchers {
-			nudge(w)
-		}
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -123,6 +124,18 @@ func errNotFound() *apiError {
 
 func errForbidden(detail string) *apiError {
 	return problem(http.StatusForbidden, "forbidden", detail)
+}
+
+// notFoundOr turns the error of a query for one row into a 404 where there is
+// no row; nil stays nil.
+func notFoundOr(err error, doing string) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, pgx.ErrNoRows):
+		return errNotFound()
+	}
+	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // asProblem turns any error into what the client is told. An error nobody

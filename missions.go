@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -83,11 +81,6 @@ func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	return nil
 }
 
-// String is the name of the access, as my_role tells it.
-func (a access) String() string {
-	return [...]string{"none", "viewer", "editor", "owner"}[a]
-}
-
 // oneMissionSQL reads the mission $3.
 const oneMissionSQL = missionColumns + `
 	FROM missions m JOIN heads h ON h.stream = m.id WHERE ` + readableSQL + ` AND m.id = $3`
@@ -100,18 +93,6 @@ func readMission(ctx context.Context, q querier, a account, id string) (missionV
 	}
 	m, err := pgx.CollectExactlyOneRow(rows, scanMission)
 	return m, notFoundOr(err, "reading a mission")
-}
-
-// notFoundOr turns the error of a query for one row into a 404 where there is
-// no row; nil stays nil.
-func notFoundOr(err error, doing string) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, pgx.ErrNoRows):
-		return errNotFound()
-	}
-	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // askMissionView queues a read of a mission as it then is, counters included,
@@ -141,80 +122,6 @@ func (t *tx) missionReply(id string, status int) (reply, error) {
 		a.body, a.etag = m, etagOf(m.Version)
 		return err
 	}}, err
-}
-
-// createMission is POST /api/v1/missions.
-func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name        string          `json:"name"`
-		Description string          `json:"description"`
-		Tags        []string        `json:"tags"`
-		Metadata    json.RawMessage `json:"metadata"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	fields := missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}
-	if err := fields.validate(missionFields{}); err != nil {
-		return err
-	}
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m := missionView{
-			ID: newID(), Name: fields.Name, Description: fields.Description, Status: "draft", Tags: fields.Tags,
-			Metadata: fields.Metadata, OwnerID: t.account.userID, MyRole: accessOwner.String(), Version: 1,
-		}
-		t.ask(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)
-			RETURNING created_at, updated_at`,
-			[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata}, &m.CreatedAt, &m.UpdatedAt)
-		t.emit("mission.created", m.ID, "", "", map[string]any{"name": fields.Name})
-		return reply{status: http.StatusCreated, location: "/api/v1/missions/" + m.ID, etag: etagOf(m.Version), finish: func(a *reply) error {
-			a.body = m
-			return nil
-		}}, nil
-	})
-}
-
-// missionFields are what may be written of a mission.
-type missionFields struct {
-	Name        string
-	Description string
-	Tags        []string
-	Metadata    json.RawMessage
-	OwnerID     string
-}
-
-// validate checks the fields, which are to replace the stored ones, and fills
-// in what may be left out. Metadata that stays is left alone: PostgreSQL writes
-// it longer than it came.
-func (f *missionFields) validate(stored missionFields) error {
-	var v violations
-	v.line("name", f.Name, 1, 200)
-	v.text("description", f.Description, 0, 2000)
-	v.tags("tags", f.Tags)
-	if !sameJSON(f.Metadata, stored.Metadata) {
-		v.object("metadata", f.Metadata)
-	}
-	if f.Tags == nil {
-		f.Tags = []string{}
-	}
-	if f.Metadata == nil || string(f.Metadata) == "null" {
-		f.Metadata = json.RawMessage("{}")
-	}
-	return v.err()
-}
-
-// tags checks a list of at most 32 different tags of 1 to 64 characters.
-func (v *violations) tags(field string, tags []string) {
-	if len(tags) > 32 {
-		v.add(field, "too_many", "must have at most 32 entries")
-		return
-	}
-	for i, tag := range tags {
-		v.line(fmt.Sprintf("%s[%d]", field, i), tag, 1, 64)
-		if slices.Contains(tags[:i], tag) {
-			v.add(fmt.Sprintf("%s[%d]", field, i), "duplicate", "is there twice")
-		}
-	}
 }
 
 // missionSorts are the sort keys of the mission list, and how they compare.
@@ -338,159 +245,4 @@ func (s *Server) getMission(w http.ResponseWriter, r *http.Request) error {
 		return notFoundOr(err, "reading a mission")
 	}
 	return respond(w, r, reply{status: http.StatusOK, body: m, etag: etagOf(m.Version)})
-}
-
-// updateMission is PATCH /api/v1/missions/{id}, a merge patch (RFC 7396).
-func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name        optional[string]         `json:"name"`
-		Description optional[string]         `json:"description"`
-		Tags        optional[[]string]       `json:"tags"`
-		Metadata    optional[map[string]any] `json:"metadata"`
-		OwnerID     optional[string]         `json:"owner_id"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	id := callOf(r).target.mission
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
-		if err != nil {
-			return reply{}, err
-		}
-		now, err := readMission(ctx, t, t.account, id)
-		if err != nil {
-			return reply{}, err
-		}
-		before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.OwnerID}
-		after := before
-		in.Name.apply(&after.Name, "")
-		in.Description.apply(&after.Description, "")
-		in.Tags.apply(&after.Tags, []string{})
-		in.OwnerID.apply(&after.OwnerID, "")
-		after.OwnerID = strings.ToLower(after.OwnerID)
-		if err := after.mergeMetadata(in.Metadata); err != nil {
-			return reply{}, err
-		}
-		if err := after.validate(before); err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, m.Version); err != nil {
-			return reply{}, err
-		}
-		if err := t.storeMission(ctx, m, before, after); err != nil {
-			return reply{}, err
-		}
-		return t.missionReply(id, http.StatusOK)
-	})
-}
-
-// mergeMetadata applies a merge patch to the metadata; null empties it.
-func (f *missionFields) mergeMetadata(patch optional[map[string]any]) error {
-	if !patch.Set {
-		return nil
-	}
-	target := map[string]any{}
-	if !patch.Null {
-		if err := unmarshal(f.Metadata, &target); err != nil {
-			return fmt.Errorf("reading stored metadata: %w", err)
-		}
-	}
-	merged, err := encode(mergePatch(target, patch.Value))
-	f.Metadata = merged
-	return err
-}
-
-// storeMission writes what differs, if anything does, with its event.
-func (t *tx) storeMission(ctx context.Context, m missionLock, before, after missionFields) error {
-	var changed []string
-	for _, field := range []struct {
-		name string
-		same bool
-	}{
-		{"name", before.Name == after.Name},
-		{"description", before.Description == after.Description},
-		{"tags", slices.Equal(before.Tags, after.Tags)},
-		{"metadata", sameJSON(before.Metadata, after.Metadata)},
-		{"owner_id", before.OwnerID == after.OwnerID},
-	} {
-		if !field.same {
-			changed = append(changed, field.name)
-		}
-	}
-	if len(changed) == 0 {
-		return nil
-	}
-	if before.OwnerID != after.OwnerID {
-		if err := t.handOver(ctx, m, after.OwnerID); err != nil {
-			return err
-		}
-	}
-	t.queue(`
-		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5, owner_id = $6,
-		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
-		m.ID, after.Name, after.Description, after.Tags, after.Metadata, after.OwnerID)
-	t.emit("mission.updated", m.ID, "", "", map[string]any{"changed": changed, "version": m.Version + 1})
-	return nil
-}
-
-// sameJSON compares two JSON values by what they mean.
-func sameJSON(a, b json.RawMessage) bool {
-	var x, y any
-	return unmarshal(a, &x) == nil && unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
-}
-
-// handOver prepares the mission for another owner. Who had it stays an editor.
-func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
-	if m.access < accessOwner {
-		return errForbidden("Only the owner can give a mission away.")
-	}
-	var able bool
-	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`, validOrNil(to)).Scan(&able)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && !able {
-		return invalidField("owner_id", "unknown_account", "must be the id of an account that may own missions")
-	}
-	if err != nil {
-		return fmt.Errorf("looking for the new owner: %w", err)
-	}
-	t.queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
-	t.queue(`
-		INSERT INTO members (mission_id, user_id, role, email)
-		SELECT $1, id, 'editor', email FROM users WHERE id = $2`, m.ID, m.OwnerID)
-	t.notify(to, m.ID, "", fmt.Sprintf("You now own the mission %q.", m.Name))
-	return nil
-}
-
-// validOrNil is id if it is one, and else an id that nothing has.
-func validOrNil(id string) string {
-	if validID(id) {
-		return id
-	}
-	return serverStream
-}
-
-// deleteMission is DELETE /api/v1/missions/{id}.
-func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
-	}
-	id := callOf(r).target.mission
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: id}, lockUpdate, accessOwner)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, m.Version); err != nil {
-			return reply{}, err
-		}
-		if m.Status == "active" {
-			return reply{}, problem(http.StatusConflict, "mission_active", "An active mission can't be deleted. Pause or cancel it first.")
-		}
-		t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR UPDATE`, id)
-		// The edges first: a cascade would find specs that others depend on.
-		t.queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, id)
-		t.queue(`DELETE FROM missions WHERE id = $1`, id)
-		t.emit("mission.deleted", id, "", "", map[string]any{"name": m.Name})
-		return reply{status: http.StatusNoContent}, nil
-	})
 }

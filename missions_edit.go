@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// createMission is POST /api/v1/missions.
+func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name        string          `json:"name"`
+		Description string          `json:"description"`
+		Tags        []string        `json:"tags"`
+		Metadata    json.RawMessage `json:"metadata"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	fields := missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}
+	if err := fields.validate(missionFields{}); err != nil {
+		return err
+	}
+	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m := missionView{
+			ID: newID(), Name: fields.Name, Description: fields.Description, Status: "draft", Tags: fields.Tags,
+			Metadata: fields.Metadata, OwnerID: t.account.userID, MyRole: accessOwner.String(), Version: 1,
+		}
+		t.ask(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)
+			RETURNING created_at, updated_at`,
+			[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata}, &m.CreatedAt, &m.UpdatedAt)
+		t.emit("mission.created", m.ID, "", "", map[string]any{"name": fields.Name})
+		return reply{status: http.StatusCreated, location: "/api/v1/missions/" + m.ID, etag: etagOf(m.Version), finish: func(a *reply) error {
+			a.body = m
+			return nil
+		}}, nil
+	})
+}
+
+// missionFields are what may be written of a mission.
+type missionFields struct {
+	Name        string
+	Description string
+	Tags        []string
+	Metadata    json.RawMessage
+	OwnerID     string
+}
+
+// validate checks the fields, which are to replace the stored ones, and fills
+// in what may be left out. Metadata that stays is left alone: PostgreSQL writes
+// it longer than it came.
+func (f *missionFields) validate(stored missionFields) error {
+	var v violations
+	v.line("name", f.Name, 1, 200)
+	v.text("description", f.Description, 0, 2000)
+	v.tags("tags", f.Tags)
+	if !sameJSON(f.Metadata, stored.Metadata) {
+		v.object("metadata", f.Metadata)
+	}
+	if f.Tags == nil {
+		f.Tags = []string{}
+	}
+	if f.Metadata == nil || string(f.Metadata) == "null" {
+		f.Metadata = json.RawMessage("{}")
+	}
+	return v.err()
+}
+
+// tags checks a list of at most 32 different tags of 1 to 64 characters.
+func (v *violations) tags(field string, tags []string) {
+	if len(tags) > 32 {
+		v.add(field, "too_many", "must have at most 32 entries")
+		return
+	}
+	for i, tag := range tags {
+		v.line(fmt.Sprintf("%s[%d]", field, i), tag, 1, 64)
+		if slices.Contains(tags[:i], tag) {
+			v.add(fmt.Sprintf("%s[%d]", field, i), "duplicate", "is there twice")
+		}
+	}
+}
+
+// updateMission is PATCH /api/v1/missions/{id}, a merge patch (RFC 7396).
+func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Name        optional[string]         `json:"name"`
+		Description optional[string]         `json:"description"`
+		Tags        optional[[]string]       `json:"tags"`
+		Metadata    optional[map[string]any] `json:"metadata"`
+		OwnerID     optional[string]         `json:"owner_id"`
+	}
+	if err := decodeRequest(r, &in); err != nil {
+		return err
+	}
+	id := callOf(r).target.mission
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
+		if err != nil {
+			return reply{}, err
+		}
+		now, err := readMission(ctx, t, t.account, id)
+		if err != nil {
+			return reply{}, err
+		}
+		before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.OwnerID}
+		after := before
+		in.Name.apply(&after.Name, "")
+		in.Description.apply(&after.Description, "")
+		in.Tags.apply(&after.Tags, []string{})
+		in.OwnerID.apply(&after.OwnerID, "")
+		after.OwnerID = strings.ToLower(after.OwnerID)
+		if err := after.mergeMetadata(in.Metadata); err != nil {
+			return reply{}, err
+		}
+		if err := after.validate(before); err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, m.Version); err != nil {
+			return reply{}, err
+		}
+		if err := t.storeMission(ctx, m, before, after); err != nil {
+			return reply{}, err
+		}
+		return t.missionReply(id, http.StatusOK)
+	})
+}
+
+// mergeMetadata applies a merge patch to the metadata; null empties it.
+func (f *missionFields) mergeMetadata(patch optional[map[string]any]) error {
+	if !patch.Set {
+		return nil
+	}
+	target := map[string]any{}
+	if !patch.Null {
+		if err := unmarshal(f.Metadata, &target); err != nil {
+			return fmt.Errorf("reading stored metadata: %w", err)
+		}
+	}
+	merged, err := encode(mergePatch(target, patch.Value))
+	f.Metadata = merged
+	return err
+}
+
+// storeMission writes what differs, if anything does, with its event.
+func (t *tx) storeMission(ctx context.Context, m missionLock, before, after missionFields) error {
+	var changed []string
+	for _, field := range []struct {
+		name string
+		same bool
+	}{
+		{"name", before.Name == after.Name},
+		{"description", before.Description == after.Description},
+		{"tags", slices.Equal(before.Tags, after.Tags)},
+		{"metadata", sameJSON(before.Metadata, after.Metadata)},
+		{"owner_id", before.OwnerID == after.OwnerID},
+	} {
+		if !field.same {
+			changed = append(changed, field.name)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	if before.OwnerID != after.OwnerID {
+		if err := t.handOver(ctx, m, after.OwnerID); err != nil {
+			return err
+		}
+	}
+	t.queue(`
+		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5, owner_id = $6,
+		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+		m.ID, after.Name, after.Description, after.Tags, after.Metadata, after.OwnerID)
+	t.emit("mission.updated", m.ID, "", "", map[string]any{"changed": changed, "version": m.Version + 1})
+	return nil
+}
+
+// sameJSON compares two JSON values by what they mean.
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y any
+	return unmarshal(a, &x) == nil && unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
+// handOver prepares the mission for another owner. Who had it stays an editor.
+func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
+	if m.access < accessOwner {
+		return errForbidden("Only the owner can give a mission away.")
+	}
+	var able bool
+	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`, validOrNil(to)).Scan(&able)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !able {
+		return invalidField("owner_id", "unknown_account", "must be the id of an account that may own missions")
+	}
+	if err != nil {
+		return fmt.Errorf("looking for the new owner: %w", err)
+	}
+	t.queue(`DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, to)
+	t.queue(`
+		INSERT INTO members (mission_id, user_id, role, email)
+		SELECT $1, id, 'editor', email FROM users WHERE id = $2`, m.ID, m.OwnerID)
+	t.notify(to, m.ID, "", fmt.Sprintf("You now own the mission %q.", m.Name))
+	return nil
+}
+
+// validOrNil is id if it is one, and else an id that nothing has.
+func validOrNil(id string) string {
+	if validID(id) {
+		return id
+	}
+	return serverStream
+}
+
+// deleteMission is DELETE /api/v1/missions/{id}.
+func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
+	if err := decodeRequest(r, &struct{}{}); err != nil {
+		return err
+	}
+	id := callOf(r).target.mission
+	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+		m, err := t.mission(ctx, target{mission: id}, lockUpdate, accessOwner)
+		if err != nil {
+			return reply{}, err
+		}
+		if err := checkIfMatch(r, m.Version); err != nil {
+			return reply{}, err
+		}
+		if m.Status == "active" {
+			return reply{}, problem(http.StatusConflict, "mission_active", "An active mission can't be deleted. Pause or cancel it first.")
+		}
+		t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR UPDATE`, id)
+		// The edges first: a cascade would find specs that others depend on.
+		t.queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, id)
+		t.queue(`DELETE FROM missions WHERE id = $1`, id)
+		t.emit("mission.deleted", id, "", "", map[string]any{"name": m.Name})
+		return reply{status: http.StatusNoContent}, nil
+	})
+}
+
+// missionStatuses are what a mission goes through, as the API names it.
+var missionStatuses = []string{"draft", "active", "paused", "completed", "cancelled", "archived"}
+
+// missionActions are the steps between them: from where an action is allowed,
+// where it leads, and the event it makes.
+var missionActions = map[string]struct {
+	from  []string
+	to    string
+	event string
+}{
+	"start":    {[]string{"draft"}, "active", "mission.started"},
+	"pause":    {[]string{"active"}, "paused", "mission.paused"},
+	"resume":   {[]string{"paused"}, "active", "mission.resumed"},
+	"complete": {[]string{"active", "paused"}, "completed", "mission.completed"},
+	"cancel":   {[]string{"draft", "active", "paused"}, "cancelled", "mission.cancelled"},
+	"archive":  {[]string{"completed", "cancelled"}, "archived", "mission.archived"},
+}
+
+// actMission is POST /api/v1/missions/{id}/{start,pause,resume,complete,cancel,archive}.
+func (s *Server) actMission(action string) handler {
+	step := missionActions[action]
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := decodeRequest(r, &struct{}{}); err != nil {
+			return err
+		}
+		id := callOf(r).target.mission
+		return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
+			m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
+			if err != nil {
+				return reply{}, err
+			}
+			if !slices.Contains(step.from, m.Status) {
+				return reply{}, errInvalidTransition("mission", m.Status, allowedActions(m.Status))
+			}
+			if action == "cancel" || action == "archive" {
+				if err := t.endLeases(ctx, m, "the mission was "+step.to); err != nil {
+					return reply{}, err
+				}
+			}
+			t.moveMission(&m, step.to, step.event)
+			t.completeIfDone(&m)
+			return t.missionReply(id, http.StatusOK)
+		})
+	}
+}
+
+// allowedActions are the actions that a mission in this status takes.
+func allowedActions(status string) []string {
+	allowed := []string{}
+	for _, action := range slices.Sorted(maps.Keys(missionActions)) {
+		if slices.Contains(missionActions[action].from, status) {
+			allowed = append(allowed, action)
+		}
+	}
+	return allowed
+}
+
+func errInvalidTransition(what, status string, allowed []string) error {
+	return problem(http.StatusConflict, "invalid_transition", "The %s is %s, from where this isn't possible.", what, status).
+		with("current_status", status).with("allowed", allowed)
+}
+
+// moveMission puts a locked mission into a status, with the event for it.
+func (t *tx) moveMission(m *missionLock, status, kind string) {
+	t.queue(`UPDATE missions SET status = $2, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`, m.ID, status)
+	t.emit(kind, m.ID, "", "", map[string]any{"from": m.Status, "to": status})
+	m.Status, m.Version = status, m.Version+1
+	if kind == "mission.completed" {
+		t.notify(m.OwnerID, m.ID, "", fmt.Sprintf("The mission %q is completed.", m.Name))
+	}
+}
+
+// completeIfDone completes a mission whose specs are all completed or
+// deferred, at least one of them completed. The mission is locked against all
+// that changes how many are, so of two specs that are finished at once the
+// later one sees both.
+func (t *tx) completeIfDone(m *missionLock) {
+	moved := t.moved[m.ID]
+	if (m.Status == "active" || m.Status == "paused") &&
+		m.openSpecs+moved.openSpecs() == 0 && m.completedSpecs+moved.completedSpecs() > 0 {
+		t.moveMission(m, "completed", "mission.completed")
+	}
+}
+
+// reopen makes a completed mission active again, since it has an open spec.
+func (t *tx) reopen(m *missionLock) {
+	if m.Status == "completed" {
+		t.moveMission(m, "active", "mission.resumed")
+	}
+}
+
+// open refuses changes to the specs of a mission that has ended for good.
+func (m missionLock) open() error {
+	if m.Status == "cancelled" || m.Status == "archived" {
+		return problem(http.StatusConflict, "mission_closed", "The mission is %s: its specs can't be changed any more.", m.Status)
+	}
+	return nil
+}
