@@ -302,7 +302,7 @@ func (s *Server) lookUpSession(ctx context.Context, id, userID string) (account,
 }
 
 // lookUpKey finds an API key's account and notes that the key is in use. The
-// note needs no event, so it doesn't take the write door.
+// note needs no event, so it is no transaction of inTx.
 func (s *Server) lookUpKey(ctx context.Context, hash []byte) (account, time.Duration, error) {
 	var a account
 	return s.scanAccount(&a, s.db.QueryRow(ctx, `

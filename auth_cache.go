@@ -93,7 +93,7 @@ func (c *credentials) forget(userID string) {
 			continue
 		}
 		for w := range watchers {
-			nudge(w)
+			trySend(w)
 		}
 	}
 }

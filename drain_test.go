@@ -22,7 +22,7 @@ import (
 // steadyClients make requests one after the other until stop is closed, each
 // on a connection of its own that it keeps while it may. Half of them are sent
 // to the other instance once readiness says 503, as a load balancer does; the
-// others only obey Connection: close, and go there with their next one.
+// others only handleMessage Connection: close, and go there with their next one.
 type steadyClients struct {
 	one, other string // where the instances are
 	path       string

@@ -113,7 +113,7 @@ func (h *hub) follow(f *follower, head int64) {
 	t.followers[f] = struct{}{} // known stays: whoever is to be woken for head hasn't been yet
 	f.live = f.last >= t.delivered
 	if t.delivered < t.known { // head was read before the last wake, of which only watchers heard
-		nudge(h.grown)
+		trySend(h.grown)
 	}
 }
 
@@ -154,13 +154,13 @@ func (h *hub) wake(heads map[string]int64) {
 			}
 		}
 		if len(t.followers) > 0 {
-			nudge(h.grown)
+			trySend(h.grown)
 		}
 	}
 }
 
-// nudge leaves a token in a channel of capacity 1, if there is none.
-func nudge(c chan struct{}) {
+// trySend leaves a token in a channel of capacity 1, if there is none.
+func trySend(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

@@ -189,7 +189,7 @@ func (q *queue) remove(n int) []waitingBatch {
 	}
 	if q.full {
 		q.full = false
-		nudge(q.room)
+		trySend(q.room)
 	}
 	return batches
 }

@@ -45,7 +45,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	}
 	defer s.streams.give(account)
 	ready := make(chan struct{}, 1)
-	f.queue = newQueue(s.config.WSQueue, func() { nudge(ready) })
+	f.queue = newQueue(s.config.WSQueue, func() { trySend(ready) })
 	changed, stop := s.credentials.watch(account)
 	defer stop()
 	s.hub.follow(f, head)
@@ -120,7 +120,7 @@ func (e *eventStream) catchUp() error {
 func (e *eventStream) sendQueued() error {
 	batches, err := e.f.queue.take()
 	if len(batches) > 0 {
-		nudge(e.ready) // there may be more
+		trySend(e.ready) // there may be more
 	}
 	for _, b := range batches {
 		for i := 0; i < len(b.events) && err == nil; i++ {

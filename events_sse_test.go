@@ -225,7 +225,7 @@ func TestFollowerGetsWhatCameBeforeItsTopic(t *testing.T) {
 	defer stop()
 	ada.newSpec(mission, "one", nil)
 	ready := make(chan struct{}, 1)
-	f := &follower{topic: &topicName{Stream: idOf(mission)}, queue: newQueue(10, func() { nudge(ready) }), last: 1}
+	f := &follower{topic: &topicName{Stream: idOf(mission)}, queue: newQueue(10, func() { trySend(ready) }), last: 1}
 	s.hub.follow(f, 1)
 	defer s.hub.unfollow(f)
 	select {

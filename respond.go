@@ -13,7 +13,7 @@ import (
 // gzipFrom is the size in bytes from which a compressible body is compressed.
 const gzipFrom = 1024
 
-// reply is a successful answer, still to be encoded. The write door keeps a
+// reply is a successful answer, still to be encoded. A transaction keeps a
 // copy of it when the request has an Idempotency-Key.
 type reply struct {
 	status   int

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// specStatuses are the stations of a spec's life; specs_work.go says how they follow
+// specStatuses are what a spec goes through; specs_work.go says how they follow
 // each other.
 var specStatuses = []string{"planned", "in_progress", "in_review", "testing", "completed", "blocked", "deferred"}
 

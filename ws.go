@@ -278,7 +278,7 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 		}
 		last = now
 		if problem == nil {
-			problem = s.obey(ctx, c, message)
+			problem = s.handleMessage(ctx, c, message)
 		}
 		if problem != nil && c.reply(message, map[string]any{"type": "error", "code": problem.code, "message": problem.detail}) != nil {
 			return

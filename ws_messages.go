@@ -23,9 +23,9 @@ type subscription struct {
 // nothing of it is stored.
 const metricsStream = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
-// obey does what a client's message asks, and answers it unless it returns
+// handleMessage does what a client's message asks, and answers it unless it returns
 // what is wrong with it.
-func (s *Server) obey(ctx context.Context, c *socket, m socketMessage) *apiError {
+func (s *Server) handleMessage(ctx context.Context, c *socket, m socketMessage) *apiError {
 	switch m.Type {
 	case "ping":
 		_ = c.reply(m, map[string]any{"type": "pong"})
@@ -61,7 +61,7 @@ func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiErro
 	if !same {
 		return problem(http.StatusForbidden, "other_account", "This token is another account's: open another connection.")
 	}
-	nudge(c.renew)
+	trySend(c.renew)
 	_ = c.reply(m, map[string]any{"type": "ack"})
 	return nil
 }
