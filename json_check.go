@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -20,12 +21,8 @@ import (
 // an object, over maxDepth levels, and numbers that a float64 can't hold.
 // See docs/design.md, I-JSON.
 func checkJSON(body []byte) error {
-	for i := 0; i < len(body); {
-		r, size := utf8.DecodeRune(body[i:])
-		if r == utf8.RuneError && size == 1 {
-			return malformed(i, "this isn't UTF-8")
-		}
-		i += size
+	if !utf8.Valid(body) {
+		return malformed(firstInvalid(body), "this isn't UTF-8")
 	}
 	if !json.Valid(body) {
 		offset, reason := 0, "this isn't JSON"
@@ -37,6 +34,17 @@ func checkJSON(body []byte) error {
 	return checkIJSON(body)
 }
 
+// firstInvalid is the offset of the first byte that isn't UTF-8.
+func firstInvalid(body []byte) (offset int) {
+	for {
+		r, size := utf8.DecodeRune(body[offset:])
+		if r == utf8.RuneError && size <= 1 {
+			return offset
+		}
+		offset += size
+	}
+}
+
 func malformed(offset int, reason string) error {
 	return problem(http.StatusBadRequest, "malformed_json", "At byte %d of the body: %s.", offset, reason)
 }
@@ -44,8 +52,12 @@ func malformed(offset int, reason string) error {
 // container is an object or a list that checkIJSON is in.
 type container struct {
 	object bool
-	names  map[string]bool // of an object's members so far; made for the first
+	few    []string            // names of an object's members so far, while they are few
+	names  map[string]struct{} // of all of them, once they aren't
 }
+
+// fewNames is how many names are faster compared one by one.
+const fewNames = 8
 
 // checkIJSON goes once over body, which must be valid JSON, for what
 // encoding/json lets pass. Syntax being settled, it only has to know strings,
@@ -94,14 +106,22 @@ func checkIJSON(body []byte) error {
 
 // add reports whether name is new.
 func (c *container) add(name string) bool {
+	if c.names == nil && len(c.few) < fewNames {
+		if slices.Contains(c.few, name) {
+			return false
+		}
+		c.few = append(c.few, name)
+		return true
+	}
 	if c.names == nil {
-		c.names = make(map[string]bool)
+		c.names = make(map[string]struct{}, 2*fewNames)
+		for _, known := range c.few {
+			c.names[known] = struct{}{}
+		}
 	}
-	if c.names[name] {
-		return false
-	}
-	c.names[name] = true
-	return true
+	before := len(c.names)
+	c.names[name] = struct{}{}
+	return len(c.names) > before
 }
 
 // checkString checks the string that starts at body[start] and returns its end
