@@ -25,10 +25,12 @@ func (q *statement) bind(value any) string {
 
 // Bounds that keep a list as fast among a million rows as among ten. What has
 // at most fewRows matches is found by an index of its own and sorted; of what
-// has more, a page is soon found along the index of the list's order.
+// has more, a page is soon found along the index of the list's order, or else,
+// after so many steps, by the filter's index after all.
 // See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 3000
+	walkedRows    = 10_000
 	fewMissions   = 3000 // that a list goes through one by one
 	rankedMatches = 1000 // of a search: of more, some are ranked and the others left out
 )

@@ -171,23 +171,21 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missio
 		return list[missionView]{}, err
 	}
 	var few *idQuery
-	if f.scope == nil && o.text == "" && !f.missionsInOrder(o) {
+	switch {
+	case f.scope != nil:
+		few = &idQuery{condition: condition{`SELECT unnest($?::uuid[]) AS id`, f.scope}}
+	case !f.missionsInOrder(o):
 		if few, err = s.narrow(ctx, f); err != nil {
 			return list[missionView]{}, err
 		}
 	}
-	q := statement{[]any{f.account.userID, f.account.admin()}}
-	sql, args := missionsSQL(&q, f, o, few), q.args
-	if !f.missionsInOrder(o) {
-		args = plannedAnew(args)
+	missions, err := s.readMissions(ctx, f, o, few)
+	bounded := few == nil && o.text == "" && len(f.rare) > 0 && !f.missionsInOrder(o)
+	if err == nil && bounded && len(missions) <= o.limit {
+		missions, err = s.readMissions(ctx, f, o, &f.rare[0])
 	}
-	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
-		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
-	}
-	missions, err := pgx.AppendRows(make([]missionView, 0, o.limit+1), rows, scanMission)
-	if err != nil {
-		return list[missionView]{}, fmt.Errorf("listing missions: %w", err)
+		return list[missionView]{}, err
 	}
 	return page(missions, o.limit, func(m missionView) string { return o.cursor(m, m.ID) }), nil
 }
@@ -204,31 +202,49 @@ func (f *listFilter) missionsInOrder(o order[missionView]) bool {
 	return false
 }
 
-// missionsSQL is the statement of findMissions.
+// readMissions reads one mission more than a page has, if there are so many.
+func (s *Server) readMissions(ctx context.Context, f *listFilter, o order[missionView], few *idQuery) ([]missionView, error) {
+	q := statement{[]any{f.account.userID, f.account.admin()}}
+	sql, args := missionsSQL(&q, f, o, few), q.args
+	if !f.missionsInOrder(o) {
+		args = plannedAnew(args)
+	}
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("listing missions: %w", err)
+	}
+	missions, err := pgx.AppendRows(make([]missionView, 0, o.limit+1), rows, scanMission)
+	if err != nil {
+		return nil, fmt.Errorf("listing missions: %w", err)
+	}
+	return missions, nil
+}
+
+// missionsSQL is the statement of readMissions: of few if that isn't nil, all of
+// which is then read and sorted, and else along the index of the order, for at
+// most walkedRows where there is another way. See fewIDs and walkedIDs.
 func missionsSQL(q *statement, f *listFilter, o order[missionView], few *idQuery) string {
 	with, from, key := "", "missions m", "m."+o.key.column
-	if f.scope != nil {
-		few = &idQuery{condition: condition{`SELECT unnest($?::uuid[]) AS id`, f.scope}}
-	}
 	if few != nil {
 		with, from = `few AS MATERIALIZED (`+few.in(q)+`), `, "few JOIN missions m USING (id)"
 	}
 	where := f.where(q) + " AND " + readableSQL
-	var page, last string
-	switch {
+	last := o.sorted(key, "m.id")
+	var page string
+	switch after := o.compared(q, key, "m.id"); {
 	case o.text != "":
 		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
 		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.search @@ %s LIMIT %d`, from, where, query, rankedMatches)
 		last = ` ORDER BY ts_rank(m.search, ` + query + `) DESC, m.id LIMIT ` + q.bind(o.limit)
-	case few != nil: // all of these are read and sorted, see fewIDs
-		page = `SELECT id FROM (
-			SELECT m.id, ` + key + ` AS key FROM ` + from + where + o.compared(q, key, "m.id") + ` OFFSET 0) AS narrowed` +
+	case few != nil:
+		page = `SELECT id FROM (SELECT m.id, ` + key + ` AS key FROM ` + from + where + after + ` OFFSET 0) AS narrowed` +
 			o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)
-		last = o.sorted(key, "m.id")
+	case len(f.rare) > 0 && !f.missionsInOrder(o):
+		page = fmt.Sprintf(`SELECT m.id FROM (SELECT m.id, %s FROM missions m WHERE true%s%s LIMIT %d) AS w
+			CROSS JOIN LATERAL (SELECT id, status, tags, owner_id FROM missions WHERE id = w.id OFFSET 0) AS m%s%s LIMIT %s`,
+			key, after, last, walkedRows, where, o.sorted("w."+o.key.column, "w.id"), q.bind(o.limit+1))
 	default:
-		page = `SELECT m.id FROM ` + from + where + o.compared(q, key, "m.id") +
-			o.sorted(key, "m.id") + ` LIMIT ` + q.bind(o.limit+1)
-		last = o.sorted(key, "m.id")
+		page = `SELECT m.id FROM ` + from + where + after + last + ` LIMIT ` + q.bind(o.limit+1)
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + page + `)` + missionColumns + `
 		FROM page JOIN missions m USING (id) JOIN heads h ON h.stream = m.id` + last

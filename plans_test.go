@@ -34,10 +34,9 @@ var readsAll = []struct {
 	{"SELECT count(*) <= 3000 FROM (SELECT h.spec_id", "counts up to a limit", true},
 	{"WITH few AS MATERIALIZED (SELECT h.spec_id AS id FROM spec_states h WHERE " + unblockedSQL + ")",
 		"reads the index of what is ready, which was counted to be little", false},
-	{"WITH page AS MATERIALIZED (SELECT m.id FROM missions m", "a page of a list of everything", true},
-	{"WITH page AS MATERIALIZED (SELECT w.id AS id, w.number_order AS key FROM specs w", "likewise", true},
-	{"WITH page AS MATERIALIZED (SELECT w.id AS id, w.priority AS key FROM specs w", "likewise", true},
-	{"WITH page AS MATERIALIZED (SELECT w.spec_id AS id, w.updated_at AS key FROM spec_states w", "likewise", true},
+	{"WITH page AS MATERIALIZED (SELECT m.id FROM ", "a page of all missions", true},
+	{" FROM specs w ", "a page of all specs", true},
+	{" FROM spec_states w ", "likewise", true},
 }
 
 // statementLog gathers the different statements that servers send: as a tracer
@@ -198,7 +197,7 @@ func openFilled(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 // check explains a statement and judges its plan.
 func (c *planChecker) check(ctx context.Context, sql string) error {
 	word, _, _ := strings.Cut(strings.TrimLeft(sql, " \t\n("), " ")
-	if !slices.Contains([]string{"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}, strings.ToUpper(strings.TrimSpace(word))) {
+	if !slices.Contains([]string{"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}, strings.TrimSpace(word)) {
 		return nil // it has no plan
 	}
 	plan, err := c.explain(ctx, sql)

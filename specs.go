@@ -324,11 +324,23 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSumma
 		}
 	}
 	var few *idQuery
-	if o.text == "" && !f.inOrder(o) {
+	if !f.inOrder(o) {
 		if few, err = s.narrow(ctx, &f.listFilter); err != nil {
 			return list[specSummary]{}, err
 		}
 	}
+	specs, err := s.readSpecs(ctx, f, o, few)
+	if err == nil && few == nil && f.bounded(o) && len(specs) <= o.limit {
+		specs, err = s.readSpecs(ctx, f, o, &f.rare[0])
+	}
+	if err != nil {
+		return list[specSummary]{}, err
+	}
+	return page(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
+}
+
+// readSpecs reads one spec more than a page has, if there are so many.
+func (s *Server) readSpecs(ctx context.Context, f *specFilter, o order[specSummary], few *idQuery) ([]specSummary, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := specsPageSQL(&q, f, o, few)
 	args := q.args
@@ -337,13 +349,13 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSumma
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
-		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
+		return nil, fmt.Errorf("listing specs: %w", err)
 	}
 	specs, err := collectSummaries(rows, o.limit+1)
 	if err != nil {
-		return list[specSummary]{}, fmt.Errorf("listing specs: %w", err)
+		return nil, fmt.Errorf("listing specs: %w", err)
 	}
-	return page(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
+	return specs, nil
 }
 
 // inOrder reports whether an index has what the filter leaves in the order of
@@ -353,19 +365,27 @@ func (f *specFilter) inOrder(o order[specSummary]) bool {
 		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
 }
 
-// specsPageSQL is the statement of findSpecs.
+// bounded reports whether the walk along the order's index ends after
+// walkedRows, since there is another way to what the filter leaves.
+func (f *specFilter) bounded(o order[specSummary]) bool {
+	return o.text == "" && !f.inOrder(o) && len(f.rare) > 0 && (f.mission != "" || f.scope == nil)
+}
+
+// specsPageSQL is the statement of readSpecs.
 func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuery) string {
 	with, ids := "", ""
+	if few != nil {
+		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
+	}
 	snippet, last := "NULL", o.sorted("page.key", "s.id")
 	switch {
 	case o.text != "":
 		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
-		ids = f.foundIDs(q, query)
+		ids = f.foundIDs(q, query, few)
 		snippet = `ts_headline('english', left(s.body, 4096), ` + query + `,
 			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`
 		last = ` ORDER BY ts_rank(s.search, ` + query + `) DESC, s.id LIMIT ` + q.bind(o.limit)
 	case few != nil:
-		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
 		ids = f.fewIDs(q, o)
 	default:
 		ids = f.walkedIDs(q, o)
@@ -380,9 +400,14 @@ func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuer
 		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + last
 }
 
-// foundIDs is the query for the ids of what a search finds.
-func (f *specFilter) foundIDs(q *statement, query string) string {
-	sql := `SELECT s.id FROM specs s JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
+// foundIDs is the query for the ids of what a search finds, among few if
+// that isn't nil.
+func (f *specFilter) foundIDs(q *statement, query string, few *idQuery) string {
+	from := "specs s"
+	if few != nil {
+		from = "few JOIN specs s USING (id)"
+	}
+	sql := `SELECT s.id FROM ` + from + ` JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
 		f.where(q) + ` AND s.search @@ ` + query
 	if f.scope != nil {
 		sql += " AND s.mission_id = ANY(" + q.bind(f.scope) + ")"
@@ -412,7 +437,7 @@ func (f *specFilter) fewIDs(q *statement, o order[specSummary]) string {
 // OFFSET 0, whatever PostgreSQL expects of the conditions. It goes through a few
 // missions one by one: those whose first spec comes first have all of the page.
 func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
-	from, id, where := "specs w", "w.id", ""
+	from, id, where, along := "specs w", "w.id", " WHERE true", ""
 	if o.key.column == "updated_at" || f.inOrder(o) && f.status != "" {
 		from, id = "spec_states w", "w.spec_id"
 	}
@@ -420,12 +445,20 @@ func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
 	case !f.inOrder(o):
 		where = f.where(q)
 	case f.status != "":
-		where = " WHERE w.status = " + q.bind(f.status)
+		along = " AND w.status = " + q.bind(f.status)
 	default:
-		where = " WHERE w.phase = " + q.bind(f.phase)
+		along = " AND w.phase = " + q.bind(f.phase)
+	}
+	if f.mission != "" {
+		along += " AND w.mission_id = " + q.bind(f.mission)
 	}
 	key := "w." + o.key.column
-	where += o.compared(q, key, id)
+	along += o.compared(q, key, id)
+	if f.bounded(o) {
+		from = fmt.Sprintf("(SELECT %s, %s FROM %s WHERE true%s%s LIMIT %d) AS w",
+			id, key, from, along, o.sorted(key, id), walkedRows)
+		along = ""
+	}
 	stranger := f.scope == nil && !f.account.admin()
 	if stranger || len(f.conditions) > 0 && !f.inOrder(o) {
 		from += ` CROSS JOIN LATERAL (
@@ -439,14 +472,11 @@ func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
 		where += " AND " + readableSQL
 	}
 	page := func(mission, limit string) string {
-		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + mission +
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission +
 			o.sorted(key, id) + ` LIMIT ` + limit
 	}
 	limit := q.bind(o.limit + 1)
-	switch {
-	case f.mission != "":
-		return page(" AND w.mission_id = "+q.bind(f.mission), limit)
-	case f.scope == nil:
+	if f.mission != "" || f.scope == nil {
 		return page("", limit)
 	}
 	const ofOne = " AND w.mission_id = one.id"
