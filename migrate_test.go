@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -195,3 +197,113 @@ func TestMigrateRefusesAnotherEncoding(t *testing.T) {
 	_, err := migrate(t.Context(), url, slog.New(slog.DiscardHandler))
 	wantError(t, err, "LATIN1", "UTF8")
 }
+
+// TestDatabaseOfTheFirstSchemaComesAlong fills a database as it was before
+// specs had their states in a table of their own, and looks at it through the API.
+func TestDatabaseOfTheFirstSchemaComesAlong(t *testing.T) {
+	t.Parallel()
+	url := newEmptyDatabase(t, "TEMPLATE template0 ENCODING 'UTF8'")
+	migrations, err := readMigrations(migrationFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := applyMigrations(t.Context(), url, migrations[:3], slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	fillFirstSchema(t, url)
+	s := startTestServer(t, url, nil)
+	ada := s.logIn("ada@example.com")
+
+	mission := "/api/v1/missions/" + ada.get("/api/v1/missions").want(http.StatusOK).text("items.0.id")
+	if m := ada.get(mission); fmt.Sprint(m.at("stats.completed"), m.at("stats.in_progress"), m.at("stats.planned"),
+		m.at("stats.ready"), m.at("stats.criteria_total"), m.at("stats.criteria_done")) != "1 1 4 1 3 2" {
+		t.Errorf("the mission is %s", m.body)
+	}
+	var got []string
+	for _, spec := range ada.specs(mission) {
+		v := ada.get("/api/v1/specs/" + spec.ID)
+		got = append(got, fmt.Sprint(v.at("key"), " ", v.at("status"), " ready ", v.at("ready"), " by ", v.at("claim.agent"),
+			", attempt ", v.at("attempts"), ", version ", v.at("version"), ", ", v.at("updated_at"),
+			", first ", v.at("criteria.0.done"), ", second ", v.at("criteria.1.done")))
+	}
+	want := []string{
+		"a completed ready false by <nil>, attempt 1, version 4, 2026-01-01T00:00:00Z, first true, second <nil>",
+		"b in_progress ready false by bot, attempt 2, version 3, 2026-01-02T00:00:00Z, first true, second false",
+		"c planned ready false by <nil>, attempt 0, version 1, 2026-01-03T00:00:00Z, first <nil>, second <nil>",
+		"d planned ready false by <nil>, attempt 0, version 1, 2026-01-03T00:00:00Z, first <nil>, second <nil>",
+		"e planned ready false by <nil>, attempt 0, version 1, 2026-01-03T00:00:00Z, first <nil>, second <nil>",
+		"f planned ready true by <nil>, attempt 0, version 1, 2026-01-03T00:00:00Z, first <nil>, second <nil>",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the specs are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if cycles := ada.get(mission + "/graph").at("cycles"); fmt.Sprint(cycles) != "[[d e]]" {
+		t.Errorf("the cycles are %v", cycles)
+	}
+	if why := ada.get(ada.specByKey(mission, "d") + "/explain"); why.text("reasons.1.code") != "dependency_cycle" {
+		t.Errorf("d waits for %s", why.body)
+	}
+	if events := ada.get(mission + "/events"); events.number("last_seq") != 2 || events.text("items.1.type") != "spec.claimed" {
+		t.Errorf("the events are %s", events.body)
+	}
+	if report := ada.importFiles(mission, "f.md", "# F\n"); report.Unchanged != 1 {
+		t.Errorf("importing f again gives %+v", report)
+	}
+	held := ada.specByKey(mission, "b")
+	ada.post(held+"/complete", fields{"lease_token": "lt_kept", "override": "enough"}).want(http.StatusOK)
+	for _, key := range []string{"c", "f"} {
+		spec, _ := ada.claim(mission, "bot")
+		if spec != ada.specByKey(mission, key) {
+			t.Errorf("claimed %s, want %s", spec, key)
+		}
+	}
+}
+
+// fillFirstSchema makes a mission with a spec a that is completed, b that is
+// half done and held, c that waits for b, d and e that wait for each other, and f
+// that was imported and is ready.
+func fillFirstSchema(t *testing.T, url string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	hash, err := newPasswordHasher(cheapArgon2).hash(t.Context(), testPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), strings.ReplaceAll(firstSchemaSQL, ":hash", hash)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const firstSchemaSQL = `
+	CREATE FUNCTION pg_temp.id(short text) RETURNS uuid LANGUAGE sql AS $$
+		SELECT ('00000000-0000-7000-8000-00000000000' || short)::uuid $$;
+	INSERT INTO users (id, email, name, role, password_hash)
+	VALUES (pg_temp.id('1'), 'ada@example.com', 'Ada', 'user', ':hash');
+	INSERT INTO missions (id, owner_id, name, description, status, tags, metadata)
+	VALUES (pg_temp.id('2'), pg_temp.id('1'), 'Old', '', 'active', '{}', '{}');
+	INSERT INTO specs (id, mission_id, key, number, title, phase, status, priority, tags, estimated_context, body,
+		derived_status, done, criteria_total, criteria_done, unmet, attempts, version, updated_at, path, source_hash, refs)
+	SELECT pg_temp.id(key), pg_temp.id('2'), key, '', upper(key), '', status, 5, '{}', '', body,
+		'planned', done, cardinality(done), cardinality(array_positions(done, true)), unmet, attempts, version, at,
+		path, sha256(body::bytea), CASE WHEN path IS NOT NULL THEN '{}'::text[] END
+	FROM (VALUES
+		('a', 'completed', E'## Acceptance Criteria\n\n- [ ] one\n', '{t}'::boolean[], 0, 1, 4, '2026-01-01Z'::timestamptz, NULL),
+		('b', 'in_progress', E'## Acceptance Criteria\n\n- [ ] one\n- [ ] two\n', '{t,f}', 0, 2, 3, '2026-01-02Z', NULL),
+		('c', 'planned', 'C', '{}', 1, 0, 1, '2026-01-03Z', NULL),
+		('d', 'planned', 'D', '{}', 1, 0, 1, '2026-01-03Z', NULL),
+		('e', 'planned', 'E', '{}', 1, 0, 1, '2026-01-03Z', NULL),
+		('f', 'planned', E'# F\n', '{}', 0, 0, 1, '2026-01-03Z', 'f.md')
+	) AS old (key, status, body, done, unmet, attempts, version, at, path);
+	INSERT INTO dependencies (spec_id, depends_on)
+	SELECT pg_temp.id(left(edge, 1)), pg_temp.id(right(edge, 1)) FROM unnest('{ba,cb,de,ed}'::text[]) AS edge;
+	INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
+	VALUES (pg_temp.id('b'), pg_temp.id('2'), pg_temp.id('1'), 'bot', 'lt_kept', 2, now() + interval '1 hour');
+	INSERT INTO events (stream, seq, type, mission_id, at, data)
+	SELECT pg_temp.id('2'), n, (ARRAY['spec.created', 'spec.claimed'])[n], pg_temp.id('2'), now(), '{}'
+	FROM generate_series(1, 2) AS n;
+	INSERT INTO heads (stream, seq, planned, in_progress, completed, unblocked, criteria_total, criteria_done)
+	VALUES (pg_temp.id('2'), 2, 4, 1, 1, 1, 3, 2)`
