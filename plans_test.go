@@ -150,23 +150,19 @@ func checkPlans() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cluster, err := theCluster()
+	databaseURL, drop, err := testCluster.Clone(ctx)
 	if err != nil {
-		return err
-	}
-	database := cluster.template + "_plans"
-	if err := cluster.exec(ctx, "CREATE DATABASE "+database+" TEMPLATE "+cluster.template+cluster.clone); err != nil {
 		return fmt.Errorf("making a database to plan in: %w", err)
 	}
 	var c planChecker
-	if c.conn, err = openFilled(ctx, cluster.url(database)); err != nil {
-		return err
+	if c.conn, err = openFilled(ctx, databaseURL); err != nil {
+		return errors.Join(err, drop())
 	}
 	var errs []error
 	for _, sql := range slices.Sorted(maps.Keys(sentStatements.sent)) {
 		errs = append(errs, c.check(ctx, sql))
 	}
-	errs = append(errs, c.conn.Close(ctx), cluster.exec(ctx, "DROP DATABASE "+database))
+	errs = append(errs, c.conn.Close(ctx), drop())
 	return errors.Join(errs...)
 }
 
