@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"tachikoma/internal/witness"
 )
 
 var oneLog = map[string]any{"entries": []any{map[string]any{"level": "info", "message": "x"}}}
@@ -48,14 +50,13 @@ func BenchmarkDelivery(b *testing.B) {
 			mission := ada.newMission("Bench")
 			var took []time.Duration
 			arrived := make(chan struct{}, 1)
-			watch := &witness{t: b, path: mission, follow: followBySocket, heard: func(e event) {
+			watch := &witness.Witness{T: b, Mission: mission, Follow: witness.BySocket, Heard: func(e witness.Event) {
 				took = append(took, time.Since(e.At))
 				arrived <- struct{}{}
 			}}
-			watch.as = func() *client { return &client{t: b, base: there.url(), token: ada.token} }
-			watch.start(b.Context())
-			defer watch.following.Wait()
-			defer watch.stop()
+			watch.Server = func() (base, token string) { return there.url(), ada.token }
+			watch.Start(b.Context())
+			defer watch.Stop()
 			<-arrived
 			took = nil
 			for b.Loop() {

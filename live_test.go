@@ -4,16 +4,12 @@ package main
 // these tests long.
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,133 +19,11 @@ import (
 
 	"tachikoma/internal/pgserver"
 	"tachikoma/internal/pgserver/pgtest"
+	"tachikoma/internal/witness"
 )
 
 // long reports whether tests may take minutes.
 func long() bool { return os.Getenv("TACHIKOMA_LONG") != "" }
-
-// witness follows one stream from its beginning, over one protocol and as many
-// connections as it takes, and sees to it that nothing is missing.
-type witness struct {
-	t    testing.TB
-	name string
-	as   func() *client // the server moves when it is started anew
-	path string         // of the mission
-	seen atomic.Int64   // the seq it has got to, each being the last one plus one
-
-	heard  func(event)                                 // gets each event, if not nil
-	follow func(ctx context.Context, r *witness) error // until the connection ends
-
-	connections, slow int // of the latter, those closed for that; to be read once following has ended
-	stop              context.CancelFunc
-	following         sync.WaitGroup
-}
-
-// errBroken is an answer that no client should ever get.
-var errBroken = errors.New("the promise is broken")
-
-// take checks an event.
-func (r *witness) take(e event) error {
-	if e.Seq != r.seen.Load()+1 {
-		return fmt.Errorf("%w: seq %d came after %d", errBroken, e.Seq, r.seen.Load())
-	}
-	r.seen.Store(e.Seq)
-	if r.heard != nil {
-		r.heard(e)
-	}
-	return nil
-}
-
-// start follows until stop is called, and resumes where a connection ended.
-func (r *witness) start(ctx context.Context) {
-	ctx, r.stop = context.WithCancel(ctx)
-	r.following.Go(func() {
-		for pause := time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 100*time.Millisecond) {
-			before := r.seen.Load()
-			if err := r.follow(ctx, r); errors.Is(err, errBroken) {
-				r.t.Errorf("%s: %v", r.name, err)
-				return
-			}
-			r.connections++
-			if r.seen.Load() > before {
-				pause = time.Millisecond
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause): // as clients do
-			}
-		}
-	})
-}
-
-// refused sorts out answers to a request for events.
-func refused(status int, body []byte) error {
-	switch status {
-	case http.StatusOK:
-		return nil
-	case http.StatusServiceUnavailable:
-		return errors.New("not now")
-	}
-	return fmt.Errorf("%w: %d %s", errBroken, status, body)
-}
-
-// followByPolling asks for one page after another.
-func followByPolling(ctx context.Context, r *witness) error {
-	for {
-		a, err := r.as().try(ctx, "GET", fmt.Sprintf("%s/events?after=%d&limit=%d", r.path, r.seen.Load(), 1+rand.IntN(200)), nil)
-		if err != nil {
-			return err
-		}
-		var view eventsView
-		if err := errors.Join(refused(a.status, a.body), json.Unmarshal(a.body, &view)); err != nil {
-			return err
-		}
-		for _, e := range view.Items {
-			if err := r.take(e); err != nil {
-				return err
-			}
-		}
-		if len(view.Items) == 0 {
-			return nil // ask again in a moment
-		}
-	}
-}
-
-// followBySSE reads server-sent events.
-func followBySSE(ctx context.Context, r *witness) error {
-	c := r.as()
-	request, err := http.NewRequestWithContext(ctx, "GET", c.base+r.path+"/events", nil)
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Authorization", "Bearer "+c.token)
-	request.Header.Set("Accept", "text/event-stream")
-	request.Header.Set("Last-Event-ID", fmt.Sprint(r.seen.Load()))
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if err := refused(response.StatusCode, nil); err != nil {
-		return err
-	}
-	lines := bufio.NewScanner(response.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		data, is := strings.CutPrefix(lines.Text(), "data: ")
-		if !is {
-			continue
-		}
-		var e event
-		if err := json.Unmarshal([]byte(data), &e); err != nil {
-			return nil // a server that is killed leaves half a line
-		}
-		if err := r.take(e); err != nil {
-			return err
-		}
-	}
-	return lines.Err()
-}
 
 // place is a server that may be started anew somewhere else.
 type place struct {
@@ -270,21 +144,21 @@ func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 		p.moveTo(base)
 		places = append(places, p)
 	}
-	var readers []*witness
-	got := make(map[*witness]*[]event)
-	protocols := map[string]func(context.Context, *witness) error{"REST": followByPolling, "SSE": followBySSE}
-	if followBySocket != nil {
-		protocols["WebSocket"] = followBySocket
+	var readers []*witness.Witness
+	got := make(map[*witness.Witness]*[]witness.Event)
+	protocols := map[string]witness.Follow{"REST": witness.ByPolling, "SSE": witness.BySSE}
+	if witness.BySocket != nil {
+		protocols["WebSocket"] = witness.BySocket
 	}
 	for i, p := range places {
 		for protocol, follow := range protocols {
 			for j, mission := range missions {
-				r := &witness{t: t, name: fmt.Sprintf("%s of server %d, mission %d", protocol, i+1, j+1), path: mission, follow: follow}
-				r.as = func() *client { return &client{t: t, base: *p.base.Load(), token: p.token} }
-				var heard []event
-				r.heard = func(e event) { heard = append(heard, e) }
+				r := &witness.Witness{T: t, Name: fmt.Sprintf("%s of server %d, mission %d", protocol, i+1, j+1), Mission: mission, Follow: follow}
+				r.Server = func() (base, token string) { return *p.base.Load(), p.token }
+				var heard []witness.Event
+				r.Heard = func(e witness.Event) { heard = append(heard, e) }
 				got[r] = &heard
-				r.start(t.Context())
+				r.Start(t.Context())
 				readers = append(readers, r)
 			}
 		}
@@ -301,11 +175,11 @@ func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 		t.Helper()
 		starts := make([]int64, len(readers))
 		for i, r := range readers {
-			starts[i] = r.seen.Load()
+			starts[i] = r.Seen()
 		}
 		eventually(t, "every reader gets on", func() bool {
 			for i, r := range readers {
-				if r.seen.Load() < starts[i]+events && !t.Failed() {
+				if r.Seen() < starts[i]+events && !t.Failed() {
 					return false
 				}
 			}
@@ -322,7 +196,7 @@ func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 		goOn(50)
 		_ = process.process.Kill()
 		process.wait()
-		eventually(t, "the others get on", func() bool { return readers[0].seen.Load() > 100 })
+		eventually(t, "the others get on", func() bool { return readers[0].Seen() > 100 })
 		process, third = serve(t, env...)
 		places[2].moveTo(third.base)
 		goOn(50)
@@ -343,17 +217,16 @@ func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 		total += written[mission]
 	}
 	for _, r := range readers {
-		eventually(t, r.name+" has got all", func() bool { return int(r.seen.Load()) >= written[r.path] || t.Failed() })
-		r.stop()
-		r.following.Wait()
-		connections += r.connections
-		same := func(a, b event) bool {
+		eventually(t, r.Name+" has got all", func() bool { return int(r.Seen()) >= written[r.Mission] || t.Failed() })
+		r.Stop()
+		connections += r.Connections
+		same := func(a witness.Event, b event) bool {
 			return a.Seq == b.Seq && a.Type == b.Type && a.At.Equal(b.At) && a.Stream == b.Stream
 		}
 		// Writes whose clients had given up may have been on their way.
-		table, n := first.stored(r.path), len(*got[r])
+		table, n := first.stored(r.Mission), len(*got[r])
 		if n > len(table) || !slices.EqualFunc(*got[r], table[:n], same) {
-			t.Errorf("%s: its %d events aren't those of the table, which has %d", r.name, n, len(table))
+			t.Errorf("%s: its %d events aren't those of the table, which has %d", r.Name, n, len(table))
 		}
 	}
 	t.Logf("%d readers got %d events, over %d connections", len(readers), total, connections)

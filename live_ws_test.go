@@ -3,8 +3,6 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,63 +13,9 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"tachikoma/internal/witness"
 )
-
-// followBySocket subscribes over a WebSocket.
-var followBySocket = func(ctx context.Context, r *witness) error {
-	return r.subscribe(ctx, http.DefaultClient, nil)
-}
-
-// subscribe is followBySocket over a way of one's own. It doesn't read before
-// held is closed, if that isn't nil.
-func (r *witness) subscribe(ctx context.Context, over *http.Client, held <-chan struct{}) error {
-	c := r.as()
-	conn, response, err := websocket.Dial(ctx, c.base+"/ws", &websocket.DialOptions{
-		HTTPClient: over, HTTPHeader: http.Header{"Authorization": {"Bearer " + c.token}},
-	})
-	if err != nil {
-		if response != nil {
-			return refused(response.StatusCode, nil)
-		}
-		return err
-	}
-	defer conn.CloseNow()
-	subscribe := fmt.Appendf(nil, `{"type":"subscribe","topic":"mission","mission_id":"%s","after":%d}`, idOf(r.path), r.seen.Load())
-	if err := conn.Write(ctx, websocket.MessageText, subscribe); err != nil {
-		return err
-	}
-	if held != nil {
-		<-held
-	}
-	for {
-		_, raw, err := conn.Read(ctx)
-		if err != nil {
-			switch code := websocket.CloseStatus(err); code {
-			case -1, websocket.StatusGoingAway:
-			case 4408:
-				r.slow++
-			default:
-				return fmt.Errorf("%w: closed with %d", errBroken, code)
-			}
-			return err
-		}
-		var f frame
-		if err := json.Unmarshal(raw, &f); err != nil {
-			return fmt.Errorf("%w: %s", errBroken, raw)
-		}
-		if f.Type == "error" {
-			if f.Code == "database_unavailable" || f.Code == "busy" || f.Code == "timeout" {
-				return fmt.Errorf("not now: %s", f.Code)
-			}
-			return fmt.Errorf("%w: %s", errBroken, raw)
-		}
-		for _, e := range f.Events {
-			if err := r.take(e); err != nil {
-				return err
-			}
-		}
-	}
-}
 
 // A tenth of many WebSockets on one mission doesn't read. The others get
 // everything all the same, memory stays bounded, and the slow ones are cut off
@@ -91,23 +35,25 @@ func TestSlowSocketsCostTheOthersNothing(t *testing.T) { // not beside others: i
 		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
 	}}).DialContext}}
 	release := make(chan struct{})
-	var fast, slow []*witness
+	as := func(c *client) func() (base, token string) {
+		return func() (base, token string) { return c.base, c.token }
+	}
+	var fast, slow []*witness.Witness
 	for i := range sockets {
-		r := &witness{t: t, name: fmt.Sprint("socket ", i), path: mission, as: func() *client { return ada }, follow: followBySocket}
+		r := &witness.Witness{T: t, Name: fmt.Sprint("socket ", i), Mission: mission, Server: as(ada), Follow: witness.BySocket}
 		if i%10 == 0 {
-			r.as = func() *client { return bob }
-			r.follow = func(ctx context.Context, r *witness) error { return r.subscribe(ctx, narrow, release) }
+			r.Server, r.Follow = as(bob), witness.OverSocket(narrow, release)
 			slow = append(slow, r)
 		} else {
 			fast = append(fast, r)
 		}
-		r.start(t.Context())
+		r.Start(t.Context())
 	}
-	all := func(readers []*witness, seq int64) {
+	all := func(readers []*witness.Witness, seq int64) {
 		t.Helper()
 		eventually(t, fmt.Sprintf("%d sockets have event %d", len(readers), seq), func() bool {
 			for _, r := range readers {
-				if r.seen.Load() < seq && !t.Failed() {
+				if r.Seen() < seq && !t.Failed() {
 					return false
 				}
 			}
@@ -151,18 +97,17 @@ func TestSlowSocketsCostTheOthersNothing(t *testing.T) { // not beside others: i
 	all(slow, last)
 	closed := 0
 	for _, r := range append(fast, slow...) {
-		r.stop()
-		r.following.Wait()
-		closed += r.slow
+		r.Stop()
+		closed += r.Slow
 	}
 	for _, r := range fast {
-		if r.connections != 1 {
-			t.Errorf("%s needed %d connections, although it reads", r.name, r.connections)
+		if r.Connections != 1 {
+			t.Errorf("%s needed %d connections, although it reads", r.Name, r.Connections)
 		}
 	}
 	for _, r := range slow {
-		if r.connections < 2 {
-			t.Errorf("%s wasn't cut off, although it didn't read", r.name)
+		if r.Connections < 2 {
+			t.Errorf("%s wasn't cut off, although it didn't read", r.Name)
 		}
 	}
 	if closed == 0 && blocked < socketWrite/2 { // after all of that they are cut off without a word

@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"tachikoma/internal/witness"
 )
 
 // replaced replaces each old by the new that follows it, and wants it to be there.
@@ -112,12 +114,12 @@ func TestProxiesPassOnWhatTheyShould(t *testing.T) {
 			stream.want("mission.created", 0)
 			ada.post(mission+"/start", nil).want(http.StatusOK)
 			stream.want("mission.started", 1)
-			if followBySocket != nil {
-				socket := &witness{t: t, name: name, path: mission, as: func() *client { return ada }, follow: followBySocket}
-				socket.start(t.Context())
-				eventually(t, "the socket has both events", func() bool { return socket.seen.Load() == 2 })
-				socket.stop()
-				socket.following.Wait()
+			if witness.BySocket != nil {
+				socket := &witness.Witness{T: t, Name: name, Mission: mission, Follow: witness.BySocket}
+				socket.Server = func() (base, token string) { return ada.base, ada.token }
+				socket.Start(t.Context())
+				eventually(t, "the socket has both events", func() bool { return socket.Seen() == 2 })
+				socket.Stop()
 			}
 
 			// Imports may be large.

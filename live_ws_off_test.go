@@ -1,7 +1,0 @@
-//go:build nows
-
-package main
-
-import "context"
-
-var followBySocket func(context.Context, *witness) error
