@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tachikoma/internal/pgserver"
 )
 
 func deployFile(t *testing.T, name string) string {
@@ -119,6 +121,13 @@ func TestUnitGivesTheServerWhatItNeeds(t *testing.T) {
 	slices.Sort(secrets)
 	if !slices.Equal(loaded, secrets) {
 		t.Errorf("the unit loads %v, and secrets are %v", loaded, secrets)
+	}
+}
+
+func TestStoppingTellsTheManagerHowLongItMayTake(t *testing.T) {
+	t.Parallel()
+	if longest := acquireTimeout + pgserver.StopTimeout; closeTime < longest {
+		t.Errorf("the manager is told %s, and the end may take %s", closeTime, longest)
 	}
 }
 

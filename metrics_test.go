@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -415,21 +414,6 @@ func TestDeployNamesOnlyMetricsThatExist(t *testing.T) {
 	}
 	if len(named) != 3 {
 		t.Errorf("found metrics in %v", named)
-	}
-}
-
-func TestPromtoolAcceptsTheMetrics(t *testing.T) {
-	t.Parallel()
-	promtool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("promtool, of Debian's package prometheus, isn't there")
-	}
-	s := newTestServer(t, nil)
-	root := s.signUp("root", "admin")
-	check := exec.CommandContext(t.Context(), promtool, "check", "metrics")
-	check.Stdin = strings.NewReader(string(root.get("/internal/metrics").want(http.StatusOK).body))
-	if said, err := check.CombinedOutput(); err != nil || len(said) > 0 {
-		t.Errorf("%v: %s", err, said)
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"encoding/json"
@@ -11,17 +11,17 @@ import (
 func TestOfficialClientsWorkMissions(t *testing.T) {
 	t.Parallel()
 	cmd := newNodeProgram(t, []string{"@modelcontextprotocol/sdk", "@modelcontextprotocol/client"}, "mcp.mjs")
-	s := newTestServer(t, nil)
-	ada := s.signUp("ada", "user")
+	_, root := newServer(t)
+	ada := root.signUp("ada")
 	var missions []string
 	for _, name := range []string{"One", "Two", "Three"} {
 		mission := ada.newActive(name)
 		body := "## Acceptance Criteria\n\n- [ ] It is found\n"
-		ada.newSpec(mission, "first", fields{"body": body})
-		ada.newSpec(mission, "second", fields{"body": body, "dependencies": []string{"first"}})
+		ada.newSpec(mission, "first", map[string]any{"body": body})
+		ada.newSpec(mission, "second", map[string]any{"body": body, "dependencies": []string{"first"}})
 		missions = append(missions, idOf(mission))
 	}
-	cmd.Env = append(cmd.Env, "BASE="+s.url(), "KEY="+ada.withKey("write").token, "MISSIONS="+strings.Join(missions, ","))
+	cmd.Env = append(cmd.Env, "BASE="+ada.base, "KEY="+ada.withKey("write").token, "MISSIONS="+strings.Join(missions, ","))
 	if said, err := cmd.CombinedOutput(); err != nil || string(said) != "done\n" {
 		t.Errorf("%v\n%s", err, said)
 	}
@@ -31,14 +31,14 @@ func TestOfficialClientsWorkMissions(t *testing.T) {
 // call them.
 func TestInspectorFindsNothing(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t, nil)
-	ada := s.signUp("ada", "user")
+	_, root := newServer(t)
+	ada := root.signUp("ada")
 	ada.newActive("Web shop")
 	inspect := func(args ...string) []byte {
 		t.Helper()
 		const launcher = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 		cmd := newNodeProgram(t, []string{"@modelcontextprotocol/inspector"},
-			append([]string{launcher, "--cli", s.url() + "/mcp", "--header", "Authorization: Bearer " + ada.token, "--method"}, args...)...)
+			append([]string{launcher, "--cli", ada.base + "/mcp", "--header", "Authorization: Bearer " + ada.token, "--method"}, args...)...)
 		var said strings.Builder
 		cmd.Stderr = &said
 		out, err := cmd.Output()
@@ -51,7 +51,7 @@ func TestInspectorFindsNothing(t *testing.T) {
 	inspect("prompts/list")
 	inspect("resources/list")
 	var result struct {
-		StructuredContent missionsAnswer `json:"structuredContent"`
+		StructuredContent struct{ Missions []any } `json:"structuredContent"`
 	}
 	if err := json.Unmarshal(inspect("tools/call", "--tool-name", "list_missions"), &result); err != nil || len(result.StructuredContent.Missions) != 1 {
 		t.Errorf("%v %+v", err, result)

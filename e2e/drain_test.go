@@ -1,9 +1,10 @@
 //go:build !nows
 
-package main
+package e2e
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,9 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/coder/websocket/wsjson"
+
+	"tachikoma/internal/witness"
 )
 
 // steadyClients make requests one after the other until stop is closed, each
@@ -110,31 +114,20 @@ func (k *keptConnection) get(base, path, token string) (closes bool, err error) 
 // flips first, no request fails, streams and sockets are told.
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	t.Parallel()
-	env := []string{"DATABASE_URL=" + newTestDatabase(t), "DRAIN_DELAY=1s", "SHUTDOWN_TIMEOUT=10s", "RATE_LIMIT=0", "LOG_LEVEL=warn",
-		"ADMIN_EMAIL=root@example.com", "ADMIN_PASSWORD=" + testPassword}
-	p, c := serve(t, env...)
-	_, other := serve(t, env...)
-	c.token = c.post("/api/v1/auth/login", map[string]any{"email": "root@example.com", "password": testPassword}).want(http.StatusOK).text("access_token")
+	env := append(withAdmin(newDatabase(t)), "DRAIN_DELAY=1s", "SHUTDOWN_TIMEOUT=10s")
+	p, c := serveWell(t, env...)
+	_, other := serveWell(t, env...)
 	mission := c.newMission("Handed over")
 
 	load := &steadyClients{one: c.base, other: other.base, path: mission, token: c.token, stop: make(chan struct{})}
 	for i := range 16 {
 		load.start(t, i%2 == 0)
 	}
-	var streams []*rawStream
+	var streams []*stream
+	var sockets []*socket
 	for range 10 {
-		streams = append(streams, openRawStream(t, c, mission+"/events"))
-	}
-	var sockets []*websocket.Conn
-	for range 10 {
-		conn, _, err := websocket.Dial(t.Context(), c.base+"/ws", &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + c.token}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.CloseNow()
-		hear(t, conn)
-		say(t, conn, `{"type":"subscribe","topic":"mission","after":"latest","mission_id":"`+strings.TrimPrefix(mission, "/api/v1/missions/")+`"}`)
-		sockets = append(sockets, conn)
+		streams = append(streams, c.stream(mission))
+		sockets = append(sockets, c.socket(mission))
 	}
 	eventually(t, "there is load", func() bool { return load.served.Load() > 200 })
 
@@ -149,14 +142,18 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	load.moved.Store(true)
 	before := load.served.Load()
 	c.newSpec(mission, "late", nil) // while it drains it still serves, and streams
-	for _, conn := range sockets {
-		wantEvents(t, conn, 1, "spec.created")
+	for _, socket := range sockets {
+		if heard := socket.hear(); heard.Type != "events" || len(heard.Events) != 1 || heard.Events[0].Seq != 2 || heard.Events[0].Type != "spec.created" {
+			t.Errorf("a socket got %+v", heard)
+		}
 	}
 	for _, stream := range streams {
-		stream.end("spec.created")
+		if got := stream.rest(); !strings.Contains(got, `"type":"spec.created"`) {
+			t.Errorf("a stream ended without spec.created: %s", got)
+		}
 	}
-	for _, conn := range sockets {
-		wantClose(t, conn, websocket.StatusGoingAway)
+	for _, socket := range sockets {
+		socket.wantGoingAway()
 	}
 	if code := p.wait(); code != 0 {
 		t.Errorf("exit code %d:\n%s", code, p.err.text())
@@ -173,37 +170,56 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	load.wg.Wait()
 }
 
-// rawStream is a stream of server-sent events whose end is looked at closely.
-type rawStream struct {
+// socket is a WebSocket that has subscribed to what comes next of a mission.
+type socket struct {
 	t    *testing.T
-	body io.ReadCloser
+	conn *websocket.Conn
 }
 
-func openRawStream(t *testing.T, c *client, path string) *rawStream {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), "GET", c.base+path, nil)
+// message is what the test looks at of a server's message.
+type message struct {
+	Type   string
+	Events []witness.Event
+}
+
+// socket opens a socket, until the test ends.
+func (c *client) socket(mission string) *socket {
+	c.t.Helper()
+	authorized := &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + c.token}}}
+	conn, _, err := websocket.Dial(c.t.Context(), c.base+"/ws", authorized)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+c.token)
-	r.Header.Set("Accept", "text/event-stream")
-	response, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil || response.StatusCode != http.StatusOK || len(response.TransferEncoding) != 1 {
-		t.Fatalf("%v, %v", response, err)
+	c.t.Cleanup(func() { _ = conn.CloseNow() })
+	s := &socket{c.t, conn}
+	welcome := s.hear()
+	subscribe := `{"type":"subscribe","topic":"mission","after":"latest","mission_id":"` + idOf(mission) + `"}`
+	if err := conn.Write(c.t.Context(), websocket.MessageText, []byte(subscribe)); err != nil {
+		c.t.Fatal(err)
 	}
-	t.Cleanup(func() { response.Body.Close() })
-	return &rawStream{t, response.Body}
+	if ack := s.hear(); welcome.Type != "welcome" || ack.Type != "ack" {
+		c.t.Fatalf("a socket got %+v and %+v", welcome, ack)
+	}
+	return s
 }
 
-// end reads to the last chunk, which a connection that is cut hasn't, and
-// wants an event of a type to be in what came.
-func (s *rawStream) end(kind string) {
+// hear returns the next message.
+func (s *socket) hear() (m message) {
 	s.t.Helper()
-	content, err := io.ReadAll(s.body)
-	if err != nil {
-		s.t.Errorf("a stream ended with: %v", err)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	if err := wsjson.Read(ctx, s.conn, &m); err != nil {
+		s.t.Fatal(err)
 	}
-	if !strings.Contains(string(content), `"type":"`+kind+`"`) {
-		s.t.Errorf("a stream ended without %s: %s", kind, content)
+	return m
+}
+
+// wantGoingAway wants the server to close the socket because it stops.
+func (s *socket) wantGoingAway() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	if _, _, err := s.conn.Read(ctx); websocket.CloseStatus(err) != websocket.StatusGoingAway {
+		s.t.Errorf("closed with %v, want %d", err, websocket.StatusGoingAway)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // The program as its users run it: a process with arguments, an environment,
 // output, signals and an exit code.
@@ -28,13 +28,7 @@ import (
 	"tachikoma/internal/pgserver/pgtest"
 )
 
-// runProgram makes the test binary the program itself: TestMain calls main.
-const runProgram = "TACHIKOMA_TEST_RUN_PROGRAM"
-
-// patience is how long a test waits for what should happen soon.
-const patience = time.Minute
-
-// program is a process that runs main, until the test ends.
+// program is a process of the program, until the test ends.
 type program struct {
 	t        *testing.T
 	process  *os.Process
@@ -47,10 +41,14 @@ type program struct {
 // PATH, HOME and what env adds, in the form NAME=value.
 func startProgram(t *testing.T, stdin io.Reader, env []string, args ...string) *program {
 	t.Helper()
+	path, err := theProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
 	home := t.TempDir()
-	cmd := exec.Command(os.Args[0], args...)
+	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdin = home, stdin
-	cmd.Env = append([]string{runProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + home}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, env...)
 	p := &program{t: t, ended: make(chan struct{})}
 	p.out.changed, p.err.changed = make(chan struct{}), make(chan struct{})
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
@@ -66,6 +64,9 @@ func startProgram(t *testing.T, stdin io.Reader, env []string, args ...string) *
 	t.Cleanup(func() {
 		_ = p.process.Kill() // one that has ended can't be
 		<-p.ended
+		if strings.Contains(p.err.text(), "WARNING: DATA RACE") { // one that is killed has no exit code for it
+			t.Errorf("the program has a race:\n%s", p.err.text())
+		}
 	})
 	return p
 }
@@ -83,6 +84,28 @@ func serve(t *testing.T, env ...string) (*program, *client) {
 	t.Helper()
 	p := startProgram(t, nil, append([]string{"PORT=0"}, env...))
 	return p, &client{t: t, base: p.says(&p.out, `is at (http\S+)`)}
+}
+
+// withAdmin is the environment of a server without rate limits that has an admin.
+func withAdmin(databaseURL string) []string {
+	return []string{"DATABASE_URL=" + databaseURL, "DATABASE_MAX_CONNS=8", "RATE_LIMIT=0", "AUTH_RATE_LIMIT=0", "LOG_LEVEL=warn",
+		"ADMIN_EMAIL=" + adminEmail, "ADMIN_PASSWORD=" + testPassword}
+}
+
+// newServer starts a server with an admin on a database of its own, and returns
+// it with a client of the admin. env goes on top of its environment. It has to
+// end well at the end of the test.
+func newServer(t *testing.T, env ...string) (*program, *client) {
+	t.Helper()
+	return serveWell(t, append(withAdmin(newDatabase(t)), env...)...)
+}
+
+// serveWell is newServer with all of the environment.
+func serveWell(t *testing.T, env ...string) (*program, *client) {
+	t.Helper()
+	p, c := serve(t, env...)
+	t.Cleanup(p.stop)
+	return p, c.logIn(adminEmail)
 }
 
 // says waits until an output has what a pattern matches, and returns the
@@ -123,6 +146,15 @@ func (p *program) wait() int {
 		p.t.Fatalf("the program didn't end:\n%s%s", p.out.text(), p.err.text())
 	}
 	return p.state.ExitCode()
+}
+
+// stop sends SIGTERM, if the program hasn't ended yet, and wants it to end well.
+func (p *program) stop() {
+	p.t.Helper()
+	_ = p.process.Signal(syscall.SIGTERM) // one that has ended has an exit code all the same
+	if code := p.wait(); code != 0 {
+		p.t.Errorf("exit code %d:\n%s", code, p.err.text())
+	}
 }
 
 // output gathers what a process prints, and tells who waits for more.
@@ -175,22 +207,27 @@ func waitingClaim(t *testing.T, as *client, mission string) <-chan *answer {
 		}
 		answered <- a
 	}()
-	eventually(t, "a claim waits", func() bool {
+	eventually(t, "a claim waits", func() bool { // the profile of goroutines shows its handler
 		return strings.Contains(string(as.get("/internal/debug/pprof/goroutine?debug=1").want(http.StatusOK).body), ".claimSpec+")
 	})
 	return answered
 }
 
-// firstAccount runs the curl line that a first start prints, as it stands.
-func (p *program) firstAccount() sessionView {
+// firstAccount runs the curl line that a first start prints, as it stands, and
+// returns an access token of the account that it makes.
+func (p *program) firstAccount() (token string) {
 	p.t.Helper()
 	line := p.says(&p.out, `(?s)becomes admin:\n\n(  curl .*?)\n\n`)
-	answer, err := exec.Command("sh", "-c", line).Output()
-	var made sessionView
-	if err != nil || json.Unmarshal(answer, &made) != nil || made.AccessToken == "" || made.User.Role != "admin" {
-		p.t.Fatalf("%s\n%v\n%s", line, err, answer)
+	printed, err := exec.Command("sh", "-c", line).Output()
+	var session struct {
+		AccessToken string `json:"access_token"`
+		User        struct{ Email, Role string }
 	}
-	return made
+	if err != nil || json.Unmarshal(printed, &session) != nil || session.AccessToken == "" ||
+		session.User.Email != "you@example.com" || session.User.Role != "admin" {
+		p.t.Fatalf("%s\n%v\n%s", line, err, printed)
+	}
+	return session.AccessToken
 }
 
 func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
@@ -199,8 +236,7 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	_, folder, _ := strings.Cut(dir, "=")
 
 	p, user := serve(t, dir, "DRAIN_DELAY=1s")
-	made := p.firstAccount()
-	user.token = made.AccessToken
+	user.token = p.firstAccount()
 	p.says(&p.out, `/psql -h `+regexp.QuoteMeta(folder)+`/run -U postgres tachikoma\n`)
 	p.says(&p.out, `/pg_dump -h `+regexp.QuoteMeta(folder)+`/run -U postgres -Fc -f tachikoma.dump tachikoma\n`)
 	mission := user.newMission("Kept")
@@ -210,12 +246,12 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	if code != 1 || !strings.Contains(second.err.text(), "another server uses the folder "+folder) {
 		t.Errorf("a second server on the folder: code %d\n%s", code, second.err.text())
 	}
-	beside, code := runToEnd(t, "a new pass phrase of mine\n", []string{dir}, "passwd", made.User.Email)
+	beside, code := runToEnd(t, "a new pass phrase of mine\n", []string{dir}, "passwd", "you@example.com")
 	if code != 0 || beside.out.text() != "The password of you@example.com is set, and its sessions are ended.\n" {
 		t.Errorf("passwd: code %d\n%s%s", code, beside.out.text(), beside.err.text())
 	}
 	eventually(t, "the session is ended", func() bool { return user.get("/api/v1/auth/me").status == http.StatusUnauthorized })
-	logIn := map[string]any{"email": made.User.Email, "password": "a new pass phrase of mine"}
+	logIn := map[string]any{"email": "you@example.com", "password": "a new pass phrase of mine"}
 	user.token = user.post("/api/v1/auth/login", logIn).want(http.StatusOK).text("access_token")
 
 	answered := waitingClaim(t, user, mission)
@@ -264,7 +300,7 @@ func TestStopWhileStartingIsNoFailure(t *testing.T) {
 
 func TestSecondInterruptEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	p, _ := serve(t, "DATABASE_URL="+newTestDatabase(t), "DRAIN_DELAY=1h")
+	p, _ := serve(t, "DATABASE_URL="+newDatabase(t), "DRAIN_DELAY=1h")
 	p.signal(syscall.SIGINT)
 	p.says(&p.err, `msg=stopping drain_delay=1h`)
 	eventually(t, "it ends", func() bool { // the first signal's handler is taken off a moment later
@@ -283,7 +319,7 @@ func TestSecondInterruptEndsAtOnce(t *testing.T) {
 
 func TestCommands(t *testing.T) {
 	t.Parallel()
-	empty := newEmptyDatabase(t, "")
+	empty := testCluster.NewEmptyDatabase(t, "")
 	for _, test := range []struct {
 		name     string
 		env      []string
@@ -302,8 +338,8 @@ func TestCommands(t *testing.T) {
 			``, `(?s)tachikoma: the configuration has problems:\nPORT: want .*\nDATABASE_URL: want .*\nJWT_SECRET: has 9 bytes.*\nLEASE_MAX: want .*\nADMIN_PASSWORD: is missing.*\n`},
 		{"a server with problems", []string{"PORT=web", "LEASE_MAX=1s"}, "", 1, ``, `(?s).*\nPORT: .*\nLEASE_MAX: .*`},
 		{"migrate", []string{"DATABASE_URL=" + empty}, "migrate", 0, `The database is up to date; [1-9]\d* migrations were applied.\n`, `(?s).*`},
-		{"passwd of nobody", []string{"DATABASE_URL=" + newTestDatabase(t)}, "passwd nobody@example.com", 1, ``, `(?s)tachikoma: .*nobody@example.com.*`},
-		{"passwd too short", []string{"DATABASE_URL=" + newTestDatabase(t)}, "passwd", 1, ``, `(?s)tachikoma: .*`},
+		{"passwd of nobody", []string{"DATABASE_URL=" + newDatabase(t)}, "passwd nobody@example.com", 1, ``, `(?s)tachikoma: .*nobody@example.com.*`},
+		{"passwd too short", []string{"DATABASE_URL=" + newDatabase(t)}, "passwd", 1, ``, `(?s)tachikoma: .*`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -324,7 +360,7 @@ func TestCommands(t *testing.T) {
 // that listens, and does not mind what a certificate is for.
 func TestHealthcheckAsksTheServerOfItsConfiguration(t *testing.T) {
 	t.Parallel()
-	database := "DATABASE_URL=" + newTestDatabase(t)
+	database := "DATABASE_URL=" + newDatabase(t)
 	certFile, keyFile := writePair(t, t.TempDir(), "tachikoma.example")
 	for name, test := range map[string]struct {
 		at  string
@@ -398,7 +434,7 @@ func TestPortInUseIsAClearError(t *testing.T) {
 
 func TestFirstAccountOfAnOpenAddressNeedsTheConsole(t *testing.T) {
 	t.Parallel()
-	p, nobody := serve(t, "DATABASE_URL="+newTestDatabase(t), "HOST=0.0.0.0")
+	p, nobody := serve(t, "DATABASE_URL="+newDatabase(t), "HOST=0.0.0.0")
 	account := map[string]any{"email": "thief@example.com", "password": testPassword}
 	nobody.post("/api/v1/auth/register", account).wantProblem(http.StatusForbidden, "setup_token_required")
 	p.firstAccount()
@@ -408,10 +444,7 @@ func TestFirstAccountOfAnOpenAddressNeedsTheConsole(t *testing.T) {
 func TestOperatorsReachInternalAddressWithoutACredential(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
-	_, public := serve(t, "DATABASE_URL="+newTestDatabase(t), "INTERNAL_ADDR=127.0.0.1:"+port,
-		"ADMIN_EMAIL=root@example.com", "ADMIN_PASSWORD="+testPassword)
-	public.token = public.post("/api/v1/auth/login", map[string]any{"email": "root@example.com", "password": testPassword}).
-		want(http.StatusOK).text("access_token")
+	_, public := newServer(t, "INTERNAL_ADDR=127.0.0.1:"+port)
 	private := &client{t: t, base: "http://127.0.0.1:" + port}
 
 	for _, path := range []string{"/internal/health/live", "/internal/health/ready"} {
@@ -424,21 +457,14 @@ func TestOperatorsReachInternalAddressWithoutACredential(t *testing.T) {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}
-	response, err := http.Get(private.base + "/api/v1/missions") // past the client, which knows the public port's routes
-	if err != nil {
-		t.Fatal(err)
-	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusNotFound {
-		t.Errorf("the internal port has the API: %d", response.StatusCode)
-	}
+	private.get("/api/v1/missions").want(http.StatusNotFound) // it is another port's
 }
 
 func TestTLSTakesARenewedCertificateWhileItServes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	certFile, keyFile := writePair(t, dir, "old.example")
-	_, at := serve(t, "DATABASE_URL="+newTestDatabase(t), "TLS_CERT_FILE="+certFile, "TLS_KEY_FILE="+keyFile)
+	_, at := serve(t, "DATABASE_URL="+newDatabase(t), "TLS_CERT_FILE="+certFile, "TLS_KEY_FILE="+keyFile)
 	roots := x509.NewCertPool()
 	trust := func(file string) {
 		t.Helper()
@@ -467,8 +493,11 @@ func TestTLSTakesARenewedCertificateWhileItServes(t *testing.T) {
 	}
 	newCert, newKey := writePair(t, t.TempDir(), "new.example")
 	trust(newCert)
-	replace(t, newCert, certFile)
-	replace(t, newKey, keyFile)
+	for from, to := range map[string]string{newCert: certFile, newKey: keyFile} { // as a renewal does
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
 	eventually(t, "the new certificate is in use", func() bool {
 		_, err := get("new.example")
 		return err == nil
@@ -482,7 +511,7 @@ func TestTLSTakesARenewedCertificateWhileItServes(t *testing.T) {
 func TestSecretsAreNeverPrinted(t *testing.T) {
 	t.Parallel()
 	const signing, database = "a signing key of 32 bytes or more", "database-password"
-	url := newTestDatabase(t)
+	url := newDatabase(t)
 	if strings.Contains(url, "?") {
 		url += "&password=" + database
 	}
@@ -502,8 +531,11 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	session = c.post("/api/v1/auth/refresh", map[string]any{"refresh_token": secret(session, "refresh_token")}).want(http.StatusOK)
 	secret(session, "refresh_token")
 	secret(session, "access_token")
-	c.post("/api/v1/auth/change-password", map[string]any{"current_password": "another pass phrase", "new_password": testPassword}).
-		wantFields("current_password")
+	refused := c.post("/api/v1/auth/change-password", map[string]any{"current_password": "another pass phrase", "new_password": testPassword}).
+		want(http.StatusUnprocessableEntity)
+	if !strings.Contains(string(refused.body), `"field":"current_password"`) {
+		t.Errorf("a wrong password is refused with %s", refused.body)
+	}
 	mission := c.newMission("Secret")
 	c.newSpec(mission, "spec", nil)
 	c.post(mission+"/start", nil).want(http.StatusOK)
@@ -542,8 +574,12 @@ func TestProgramReadsTheEnvFileOfItsFolder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, ".env"), "PORT=web\nUNKNOWN=1\n")
-	cmd := exec.Command(os.Args[0], "check")
-	cmd.Dir, cmd.Env = dir, []string{runProgram + "=1", "HOME=" + dir}
+	path, err := theProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "check")
+	cmd.Dir, cmd.Env = dir, []string{"HOME=" + dir}
 	said, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Error("a wrong .env file is fine")
@@ -559,7 +595,7 @@ func TestProgramReadsTheEnvFileOfItsFolder(t *testing.T) {
 // told that the connection ends.
 func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	t.Parallel()
-	p, c := serve(t, "DATABASE_URL="+newTestDatabase(t))
+	p, c := serve(t, "DATABASE_URL="+newDatabase(t))
 	conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // What others make of openapi.json: a linter finds nothing in it, and a
 // TypeScript program compiles against it and works.
@@ -24,12 +24,8 @@ func apiFolder(t *testing.T) string {
 	if err := os.Symlink(installed, filepath.Join(dir, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
-	for _, from := range []string{"openapi.json", "testdata/clients/api.ts"} {
-		content, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		writeFile(t, filepath.Join(dir, filepath.Base(from)), string(content))
+	for _, from := range []string{"openapi.json", "e2e/testdata/clients/api.ts"} {
+		writeFile(t, filepath.Join(dir, filepath.Base(from)), projectFile(t, from))
 	}
 	return dir
 }
@@ -74,11 +70,11 @@ func TestTypeScriptClientWorksAMission(t *testing.T) {
 	run(nil, "node_modules/openapi-typescript/bin/cli.js", "openapi.json", "-o", "openapi.ts")
 	run(nil, "node_modules/typescript/bin/tsc", "--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable",
 		"--module", "nodenext", "--skipLibCheck", "api.ts") // the libraries' own declarations; openapi.ts is none
-	s := newTestServer(t, nil)
-	ada := s.signUp("ada", "user")
+	_, root := newServer(t)
+	root.signUp("ada")
 	const want = `{"user":"ada@example.com","status":"completed","code":"lease_lost","events":["mission.created","spec.created",` +
 		`"mission.started","spec.claimed","spec.progressed","spec.completed","mission.completed"]}` + "\n"
-	if out := run([]string{"BASE=" + s.url(), "EMAIL=" + ada.user.Email, "PASSWORD=" + testPassword}, "api.js"); out != want {
+	if out := run([]string{"BASE=" + root.base, "EMAIL=ada@example.com", "PASSWORD=" + testPassword}, "api.js"); out != want {
 		t.Errorf("it printed %s", out)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 // Programs in Node, with the npm packages of testdata/clients.
 
@@ -29,7 +29,7 @@ func newNodeProgram(t *testing.T, packages []string, args ...string) *exec.Cmd {
 	}
 	for _, name := range packages {
 		if _, err := os.Stat(filepath.Join("testdata/clients/node_modules", name)); err != nil {
-			t.Skipf("the npm package %s isn't installed: npm install --no-package-lock --prefix testdata/clients", name)
+			t.Skipf("the npm package %s isn't installed: npm install --no-package-lock --prefix e2e/testdata/clients", name)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -1,6 +1,6 @@
 //go:build !nows
 
-package main
+package e2e
 
 import (
 	"bufio"
@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,12 +22,12 @@ import (
 func TestNodeClientConnectsResumesAndIsCutOff(t *testing.T) {
 	t.Parallel()
 	cmd := newNodeProgram(t, []string{"ws"}, "ws.mjs")
-	s := newTestServer(t, nil)
-	ada := s.signUp("ada", "user")
-	mission := strings.TrimPrefix(ada.newMission("Node"), "/api/v1/missions/")
+	server, root := newServer(t)
+	ada := root.signUp("ada")
+	mission := idOf(ada.newMission("Node"))
 	var said bytes.Buffer
 	cmd.Stderr = &said
-	cmd.Env = append(cmd.Env, "BASE="+s.url(), "TOKEN="+ada.token, "KEY="+ada.withKey("read").token, "MISSION="+mission)
+	cmd.Env = append(cmd.Env, "BASE="+ada.base, "TOKEN="+ada.token, "KEY="+ada.withKey("read").token, "MISSION="+mission)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -39,9 +38,7 @@ func TestNodeClientConnectsResumesAndIsCutOff(t *testing.T) {
 	last := ""
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if last = lines.Text(); last == "stop the server" {
-			if err := s.stop(); err != nil {
-				t.Error(err)
-			}
+			server.stop()
 		}
 	}
 	if err := cmd.Wait(); err != nil || last != "done" {
@@ -109,9 +106,9 @@ func TestBrowserConnectsResumesAndIsCutOff(t *testing.T) {
 	friend, foreign := httptest.NewServer(pages), httptest.NewServer(pages)
 	defer friend.Close()
 	defer foreign.Close()
-	s := newTestServer(t, func(c *Config) { c.CORSAllowedOrigins = []string{friend.URL} })
-	ada := s.signUp("ada", "user")
-	config = map[string]string{"api": s.url(), "token": ada.token, "mission": strings.TrimPrefix(ada.newMission("Page"), "/api/v1/missions/")}
+	_, root := newServer(t, "CORS_ALLOWED_ORIGINS="+friend.URL)
+	ada := root.signUp("ada")
+	config = map[string]string{"api": ada.base, "token": ada.token, "mission": idOf(ada.newMission("Page"))}
 
 	if got := browse(t, browser, foreign.URL, results); got.Opened || got.Closed != "TypeError" || got.Error != "" {
 		t.Errorf("a foreign page got %+v", got)

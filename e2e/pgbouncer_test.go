@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -94,20 +94,19 @@ max_client_conn = 100
 // step within two seconds.
 func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	t.Parallel()
-	url := pooled(t, newEmptyDatabase(t, "ENCODING 'UTF8' TEMPLATE template0"))
+	env := withAdmin(pooled(t, testCluster.NewEmptyDatabase(t, "ENCODING 'UTF8' TEMPLATE template0")))
 	const soon = 2500 * time.Millisecond // a poll's second, twice, and some for a busy machine
-	one, two := startTestServer(t, url, nil), startTestServer(t, url, nil)
-	ada := one.signUp("ada", "admin")
-	there := &client{t: t, base: two.url(), token: ada.token, user: ada.user}
+	_, ada := serveWell(t, env...)
+	_, there := serveWell(t, env...)
+	there.token = ada.token
 	mission := ada.newMission("Pooled")
-	stream := there.stream(mission + "/events")
+	stream := there.stream(mission)
 	stream.want("mission.created", 0)
 
-	files := tarOf(t,
+	began := time.Now()
+	ada.importFiles(mission,
 		"phase-01-shop/001-first.md", "# Spec 001: First\n\n- **Status**: Planned\n- **Dependencies**: None\n\n## Acceptance Criteria\n\n- [ ] It works\n",
 		"phase-01-shop/002-second.md", "# Spec 002: Second\n\n- **Status**: Planned\n- **Dependencies**: 001-first\n")
-	began := time.Now()
-	ada.importTar(mission, files)
 	imported := stream.want("mission.imported", 1)
 	ada.post(mission+"/start", nil).want(http.StatusOK)
 	stream.want("mission.started", imported.Seq)
@@ -115,7 +114,8 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 		t.Errorf("two events took %v to the other instance", took)
 	}
 
-	first, lease := there.claim(mission, "bot")
+	claimed := there.post(mission+"/claim", map[string]any{"agent": "bot"}).want(http.StatusOK)
+	first, lease := "/api/v1/specs/"+claimed.text("spec.id"), claimed.text("lease.token")
 	waits := make(chan *answer, 1)
 	go func() {
 		a, err := there.try(t.Context(), "POST", mission+"/claim", map[string]any{"agent": "second", "wait_seconds": 20})
@@ -133,7 +133,7 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	}
 	ada.post("/api/v1/specs/"+second.text("spec.id")+"/complete", map[string]any{"lease_token": second.text("lease.token")}).want(http.StatusOK)
 	stream.want("mission.completed", imported.Seq+1)
-	if m := there.get(mission).want(http.StatusOK); m.text("status") != "completed" || m.number("stats.completed") != 2 {
+	if m := there.get(mission).want(http.StatusOK); m.text("status") != "completed" || m.at("stats.completed") != 2.0 {
 		t.Errorf("got %s", m.body)
 	}
 	for _, path := range []string{"/api/v1/missions?q=pooled", "/api/v1/specs?mission_id=" + strings.TrimPrefix(mission, "/api/v1/missions/"),
@@ -150,9 +150,5 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	if took := time.Since(began); took > soon {
 		t.Errorf("a revocation took %v", took)
 	}
-	for {
-		if _, more := stream.next(); !more {
-			break
-		}
-	}
+	stream.rest()
 }
