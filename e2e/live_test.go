@@ -34,7 +34,7 @@ type place struct {
 func (p *place) moveTo(base string) { p.base.Store(&base) }
 
 // writer makes changes of all kinds until ctx ends; a part of them is refused
-// inside the write door. Nothing it gets may be a 500.
+// inside a transaction. Nothing it gets may be a 500.
 func (p *place) write(ctx context.Context, t *testing.T, name string, missions []string) {
 	c := &client{t: t, base: *p.base.Load(), token: p.token}
 	for i := 0; ctx.Err() == nil; i++ {
