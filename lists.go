@@ -30,7 +30,7 @@ func (q *statement) bind(value any) string {
 // See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 3000
-	walkedRows    = 10_000
+	walkedRows    = 4000
 	fewMissions   = 3000 // that a list goes through one by one
 	rankedMatches = 1000 // of a search: of more, some are ranked and the others left out
 )

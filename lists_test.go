@@ -16,7 +16,7 @@ import (
 // database that has enough for all of these.
 func TestListsAgreeWithPlainQueries(t *testing.T) {
 	t.Parallel()
-	s := newGrownServer(t, filling{specs: walkedRows + 2000, beside: fewMissions + 100})
+	s := newGrownServer(t, filling{specs: 3 * walkedRows, beside: fewMissions + 100})
 	specs := []listed{
 		{"", "true"}, {"ready=true", readySQL}, {"ready=false", "NOT " + readySQL},
 		{"status=planned", "h.status = 'planned'"},
