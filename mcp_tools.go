@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tachikoma/internal/specfile"
 )
 
 // tool is something an agent can call. What is encoded is what tools/list says
@@ -154,7 +156,7 @@ func refusalText(e *apiError) string {
 	for _, f := range e.fields {
 		b.WriteString("\n- " + strings.TrimSpace(f.Field+" "+f.Message)) // the arguments themselves have no name
 	}
-	if open, ok := e.extra["criteria"].([]criterion); ok {
+	if open, ok := e.extra["criteria"].([]specfile.Criterion); ok {
 		for _, c := range open {
 			fmt.Fprintf(&b, "\n- %d. %s", c.Index, c.Text)
 		}
@@ -345,16 +347,16 @@ func sentences(reasons []reason) []string {
 }
 
 type showAnswer struct {
-	ID        string      `json:"id"`
-	MissionID string      `json:"mission_id"`
-	Key       string      `json:"key"`
-	Title     string      `json:"title"`
-	Status    string      `json:"status"`
-	Ready     bool        `json:"ready"`
-	WaitsFor  []string    `json:"waits_for"`
-	Criteria  []criterion `json:"criteria"`
-	Markdown  string      `json:"markdown"`
-	Next      string      `json:"next"`
+	ID        string               `json:"id"`
+	MissionID string               `json:"mission_id"`
+	Key       string               `json:"key"`
+	Title     string               `json:"title"`
+	Status    string               `json:"status"`
+	Ready     bool                 `json:"ready"`
+	WaitsFor  []string             `json:"waits_for"`
+	Criteria  []specfile.Criterion `json:"criteria"`
+	Markdown  string               `json:"markdown"`
+	Next      string               `json:"next"`
 }
 
 // next says what an agent should do that looked at a spec.

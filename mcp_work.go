@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"tachikoma/internal/specfile"
 )
 
 // toolWrite is write for tools. What fn returns makes the answer once all that
@@ -40,12 +42,12 @@ type claimArguments struct {
 
 // takenSpec is a spec as its holder needs it.
 type takenSpec struct {
-	ID       string      `json:"id"`
-	Key      string      `json:"key"`
-	Title    string      `json:"title"`
-	Attempt  int         `json:"attempt"`
-	Criteria []criterion `json:"criteria"`
-	Markdown string      `json:"markdown"`
+	ID       string               `json:"id"`
+	Key      string               `json:"key"`
+	Title    string               `json:"title"`
+	Attempt  int                  `json:"attempt"`
+	Criteria []specfile.Criterion `json:"criteria"`
+	Markdown string               `json:"markdown"`
 }
 
 type claimAnswer struct {
@@ -90,7 +92,7 @@ func (s *Server) claimSpecTool(r *http.Request, in claimArguments) (claimAnswer,
 }
 
 // nextOfHolder says what the holder of a spec should do.
-func nextOfHolder(criteria []criterion) string {
+func nextOfHolder(criteria []specfile.Criterion) string {
 	for _, c := range criteria {
 		if !c.Done {
 			return "Do what the spec asks for, and call report with the number of each criterion you have met; when all are checked, call complete_spec."
@@ -117,9 +119,9 @@ type logLine struct {
 }
 
 type reportAnswer struct {
-	ExpiresAt time.Time   `json:"expires_at"`
-	Open      []criterion `json:"open"`
-	Next      string      `json:"next"`
+	ExpiresAt time.Time            `json:"expires_at"`
+	Open      []specfile.Criterion `json:"open"`
+	Next      string               `json:"next"`
 }
 
 // maxReportLogs is how many log lines one report may have.
@@ -162,7 +164,9 @@ func (s *Server) reportTool(r *http.Request, in reportArguments) (reportAnswer, 
 		view := t.askView(spec.id)
 		return func() (reportAnswer, error) {
 			now, err := view()
-			out := reportAnswer{ExpiresAt: kept.ExpiresAt, Open: []criterion{}, Next: nextOfHolder(now.Criteria)}
+			out := reportAnswer{
+				ExpiresAt: kept.ExpiresAt, Open: []specfile.Criterion{}, Next: nextOfHolder(now.Criteria),
+			}
 			for _, c := range now.Criteria {
 				if !c.Done {
 					out.Open = append(out.Open, c)

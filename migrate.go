@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"tachikoma/internal/pgserver"
+	"tachikoma/internal/specfile"
 )
 
 //go:embed migrations/*.sql
@@ -144,7 +145,7 @@ func markAllCycles(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	for _, members := range cyclesOf(edges) {
+	for _, members := range specfile.CyclicSets(edges) {
 		if _, err := tx.Exec(ctx, `UPDATE spec_states SET cycle = $2 WHERE spec_id = ANY($1::uuid[])`, members, len(members)); err != nil {
 			return fmt.Errorf("marking a cycle: %w", err)
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/specfile"
 )
 
 // specStatuses are what a spec goes through; specs_work.go says how they follow
@@ -55,9 +57,9 @@ type specSummary struct {
 // specView is a spec as it is shown alone.
 type specView struct {
 	specSummary
-	Body       string          `json:"body"`
-	Criteria   []criterion     `json:"criteria"`
-	Dependents json.RawMessage `json:"dependents"`
+	Body       string               `json:"body"`
+	Criteria   []specfile.Criterion `json:"criteria"`
+	Dependents json.RawMessage      `json:"dependents"`
 }
 
 // claimView says who holds a spec.
@@ -119,8 +121,8 @@ var oneSpecSQL = `SELECT ` + summaryColumns + `, CASE WHEN h.version <> $4 THEN 
 const noVersion = 0
 
 // criteriaAsDone are a body's criteria, in the states that are stored of them.
-func criteriaAsDone(body string, done []bool) []criterion {
-	criteria := parseCriteria(body)
+func criteriaAsDone(body string, done []bool) []specfile.Criterion {
+	criteria := specfile.Criteria(body)
 	for i := range min(len(criteria), len(done)) {
 		criteria[i].Done = done[i]
 	}
@@ -150,7 +152,7 @@ func (v specRow) view() specView {
 	view.Claim = v.claim.view()
 	if v.body != nil {
 		view.Criteria = orEmpty(criteriaAsDone(*v.body, v.done))
-		view.Body = renderSpec(*v.body, v.done, v.Status, v.derived)
+		view.Body = specfile.Render(*v.body, v.done, v.Status, v.derived)
 	}
 	return view
 }
@@ -247,7 +249,7 @@ func phaseNames(phase string) []string {
 	if phase == "" {
 		return nil
 	}
-	return slices.Compact([]string{phase, canonicalPhase(phase)})
+	return slices.Compact([]string{phase, specfile.CanonicalPhase(phase)})
 }
 
 // byPhase takes a phase as given or in the form that imports store.

@@ -18,6 +18,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/specfile"
 )
 
 const (
@@ -154,7 +156,7 @@ func (a *archive) add(name string, content io.Reader, limit int64) (left int64, 
 		return 0, problem(http.StatusRequestEntityTooLarge, "too_many_files", "An import has at most %d files.", maxImportFiles)
 	}
 	name = strings.TrimPrefix(path.Clean("/"+strings.ToValidUTF8(strings.ReplaceAll(name, `\`, "/"), "\uFFFD")), "/")
-	if content == nil || len(name) > maxImportPath || strings.ContainsRune(name, 0) || skippedSpecPath(name) {
+	if content == nil || len(name) > maxImportPath || strings.ContainsRune(name, 0) || specfile.Skips(name) {
 		a.skipped = append(a.skipped, strings.ToValidUTF8(name[:min(len(name), maxImportPath)], ""))
 		return limit, nil
 	}
@@ -251,7 +253,7 @@ func (s *Server) exportFiles(ctx context.Context, a account, missionID, after st
 		var body, status, derived string
 		var done []bool
 		err = row.Scan(&f.id, &f.path, &f.at, &body, &done, &status, &derived)
-		f.text = renderSpec(body, done, status, derived)
+		f.text = specfile.Render(body, done, status, derived)
 		return f, err
 	})
 	if err != nil {

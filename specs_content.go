@@ -9,13 +9,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+
+	"tachikoma/internal/specfile"
 )
 
 // specContent is what a version of a spec says. It is never changed.
 type specContent struct {
 	version  int64
 	markdown string
-	criteria []criterion
+	criteria []specfile.Criterion
 	encoded  struct{ markdown, criteria []byte } // as JSON
 }
 

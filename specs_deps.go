@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/specfile"
 )
 
 const maxDependencies = 1000 // of one spec
@@ -155,7 +157,7 @@ func (t *tx) errClosed(ctx context.Context, spec *specLock, added []string) erro
 		return err
 	}
 	edges[spec.id] = added
-	cycle := shortestRound(edges, spec.id, func(string) bool { return true })
+	cycle := specfile.ShortestCycle(edges, spec.id)
 	keys, err := t.keysOf(ctx, cycle)
 	if err != nil {
 		return err
@@ -178,7 +180,7 @@ func (t *tx) markCycles(ctx context.Context, missionID string) error {
 	if err != nil {
 		return err
 	}
-	t.storeCycles(missionID, cyclesOf(edges))
+	t.storeCycles(missionID, specfile.CyclicSets(edges))
 	return nil
 }
 
@@ -323,7 +325,7 @@ func (s *Server) readGraph(ctx context.Context, a account, missionID string, aft
 		SELECT s.key, o.key FROM spec_states h JOIN dependencies d ON d.spec_id = h.spec_id
 		JOIN specs s ON s.id = d.spec_id JOIN specs o ON o.id = d.depends_on
 		WHERE h.mission_id = $1 AND h.cycle > 0 ORDER BY o.key`, missionID)
-	graph.Cycles = orEmpty(findCycles(circles))
+	graph.Cycles = orEmpty(specfile.Cycles(circles))
 	return graph, err
 }
 

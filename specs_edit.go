@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"tachikoma/internal/specfile"
 )
 
 // specFields are what may be written of a spec.
@@ -66,7 +68,8 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeRequest(r, &in); err != nil {
 		return err
 	}
-	fields := specFields{in.Key, in.Number, in.Title, in.Phase, defaultPriority, orEmpty(in.Tags), in.EstimatedContext, in.Body}
+	fields := specFields{in.Key, in.Number, in.Title, in.Phase, specfile.DefaultPriority, orEmpty(in.Tags),
+		in.EstimatedContext, in.Body}
 	if in.Priority != nil {
 		fields.Priority = *in.Priority
 	}
@@ -80,7 +83,7 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 	if err := v.err(); err != nil {
 		return err
 	}
-	criteria := parseCriteria(fields.Body)
+	criteria := specfile.Criteria(fields.Body)
 	missionID := callOf(r).target.mission
 	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
 		m, err := t.mission(ctx, target{mission: missionID}, lockNoKeyUpdate, accessEditor)
@@ -117,7 +120,8 @@ func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
 
 // insertSpec stores a new spec, without its dependencies, of which unmet
 // aren't completed.
-func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int, criteria []criterion) error {
+func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int,
+	criteria []specfile.Criterion) error {
 	done := doneFlags(criteria)
 	t.queue(`
 		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
@@ -145,7 +149,7 @@ func specStoreError(err error) error {
 }
 
 // doneFlags are the criteria's states, as they are stored.
-func doneFlags(criteria []criterion) []bool {
+func doneFlags(criteria []specfile.Criterion) []bool {
 	done := make([]bool, len(criteria))
 	for i, c := range criteria {
 		done[i] = c.Done
@@ -187,7 +191,7 @@ func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
 		in.Body.apply(&after.Body, "")
 		in.Number.apply(&after.Number, "")
 		in.Phase.apply(&after.Phase, "")
-		in.Priority.apply(&after.Priority, defaultPriority)
+		in.Priority.apply(&after.Priority, specfile.DefaultPriority)
 		in.Tags.apply(&after.Tags, []string{})
 		in.EstimatedContext.apply(&after.EstimatedContext, "")
 		var v violations
@@ -259,7 +263,7 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFie
 	}
 	done := spec.done
 	if before.Body != after.Body {
-		done = doneFlags(parseCriteria(after.Body))
+		done = doneFlags(specfile.Criteria(after.Body))
 		t.queue(`UPDATE specs SET body = $2, derived_status = $3 WHERE id = $1`, spec.id, after.Body, spec.status)
 		t.count(spec.missionID, spec.tally(), tallyOf(spec.status, spec.unmet, done))
 	}

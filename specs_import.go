@@ -12,16 +12,18 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/specfile"
 )
 
 // importReport says what an import did, or would do.
 type importReport struct {
-	Created   int             `json:"created"`
-	Updated   int             `json:"updated"`
-	Unchanged int             `json:"unchanged"`
-	Skipped   []string        `json:"skipped"`
-	Warnings  []importWarning `json:"warnings"`
-	Cycles    [][]string      `json:"cycles"`
+	Created   int                `json:"created"`
+	Updated   int                `json:"updated"`
+	Unchanged int                `json:"unchanged"`
+	Skipped   []string           `json:"skipped"`
+	Warnings  []specfile.Warning `json:"warnings"`
+	Cycles    [][]string         `json:"cycles"`
 }
 
 // Each import is held in memory as a whole, so only some run at a time.
@@ -85,7 +87,7 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
 
 // importedSpec is a file of an import, parsed.
 type importedSpec struct {
-	specFile
+	specfile.File
 	source string
 	hash   []byte
 }
@@ -96,7 +98,7 @@ func parseSources(sources []specSource) ([]importedSpec, error) {
 	files := make([]importedSpec, 0, len(sources))
 	paths := make(map[string]string, len(sources))
 	for _, source := range sources {
-		f := parseSpecFile(source.path, source.text)
+		f := specfile.Parse(source.path, source.text)
 		if other, twice := paths[f.Key]; twice {
 			v.add(source.path, "duplicate_key", "has the same key %q as %s", f.Key, other)
 		}
@@ -124,7 +126,7 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSp
 	if err != nil {
 		return importReport{}, err
 	}
-	report := importReport{Warnings: []importWarning{}}
+	report := importReport{Warnings: []specfile.Warning{}}
 	var created []importedSpec
 	for _, f := range files {
 		report.Warnings = append(report.Warnings, f.Warnings...)
@@ -137,7 +139,7 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSp
 			report.Unchanged++
 		case old.leased:
 			report.Unchanged++
-			report.Warnings = append(report.Warnings, importWarning{File: f.Path, Code: "leased",
+			report.Warnings = append(report.Warnings, specfile.Warning{File: f.Path, Code: "leased",
 				Message: "An agent works on this spec, so it was left as it is. Import the file again when the lease has ended."})
 		default:
 			if err := t.takeOver(ctx, old, f); err != nil {
@@ -211,7 +213,8 @@ func (t *tx) takeOver(ctx context.Context, old storedSpec, f importedSpec) error
 	t.queue(`
 		UPDATE spec_states h SET priority = s.priority, number_order = s.number_order, phase = s.phase,
 		       done = $2, version = version + 1, updated_at = clock_timestamp()
-		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, old.id, carryCriteria(criteriaAsDone(body, done), f.Criteria))
+		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`,
+		old.id, specfile.CarryDone(criteriaAsDone(body, done), f.Criteria))
 	return nil
 }
 
@@ -256,7 +259,7 @@ func (t *tx) resolveAll(ctx context.Context, missionID string, files []importedS
 	if err != nil {
 		return false, err
 	}
-	wanted, warnings := resolveRefs(specNodes(files, stored))
+	wanted, warnings := specfile.Resolve(specNodes(files, stored))
 	for _, w := range warnings {
 		if w.File != "" {
 			report.Warnings = append(report.Warnings, w)
@@ -285,7 +288,7 @@ func (t *tx) resolveAll(ctx context.Context, missionID string, files []importedS
 			from, to = append(from, spec.id), append(to, stored[other].id)
 		}
 	}
-	report.Cycles = orEmpty(findCycles(all))
+	report.Cycles = orEmpty(specfile.Cycles(all))
 	if len(dropped) == 0 {
 		return false, nil
 	}
@@ -309,17 +312,18 @@ func cycleIDs(cycles [][]string, stored map[string]storedSpec) [][]string {
 	return byID
 }
 
-// specNodes are the mission's specs as resolveRefs wants them: those of the
+// specNodes are the mission's specs as specfile.Resolve wants them: those of the
 // import with their path and lines, so that it warns about these alone.
-func specNodes(files []importedSpec, stored map[string]storedSpec) []specNode {
-	nodes := make([]specNode, 0, len(stored))
+func specNodes(files []importedSpec, stored map[string]storedSpec) []specfile.Node {
+	nodes := make([]specfile.Node, 0, len(stored))
 	imported := make(map[string]importedSpec, len(files))
 	for _, f := range files {
 		imported[f.Key] = f
 	}
 	for _, key := range slices.Sorted(maps.Keys(stored)) {
 		spec := stored[key]
-		node := specNode{Key: key, Number: spec.number, Title: spec.title, Phase: spec.phase, Style: spec.style, Refs: spec.refs}
+		node := specfile.Node{Key: key, Number: spec.number, Title: spec.title, Phase: spec.phase, Style: spec.style,
+			Refs: spec.refs}
 		if f, ok := imported[key]; ok && slices.Equal(f.hash, spec.hash) && !spec.byHand {
 			node.Path, node.RefLines = f.Path, f.RefLines
 		}

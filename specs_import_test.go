@@ -15,11 +15,15 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
+
+// specFolder has spec files in every style.
+const specFolder = "internal/specfile/testdata/specs"
 
 // tarOf packs files, each a path and what is in it.
 func tarOf(t testing.TB, files ...string) []byte {
@@ -195,7 +199,7 @@ func specText(number, title, dependencies string, criteria ...string) string {
 func TestImportTellsTheFormatByItsFirstBytes(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
-	fixtures := pairs(readFiles(t, "testdata/specs"))
+	fixtures := pairs(readFiles(t, specFolder))
 	packed := tarOf(t, fixtures...)
 	var named []string
 	for i := 0; i < len(fixtures); i += 2 {
@@ -222,7 +226,7 @@ func TestImportTellsTheFormatByItsFirstBytes(t *testing.T) {
 			if got := ada.get(ada.specByKey(mission, "042-index")).text("phase"); got != "Phase 3" {
 				t.Errorf("phase %q", got)
 			}
-			if got := untar(t, ada.get(mission+"/export").want(http.StatusOK).body); !maps.Equal(got, readFiles(t, "testdata/specs")) {
+			if got := untar(t, ada.get(mission+"/export").want(http.StatusOK).body); !maps.Equal(got, readFiles(t, specFolder)) {
 				t.Errorf("exported %q", slices.Sorted(maps.Keys(got)))
 			}
 		})
@@ -233,7 +237,7 @@ func TestImportOfTheSameFilesChangesNothing(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	mission := ada.newMission("Twice")
-	fixtures := pairs(readFiles(t, "testdata/specs"))
+	fixtures := pairs(readFiles(t, specFolder))
 	first := ada.importFiles(mission, fixtures...)
 	if seq := ada.lastSeq(mission); first.Created != 4 || seq != 2 {
 		t.Errorf("created %d with %d events, want 4 with mission.created and one more", first.Created, seq)
@@ -487,7 +491,7 @@ func TestExportImportedElsewhereIsTheSameMission(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	from, to := ada.newMission("From"), ada.newMission("To")
-	ada.importFiles(from, pairs(readFiles(t, "testdata/specs"))...)
+	ada.importFiles(from, pairs(readFiles(t, specFolder))...)
 	ada.post(from+"/start", nil).want(http.StatusOK)
 	for _, status := range []string{"testing", "completed"} {
 		ada.post(ada.specByKey(from, "042-index")+"/status", map[string]any{"status": status, "override": "by hand"}).want(http.StatusOK)
@@ -592,6 +596,24 @@ func TestBadArchivesAreRefused(t *testing.T) {
 	roomy := startTestServer(t, s.config.DatabaseURL, nil)
 	ada.base = roomy.url()
 	ada.do("POST", mission+"/import", gzipped(tarOf(t, many...))).wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
+}
+
+func TestDocsHaveEveryImportWarning(t *testing.T) {
+	t.Parallel()
+	var documented, known []string
+	words := regexp.MustCompile("`(\\w+)`")
+	rows := regexp.MustCompile("(?m)^\\| (`[^|]+) \\|")
+	for _, row := range rows.FindAllStringSubmatch(docSection(t, "docs/spec-files.md", "## Warnings"), -1) {
+		for _, code := range words.FindAllStringSubmatch(row[1], -1) {
+			documented = append(documented, code[1])
+		}
+	}
+	for _, code := range documentOf(t).Components.Schemas["ImportWarning"].Properties["code"].Enum {
+		known = append(known, code.(string))
+	}
+	if slices.Sort(documented); !slices.Equal(documented, known) {
+		t.Errorf("docs/spec-files.md has the warnings %q, and openapi.json %q", documented, known)
+	}
 }
 
 // The counts are independent ones, of a real corpus that isn't part of this

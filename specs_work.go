@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/specfile"
 )
 
 const maxCriteriaSet = 100 // criteria that one progress report names at most
@@ -274,7 +276,7 @@ func (t *tx) errCriteriaUnmet(ctx context.Context, spec specLock) error {
 	if err := t.QueryRow(ctx, `SELECT body FROM specs WHERE id = $1`, spec.id).Scan(&body); err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
-	open := slices.DeleteFunc(criteriaAsDone(body, spec.done), func(c criterion) bool { return c.Done })
+	open := slices.DeleteFunc(criteriaAsDone(body, spec.done), func(c specfile.Criterion) bool { return c.Done })
 	return problem(http.StatusConflict, "criteria_unmet",
 		"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.", len(open)).with("criteria", open)
 }

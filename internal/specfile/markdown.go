@@ -1,14 +1,14 @@
-package main
+package specfile
 
-// As much of Markdown as the spec format needs: lines, fenced code, headings,
+// As much of Markdown as the format needs: lines, fenced code, headings,
 // checkboxes, and the fields of a header. One pass, no backtracking.
 
 import "strings"
 
-// specScanner walks a body line by line, like bufio.Scanner. After each scan
+// scanner walks a body line by line, like bufio.Scanner. After each scan
 // the fields describe the line; when scan returns false, openFence is the line
 // of a fence that is never closed, or 0.
-type specScanner struct {
+type scanner struct {
 	body string
 	next int // offset of the next line
 
@@ -25,9 +25,9 @@ type specScanner struct {
 	criteriaLevel int    // level of the "Acceptance Criteria" heading, or 0
 }
 
-func newSpecScanner(body string) *specScanner { return &specScanner{body: body} }
+func newScanner(body string) *scanner { return &scanner{body: body} }
 
-func (s *specScanner) scan() bool {
+func (s *scanner) scan() bool {
 	if s.next >= len(s.body) {
 		return false
 	}
@@ -54,7 +54,7 @@ func (s *specScanner) scan() bool {
 // scanFence follows CommonMark: a fence is at least three backticks or tildes,
 // indented by at most three spaces; it ends at one of the same character that
 // is at least as long and has nothing behind it, or at the end of the file.
-func (s *specScanner) scanFence() (code bool) {
+func (s *scanner) scanFence() (code bool) {
 	text, ok := cutIndent(s.text)
 	run := fenceRun(text)
 	if s.openFence == 0 {
@@ -78,7 +78,7 @@ func fenceRun(text string) int {
 }
 
 // scanHeading takes "## Title" and "## Title ##".
-func (s *specScanner) scanHeading() {
+func (s *scanner) scanHeading() {
 	text, ok := cutIndent(s.text)
 	title := strings.TrimLeft(text, "#")
 	level := len(text) - len(title)
@@ -86,7 +86,8 @@ func (s *specScanner) scanHeading() {
 		return
 	}
 	title = strings.TrimSpace(title)
-	if bare := strings.TrimRight(title, "#"); bare == "" || strings.HasSuffix(bare, " ") || strings.HasSuffix(bare, "\t") {
+	bare := strings.TrimRight(title, "#")
+	if bare == "" || strings.HasSuffix(bare, " ") || strings.HasSuffix(bare, "\t") {
 		title = strings.TrimSpace(bare)
 	}
 	s.level, s.heading = level, title
@@ -115,7 +116,7 @@ type checkbox struct {
 }
 
 // criterion returns the line's checkbox if it is an acceptance criterion.
-func (s *specScanner) criterion() (checkbox, bool) {
+func (s *scanner) criterion() (checkbox, bool) {
 	if !s.criteria || s.code || s.level > 0 {
 		return checkbox{}, false
 	}
@@ -124,7 +125,7 @@ func (s *specScanner) criterion() (checkbox, bool) {
 
 // checkbox reads "- [ ] text": any list marker, any indent, and a text, without
 // which it is no task.
-func (s *specScanner) checkbox() (checkbox, bool) {
+func (s *scanner) checkbox() (checkbox, bool) {
 	item, ok := cutListMarker(s.text)
 	if s.code || !ok || len(item) < 4 || item[0] != '[' || item[2] != ']' || item[3] != ' ' && item[3] != '\t' {
 		return checkbox{}, false
@@ -143,7 +144,11 @@ func (s *specScanner) checkbox() (checkbox, bool) {
 func cutListMarker(line string) (item string, ok bool) {
 	text := strings.TrimLeft(line, " \t")
 	rest := strings.TrimLeft(text, "0123456789")
-	if digits := len(text) - len(rest); digits > 9 || digits == 0 && !startsWithAny(rest, "-*+") || digits > 0 && !startsWithAny(rest, ".)") {
+	digits, ends := len(text)-len(rest), "-*+"
+	if digits > 0 {
+		ends = ".)"
+	}
+	if digits > 9 || !startsWithAny(rest, ends) {
 		return text, false
 	}
 	if item = strings.TrimLeft(rest[1:], " \t"); len(item) == len(rest)-1 {
@@ -156,8 +161,8 @@ func startsWithAny(text, chars string) bool {
 	return text != "" && strings.IndexByte(chars, text[0]) >= 0
 }
 
-// specHeader is what a file says about itself before it comes to the point.
-type specHeader struct {
+// header is what a file says about itself before it comes to the point.
+type header struct {
 	title        string
 	titleLine    int
 	style        string                 // of the first field
@@ -189,9 +194,9 @@ var fieldNames = map[string]string{
 // readHeader finds the fields: as bold lines or bold list items between the
 // title and the first section or under "## Metadata" and "## Header", and as
 // "##" sections of their own wherever they stand.
-func readHeader(body string) specHeader {
-	h := headerReader{specHeader: specHeader{fields: make(map[string]headerField)}, zone: zoneHeader}
-	s := newSpecScanner(body)
+func readHeader(body string) header {
+	h := headerReader{header: header{fields: make(map[string]headerField)}, zone: zoneHeader}
+	s := newScanner(body)
 	for s.scan() {
 		switch {
 		case s.code || s.criteria && s.level == 0:
@@ -205,7 +210,7 @@ func readHeader(body string) specHeader {
 		}
 	}
 	h.openFence = s.openFence
-	return h.specHeader
+	return h.header
 }
 
 const zoneHeader = "header"
@@ -213,12 +218,12 @@ const zoneHeader = "header"
 // headerReader gathers a header. zone says what lines are now: zoneHeader, the
 // name of the field whose section this is, or "" for text.
 type headerReader struct {
-	specHeader
+	header
 	zone    string
 	listing bool // the list items that follow are dependencies
 }
 
-func (h *headerReader) readHeading(s *specScanner) {
+func (h *headerReader) readHeading(s *scanner) {
 	h.zone, h.listing = "", false
 	switch {
 	case s.level == 1:
@@ -237,7 +242,7 @@ func (h *headerReader) readHeading(s *specScanner) {
 
 // readLine reads "**Status:** Planned" or "- **Status**: Planned", or an item
 // of the list below "**Dependencies:**".
-func (h *headerReader) readLine(s *specScanner) {
+func (h *headerReader) readLine(s *scanner) {
 	item, listed := cutListMarker(s.text)
 	name, value, ok := cutBoldKey(item)
 	if !ok {
@@ -247,9 +252,9 @@ func (h *headerReader) readLine(s *specScanner) {
 		}
 		return
 	}
-	style := styleBold
+	style := StyleBold
 	if listed {
-		style = styleList
+		style = StyleList
 	}
 	h.listing = false
 	if name = fieldNames[name]; name != "" && !h.has(name) {
@@ -260,12 +265,12 @@ func (h *headerReader) readLine(s *specScanner) {
 
 // readSection reads a line below "## Status": the first is the value, and each
 // is one of the dependencies.
-func (h *headerReader) readSection(s *specScanner) {
+func (h *headerReader) readSection(s *scanner) {
 	value, _ := cutListMarker(s.text)
 	if rule := strings.Trim(value, "-*_ \t"); rule == "" {
 		return
 	}
-	h.add(s, h.zone, value, styleSections)
+	h.add(s, h.zone, value, StyleSections)
 	if h.zone != "dependencies" {
 		h.zone = ""
 	}
@@ -277,7 +282,7 @@ func (h *headerReader) has(name string) bool {
 }
 
 // add keeps a field. The value is a suffix of the line.
-func (h *headerReader) add(s *specScanner, name, value, style string) {
+func (h *headerReader) add(s *scanner, name, value, style string) {
 	end := s.start + len(s.text)
 	field := headerField{value: strings.TrimSpace(value), line: s.number, start: end - len(value)}
 	if field.value != "" {

@@ -1,22 +1,24 @@
-package main
+package specfile
 
-// Cycles among dependencies. Graphs come from clients and can be as deep as
-// they like, so nothing here recurses.
+// Cycles among dependencies. Graphs come from files and can be as deep as these
+// like, so nothing here recurses.
 
 import (
 	"maps"
 	"slices"
 )
 
-// findCycles returns the sets of keys that depend on one another, directly or
-// not, every key once and the smallest first; the sets are sorted. Where a round
-// through the whole set is found, the keys are in its order: each depends on the
-// next, and the last on the first. Not every set has such a round (a and b, a
-// and c), and the search for one is bounded; then a round through a part comes
-// first, and the rest of the set behind it.
-func findCycles(edges map[string][]string) [][]string {
+// Cycles returns the sets of keys that depend on each other, directly or not.
+// edges is as Resolve returns it. Each set has every key once, the smallest first,
+// and the sets are sorted.
+//
+// If possible a set is in the order of a cycle: each key depends on the next, and
+// the last on the first. Not every set has a cycle through all its keys (a and b
+// depend on each other, and so do a and c), and the search for one is bounded; then
+// a cycle through some of the keys comes first, and the others follow, sorted.
+func Cycles(edges map[string][]string) [][]string {
 	var cycles [][]string
-	for _, members := range cyclesOf(edges) {
+	for _, members := range CyclicSets(edges) {
 		cycle := longestRound(edges, members)
 		placed := make(map[string]bool, len(members))
 		for _, key := range cycle {
@@ -33,8 +35,8 @@ func findCycles(edges map[string][]string) [][]string {
 	return cycles
 }
 
-// cyclesOf returns the sets of keys that depend on one another, in no order.
-func cyclesOf(edges map[string][]string) [][]string {
+// CyclicSets returns the same sets as Cycles, but in no order, which costs less.
+func CyclicSets(edges map[string][]string) [][]string {
 	return slices.DeleteFunc(stronglyConnected(edges), func(members []string) bool {
 		return len(members) == 1 && !slices.Contains(edges[members[0]], members[0])
 	})
@@ -149,7 +151,14 @@ func keysOf(path []graphStep) []string {
 	return keys
 }
 
-// shortestRound is a shortest round from start on that only passes keys the
+// ShortestCycle returns a shortest cycle through start: start, then each key that
+// the one before it depends on, up to one that depends on start. It is nil if
+// start doesn't depend on itself.
+func ShortestCycle(edges map[string][]string, start string) []string {
+	return shortestRound(edges, start, func(string) bool { return true })
+}
+
+// shortestRound is a shortest cycle through start that only passes keys the
 // caller allows, or nil if there is none.
 func shortestRound(edges map[string][]string, start string, allowed func(key string) bool) []string {
 	from := make(map[string]string)

@@ -1,8 +1,10 @@
-package main
+package specfile
 
 import (
 	"fmt"
 	"maps"
+	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,24 +12,24 @@ import (
 	"time"
 )
 
-// refNodes is two phases of two series that share numbers, as real folders do.
-func refNodes() []specNode {
-	return []specNode{
-		{Key: "009-old-base", Number: "009", Title: "Old Base", Phase: "Phase 1", Style: styleBold},
-		{Key: "010-base", Number: "010", Title: "Foundation", Phase: "1 - Setup", Style: styleBold},
-		{Key: "011-router", Number: "011", Title: "Request Router", Phase: "Phase 2", Style: styleBold},
-		{Key: "011-settings", Number: "011", Title: "Settings API", Phase: "Phase 2", Style: styleSections},
-		{Key: "012-cache", Number: "012", Title: "Cache", Phase: "Phase 2", Style: styleBold},
-		{Key: "012-cache-api", Number: "012", Title: "Cache API", Phase: "Phase 2", Style: styleSections},
-		{Key: "013a-panel", Number: "013a", Title: "Panel Layout", Phase: "Phase 2", Style: styleSections},
-		{Key: "013b-panel-state", Number: "013b", Title: "Panel State", Phase: "Phase 2", Style: styleSections},
-		{Key: "014-router", Number: "014", Title: "Second Router", Phase: "Phase 3", Style: styleList},
+// testNodes is two phases of two series that share numbers, as real folders do.
+func testNodes() []Node {
+	return []Node{
+		{Key: "009-old-base", Number: "009", Title: "Old Base", Phase: "Phase 1", Style: StyleBold},
+		{Key: "010-base", Number: "010", Title: "Foundation", Phase: "1 - Setup", Style: StyleBold},
+		{Key: "011-router", Number: "011", Title: "Request Router", Phase: "Phase 2", Style: StyleBold},
+		{Key: "011-settings", Number: "011", Title: "Settings API", Phase: "Phase 2", Style: StyleSections},
+		{Key: "012-cache", Number: "012", Title: "Cache", Phase: "Phase 2", Style: StyleBold},
+		{Key: "012-cache-api", Number: "012", Title: "Cache API", Phase: "Phase 2", Style: StyleSections},
+		{Key: "013a-panel", Number: "013a", Title: "Panel Layout", Phase: "Phase 2", Style: StyleSections},
+		{Key: "013b-panel-state", Number: "013b", Title: "Panel State", Phase: "Phase 2", Style: StyleSections},
+		{Key: "014-router", Number: "014", Title: "Second Router", Phase: "Phase 3", Style: StyleList},
 		{Key: "notes", Number: "", Title: "Notes", Phase: "Phase 2", Style: ""},
 		{Key: "20-30", Number: "20", Title: "A Key like a Range", Phase: "", Style: ""},
 	}
 }
 
-func TestResolveRefs(t *testing.T) {
+func TestResolve(t *testing.T) {
 	t.Parallel()
 	const referrer = "099-referrer"
 	cases := []struct {
@@ -48,8 +50,8 @@ func TestResolveRefs(t *testing.T) {
 		// The slug under another number.
 		{"112-cache-api", "", "012-cache-api"},
 		{"base", "", "010-base"},
-		{"112-router", styleBold, "011-router"},
-		{"112-router", styleSections, "ambiguous_reference"},
+		{"112-router", StyleBold, "011-router"},
+		{"112-router", StyleSections, "ambiguous_reference"},
 		// A number of one spec.
 		{"010", "", "010-base"},
 		{"10", "", "010-base"},
@@ -66,14 +68,14 @@ func TestResolveRefs(t *testing.T) {
 		{"some prose", "", "dangling_reference"},
 		{"99999999999999999999999", "", "dangling_reference"},
 		// A number of several: by title, then by style.
-		{"Spec 011: Settings", styleBold, "011-settings"},
-		{"011-request-thing", styleSections, "011-router"},
-		{"Spec 012: Cache API", styleBold, "012-cache-api"},
-		{"Spec 012: Cache", styleBold, "012-cache"},
-		{"Spec 012: Cache", styleSections, "012-cache-api"},
-		{"012", styleSections, "012-cache-api"},
-		{"012", styleList, "ambiguous_reference"},
-		{"Spec 012: Billing", styleBold, "contradicting_reference"},
+		{"Spec 011: Settings", StyleBold, "011-settings"},
+		{"011-request-thing", StyleSections, "011-router"},
+		{"Spec 012: Cache API", StyleBold, "012-cache-api"},
+		{"Spec 012: Cache", StyleBold, "012-cache"},
+		{"Spec 012: Cache", StyleSections, "012-cache-api"},
+		{"012", StyleSections, "012-cache-api"},
+		{"012", StyleList, "ambiguous_reference"},
+		{"Spec 012: Billing", StyleBold, "contradicting_reference"},
 		// A number that only exists with letters.
 		{"013", "", "013a-panel 013b-panel-state"},
 		{"Spec 013: Panel", "", "013a-panel 013b-panel-state"},
@@ -83,14 +85,14 @@ func TestResolveRefs(t *testing.T) {
 		// Ranges.
 		{"009-010", "", "009-old-base 010-base"},
 		{"9 – 10", "", "009-old-base 010-base"},
-		{"Specs 010 to 011", styleBold, "010-base 011-router"},
-		{"Spec 010 through Spec 011", styleSections, "010-base 011-settings"},
-		{"010-011", styleList, "010-base 011-router 011-settings"},
-		{"012-013", styleBold, "012-cache 013a-panel 013b-panel-state"},
+		{"Specs 010 to 011", StyleBold, "010-base 011-router"},
+		{"Spec 010 through Spec 011", StyleSections, "010-base 011-settings"},
+		{"010-011", StyleList, "010-base 011-router 011-settings"},
+		{"012-013", StyleBold, "012-cache 013a-panel 013b-panel-state"},
 		{"013b-14", "", "013b-panel-state 014-router"},
-		{"009-013a", styleBold, "009-old-base 010-base 011-router 012-cache 013a-panel"},
-		{"009-old-base through 012-cache", styleBold, "009-old-base 010-base 011-router 012-cache"},
-		{"009-old-base through 012-billing", styleBold, "contradicting_reference"},
+		{"009-013a", StyleBold, "009-old-base 010-base 011-router 012-cache 013a-panel"},
+		{"009-old-base through 012-cache", StyleBold, "009-old-base 010-base 011-router 012-cache"},
+		{"009-old-base through 012-billing", StyleBold, "contradicting_reference"},
 		{"300-400", "", "empty_group"},
 		{"012-009", "", "empty_group"},
 		{"Spec 010: From Base to Foundation", "", "010-base"},
@@ -98,9 +100,10 @@ func TestResolveRefs(t *testing.T) {
 		{"Phase 1 (Whatever)", "", "009-old-base 010-base"},
 		{"All Phase 01 specs", "", "009-old-base 010-base"},
 		{"All specs in Phase 3", "", "014-router"},
-		{"All Phase 2 specs", styleBold, "011-router 011-settings 012-cache 012-cache-api 013a-panel 013b-panel-state notes"},
-		{"Phase 2 Specs (011-012)", styleBold, "011-router 012-cache"},
-		{"Phase 2 Specs 12-99", styleSections, "012-cache-api 013a-panel 013b-panel-state"},
+		{"All Phase 2 specs", StyleBold,
+			"011-router 011-settings 012-cache 012-cache-api 013a-panel 013b-panel-state notes"},
+		{"Phase 2 Specs (011-012)", StyleBold, "011-router 012-cache"},
+		{"Phase 2 Specs 12-99", StyleSections, "012-cache-api 013a-panel 013b-panel-state"},
 		{"Phase 7 (None here)", "", "empty_group"},
 		{"Phase two", "", "dangling_reference"},
 		// The referrer itself.
@@ -109,8 +112,9 @@ func TestResolveRefs(t *testing.T) {
 		{"All previous Phase 1 specs", "", "009-old-base 010-base"},
 	}
 	for _, c := range cases {
-		node := specNode{Key: referrer, Number: "099", Title: "Referrer", Style: c.style, Path: "a.md", Refs: []string{c.ref}, RefLines: []int{7}}
-		edges, warnings := resolveRefs(append(refNodes(), node))
+		node := Node{Key: referrer, Number: "099", Title: "Referrer", Style: c.style, Path: "a.md",
+			Refs: []string{c.ref}, RefLines: []int{7}}
+		edges, warnings := Resolve(append(testNodes(), node))
 		got := strings.Join(edges[referrer], " ")
 		if len(warnings) == 1 && got == "" {
 			got = warnings[0].Code
@@ -123,11 +127,11 @@ func TestResolveRefs(t *testing.T) {
 	}
 }
 
-func TestResolveRefsAllPreviousOfAPhase(t *testing.T) {
+func TestResolveAllPreviousOfAPhase(t *testing.T) {
 	t.Parallel()
-	nodes := refNodes()
+	nodes := testNodes()
 	nodes[6].Refs = []string{"All previous Phase 2 specs", "011-router", "none", "013a-panel"}
-	edges, warnings := resolveRefs(nodes)
+	edges, warnings := Resolve(nodes)
 	want := []string{"011-router", "011-settings", "012-cache", "012-cache-api", "notes"}
 	if got := edges["013a-panel"]; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -137,13 +141,13 @@ func TestResolveRefsAllPreviousOfAPhase(t *testing.T) {
 	}
 }
 
-func TestResolveRefsBoundsTheDependenciesOfASpec(t *testing.T) {
+func TestResolveBoundsTheDependenciesOfASpec(t *testing.T) {
 	t.Parallel()
-	nodes := []specNode{{Key: "all", Path: "all.md", Refs: slices.Repeat([]string{"1-600", "1-1001", "601-1000"}, 300)}}
+	nodes := []Node{{Key: "all", Path: "all.md", Refs: slices.Repeat([]string{"1-600", "1-1001", "601-1000"}, 300)}}
 	for i := range 20_000 {
-		nodes = append(nodes, specNode{Key: fmt.Sprintf("%d-a", i+1), Number: fmt.Sprint(i + 1), Refs: []string{"1-20000"}})
+		nodes = append(nodes, Node{Key: fmt.Sprintf("%d-a", i+1), Number: fmt.Sprint(i + 1), Refs: []string{"1-20000"}})
 	}
-	edges, warnings := resolveRefs(nodes)
+	edges, warnings := Resolve(nodes)
 	if got := len(edges["all"]); got != maxReferences {
 		t.Errorf("%d dependencies", got)
 	}
@@ -176,17 +180,18 @@ func TestSplitReferences(t *testing.T) {
 func TestCanonicalPhase(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"15 - Server": "Phase 15", "15 - Server/API Layer": "Phase 15", "phase-15-server": "Phase 15", "Phase 15": "Phase 15",
+		"15 - Server": "Phase 15", "15 - Server/API Layer": "Phase 15", "phase-15-server": "Phase 15",
+		"Phase 15":   "Phase 15",
 		"08 - Shell": "Phase 8", "0": "Phase 0", "Phase 00": "Phase 0", "Phase: 3b (x)": "Phase 3b", "15": "Phase 15",
 		"Server": "Server", "Phase": "Phase", "  two \n words ": "two words", "3rd": "3rd", "": "",
 	} {
-		if got := canonicalPhase(text); got != want {
+		if got := CanonicalPhase(text); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
 	}
 }
 
-func TestFindCycles(t *testing.T) {
+func TestCycles(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ edges, want string }{
 		{"", ""},
@@ -205,7 +210,7 @@ func TestFindCycles(t *testing.T) {
 			edges[from] = append(edges[from], to)
 		}
 		var got []string
-		for _, cycle := range findCycles(edges) {
+		for _, cycle := range Cycles(edges) {
 			got = append(got, strings.Join(cycle, " "))
 		}
 		if joined := strings.Join(got, ", "); joined != c.want {
@@ -216,7 +221,7 @@ func TestFindCycles(t *testing.T) {
 
 // Long chains, one ring, and a ring with a way back from everywhere: deep, but
 // quick.
-func TestFindCyclesInDeepGraphs(t *testing.T) {
+func TestCyclesInDeepGraphs(t *testing.T) {
 	t.Parallel()
 	const n = 100_000
 	key := func(i int) string { return fmt.Sprintf("%06d", i%n) }
@@ -229,13 +234,13 @@ func TestFindCyclesInDeepGraphs(t *testing.T) {
 		shortcuts[key(i)] = []string{key(0), key(i + 1)}
 	}
 	start := time.Now()
-	if got := findCycles(chain); len(got) != 0 {
+	if got := Cycles(chain); len(got) != 0 {
 		t.Errorf("a chain has %d cycles", len(got))
 	}
-	if got := findCycles(ring); len(got) != 1 || len(got[0]) != n || got[0][1] != key(1) {
+	if got := Cycles(ring); len(got) != 1 || len(got[0]) != n || got[0][1] != key(1) {
 		t.Errorf("a ring has %d cycles", len(got))
 	}
-	if got := findCycles(shortcuts); len(got) != 1 || len(got[0]) != n {
+	if got := Cycles(shortcuts); len(got) != 1 || len(got[0]) != n {
 		t.Errorf("a ring with shortcuts has %d cycles", len(got))
 	}
 	if took := time.Since(start); took > 20*time.Second {
@@ -243,11 +248,35 @@ func TestFindCyclesInDeepGraphs(t *testing.T) {
 	}
 }
 
-// docRows are the rows of the tables in a section of docs/spec-files.md that
-// begin with code, cell by cell.
+// docSection is what stands in docs/spec-files.md below a heading of level 2.
+func docSection(t *testing.T, heading string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/spec-files.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var section strings.Builder
+	inside, fenced := false, false
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "```") {
+			fenced = !fenced
+		}
+		if !fenced && strings.HasPrefix(line, "## ") {
+			inside = strings.TrimSpace(line) == heading
+		} else if inside {
+			section.WriteString(line)
+		}
+	}
+	if section.Len() == 0 {
+		t.Fatalf("docs/spec-files.md has no %q", heading)
+	}
+	return section.String()
+}
+
+// docRows are the rows of a section's tables that begin with code, cell by cell.
 func docRows(t *testing.T, heading string) (rows [][]string) {
 	t.Helper()
-	for line := range strings.Lines(docSection(t, "docs/spec-files.md", heading)) {
+	for line := range strings.Lines(docSection(t, heading)) {
 		if !strings.HasPrefix(line, "| `") {
 			continue
 		}
@@ -268,24 +297,30 @@ func inCode(cell string) (found []string) {
 	return found
 }
 
-// What docs/spec-files.md says of spec files is what is read in them.
 func TestDocsSayWhatSpecFilesSay(t *testing.T) {
 	t.Parallel()
-	example := blocks(docSection(t, "docs/spec-files.md", "## A whole file"), "markdown")[0]
-	f := parseSpecFile("phase-03-storage/042-index.md", example)
-	got := fmt.Sprint(f.Key, " ", f.Number, " ", f.Title, " ", f.Phase, " ", f.Status, " ", f.Priority, " ", f.Refs, " ", f.Criteria, f.Warnings)
-	if want := "042-index 042 Index Phase 3 planned 6 [041-record-log Spec 040 (Disk Layout)] [{1 A lookup takes one read false} {2 The format is described true}] []"; got != want {
-		t.Errorf("the whole file says\n%s, want\n%s", got, want)
+	_, example, _ := strings.Cut(docSection(t, "## A whole file"), "```markdown\n")
+	example, _, _ = strings.Cut(example, "```\n")
+	const path = "phase-03-storage/042-index.md"
+	want := File{
+		Path: path, Key: "042-index", Number: "042", Title: "Index", Phase: "Phase 3",
+		EstimatedContext: "~7% of a window",
+		Status:           "planned", Priority: 6, Style: StyleList,
+		Criteria: []Criterion{{1, "A lookup takes one read", false}, {2, "The format is described", true}},
+		Refs:     []string{"041-record-log", "Spec 040 (Disk Layout)"}, RefLines: []int{5, 5},
+	}
+	if got := Parse(path, example); !reflect.DeepEqual(got, want) {
+		t.Errorf("the whole file says\n%+v, want\n%+v", got, want)
 	}
 	for _, row := range docRows(t, "## Key, number, title") {
-		f := parseSpecFile(inCode(row[0])[0], strings.Trim(row[1], "`"))
+		f := Parse(inCode(row[0])[0], strings.Trim(row[1], "`"))
 		if want := strings.Trim(row[2], "`"); f.Number != want || f.Title != row[3] {
 			t.Errorf("%v is read as %q and %q", row, f.Number, f.Title)
 		}
 	}
 	for _, row := range docRows(t, "## Priority") {
 		for _, value := range inCode(row[0]) {
-			if f := parseSpecFile("a.md", "# A\n**Priority:** "+value); fmt.Sprint(f.Priority) != row[1] {
+			if f := Parse("a.md", "# A\n**Priority:** "+value); fmt.Sprint(f.Priority) != row[1] {
 				t.Errorf("%s is read as %d, and docs/spec-files.md says %s", value, f.Priority, row[1])
 			}
 		}
@@ -297,32 +332,22 @@ func TestDocsSayWhatSpecFilesSay(t *testing.T) {
 		}
 	}
 	if !maps.Equal(phrases, statusPhrases) {
-		t.Errorf("docs/spec-files.md has the phrases\n%v\nand the server\n%v", phrases, statusPhrases)
-	}
-	var warnings, known []string
-	for _, row := range docRows(t, "## Warnings") {
-		warnings = append(warnings, inCode(row[0])...)
-	}
-	for _, code := range documentOf(t).Components.Schemas["ImportWarning"].Properties["code"].Enum {
-		known = append(known, code.(string))
-	}
-	if slices.Sort(warnings); !slices.Equal(warnings, known) {
-		t.Errorf("docs/spec-files.md has the warnings %q, and openapi.json %q", warnings, known)
+		t.Errorf("docs/spec-files.md has the phrases\n%v\nand Parse has\n%v", phrases, statusPhrases)
 	}
 }
 
 func TestDocsSayWhatReferencesMean(t *testing.T) {
 	t.Parallel()
-	var nodes []specNode
+	var nodes []Node
 	for _, row := range docRows(t, "## Dependencies") {
 		if len(row) == 3 {
 			key := inCode(row[0])[0]
 			number, _ := cutNumber(key)
-			nodes = append(nodes, specNode{Key: key, Number: number, Title: row[1], Phase: row[2]})
+			nodes = append(nodes, Node{Key: key, Number: number, Title: row[1], Phase: row[2]})
 			continue
 		}
-		release := specNode{Key: "099-release", Number: "099", Refs: []string{strings.Trim(row[0], "`")}}
-		edges, _ := resolveRefs(append(slices.Clone(nodes), release))
+		release := Node{Key: "099-release", Number: "099", Refs: []string{strings.Trim(row[0], "`")}}
+		edges, _ := Resolve(append(slices.Clone(nodes), release))
 		if got, want := edges[release.Key], inCode(row[1]); !slices.Equal(got, want) {
 			t.Errorf("%s depends on %q, and docs/spec-files.md says %q", row[0], got, want)
 		}

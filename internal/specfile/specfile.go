@@ -1,8 +1,21 @@
-package main
-
-// The Markdown spec format, parsed and written. Nothing here does I/O: a file
-// comes in as text, and what it says comes out. The source is never normalised:
-// rendering changes the bytes of checkboxes and of the status, and no others.
+// Package specfile reads and writes specs in Markdown: a piece of work with a
+// title, a status, acceptance criteria as checkboxes, and the specs that it
+// depends on. docs/spec-files.md describes the format.
+//
+// [Parse] reads a file, [Resolve] finds out which other files its dependencies
+// mean, and [Cycles] which of them depend on each other. [Render] writes the
+// progress back: it changes the bytes of checkboxes and of the status line, and
+// no others, so what people wrote stays as they wrote it.
+//
+// Parsing can't fail. What a file leaves out has a default; what it says but
+// can't be understood has a default and a [Warning]. A dependency is never
+// guessed: in doubt there is a warning and no dependency.
+//
+// Files may come from people whom nobody trusts: parsing takes time in proportion
+// to the text, resolving is bounded, and nothing recurses. All functions are pure:
+// they do no I/O, keep nothing, leave their arguments alone, and are safe for
+// concurrent use.
+package specfile
 
 import (
 	"cmp"
@@ -16,55 +29,80 @@ import (
 )
 
 const (
-	maxSpecKey    = 128
-	maxSpecNumber = 16
-	maxSpecText   = 200  // characters of a title, a phase, an estimated context
+	maxKey        = 128
+	maxNumber     = 16
+	maxText       = 200  // characters of a title, a phase, an estimated context
 	maxReferences = 1000 // of one spec
-
-	defaultPriority = 5 // of a spec that gives none: between P1 (6) and P2 (3)
 )
 
-// Header styles. Two series of files can use the same numbers; the style tells
-// them apart where a reference doesn't.
+// DefaultPriority is the priority of a spec that gives none. It is between P1,
+// which is 6, and P2, which is 3.
+const DefaultPriority = 5
+
+// The styles of a header. Two series of files can use the same numbers; the
+// style tells them apart where a reference doesn't.
 const (
-	styleBold     = "bold"     // **Status:** Planned
-	styleList     = "list"     // - **Status**: Planned
-	styleSections = "sections" // ## Status, and the value below
+	StyleBold     = "bold"     // **Status:** Planned
+	StyleList     = "list"     // - **Status**: Planned
+	StyleSections = "sections" // ## Status, and the value below
 )
 
-// specFile is what one Markdown file says. Status is one of the seven; a file
-// whose criteria are all checked is completed, whatever its status line says.
-type specFile struct {
-	Path, Key, Number, Title, Phase, Status, EstimatedContext string
+// File is what one Markdown file says.
+type File struct {
+	Path string // as given to Parse
+
+	// Key identifies the spec: the file's name without ".md", in lower case,
+	// and with "-" for each character other than a-z, 0-9, ".", "_" and "-". It
+	// has at most 128 characters.
+	Key string
+
+	// Number is "316" or "031a", with its leading zeros, or "". It has at most
+	// 16 characters.
+	Number string
+
+	// Title, Phase and EstimatedContext are single lines of at most 200
+	// characters. Title is empty only if Key is. Phase is in the form of
+	// CanonicalPhase.
+	Title, Phase, EstimatedContext string
+
+	// Status is "planned", "in_progress", "in_review", "testing", "completed",
+	// "blocked" or "deferred". A file whose criteria are all checked is
+	// completed, whatever its status line says.
+	Status string
 
 	Priority int // 0 to 9, 9 first
-	Criteria []criterion
-	Refs     []string // dependencies as written; a range or a group is one
-	RefLines []int    // the line of each
-	Style    string   // styleBold, styleList, styleSections, or "" without a header
-	Warnings []importWarning
+	Criteria []Criterion
+
+	// Refs are the dependencies as they are written, at most 1,000; a range or
+	// a group is one. RefLines has the line of each, from 1. Resolve says what
+	// they mean.
+	Refs     []string
+	RefLines []int
+
+	Style    string // StyleBold, StyleList or StyleSections, or "" without a header
+	Warnings []Warning
 }
 
-// criterion is one checkbox under "Acceptance Criteria".
-type criterion struct {
-	Index int    `json:"index"` // from 1
+// Criterion is one checkbox below an "Acceptance Criteria" heading.
+type Criterion struct {
+	Index int    `json:"index"` // from 1, throughout the file
 	Text  string `json:"text"`
 	Done  bool   `json:"done"`
 }
 
-// importWarning says what an import couldn't take as it stands. Line counts
-// from 1 and is 0 where no single line is meant; clients branch on Code.
-type importWarning struct {
-	File    string `json:"file"`
-	Line    int    `json:"line"`
-	Code    string `json:"code"`
+// Warning says what couldn't be taken as it stands in a file, and what was made
+// of it.
+type Warning struct {
+	File    string `json:"file"` // its path
+	Line    int    `json:"line"` // from 1; 0 where no single line is meant
+	Code    string `json:"code"` // such as unknown_status, for programs; see docs/spec-files.md
 	Message string `json:"message"`
 }
 
-// skippedSpecPath reports whether an import passes over a path because of its
-// name: README and LICENSE files, superseded ones, macOS's "._" doubles, and
-// all that isn't Markdown.
-func skippedSpecPath(name string) bool {
+// Skips reports whether the file at a slash-separated path isn't a spec,
+// because of its name: README and LICENSE files, the "._" files and __MACOSX
+// folders that macOS adds, and all that doesn't end in ".md".
+func Skips(name string) bool {
 	base := path.Base(name)
 	stem, isMarkdown := cutMarkdown(base)
 	if !isMarkdown || stem == "" || strings.EqualFold(stem, "readme") || strings.EqualFold(stem, "license") {
@@ -78,21 +116,15 @@ func skippedSpecPath(name string) bool {
 	return strings.HasPrefix(base, "README") || strings.HasPrefix(base, "LICENSE")
 }
 
-func cutMarkdown(base string) (stem string, ok bool) {
-	if len(base) >= 3 && strings.EqualFold(base[len(base)-3:], ".md") {
-		return base[:len(base)-3], true
-	}
-	return base, false
-}
-
-// parseSpecFile reads one file. It takes every text: what it can't make sense
-// of becomes a warning and a default. The source must be valid UTF-8.
-func parseSpecFile(name, source string) specFile {
-	f := specFile{Path: name, Criteria: parseCriteria(source), Priority: defaultPriority}
+// Parse reads the file at a slash-separated path. The path matters: the key,
+// mostly the number, and at times the phase and the title come from it. Both
+// arguments must be valid UTF-8; any text will do.
+func Parse(name, source string) File {
+	f := File{Path: name, Criteria: Criteria(source), Priority: DefaultPriority}
 	stem, _ := cutMarkdown(path.Base(name))
-	f.Key = specKey(stem)
-	if utf8.RuneCountInString(stem) > maxSpecKey {
-		f.warn(0, "text_cut", "The file's name is longer than the %d characters of a key.", maxSpecKey)
+	f.Key = keyFromStem(stem)
+	if utf8.RuneCountInString(stem) > maxKey {
+		f.warn(0, "text_cut", "The file's name is longer than the %d characters of a key.", maxKey)
 	}
 	h := readHeader(source)
 	f.Style = h.style
@@ -101,42 +133,50 @@ func parseSpecFile(name, source string) specFile {
 	f.takePriority(h)
 	f.takeReferences(h)
 	phase := h.fields["phase"]
-	f.Phase = f.cut(phase.line, "phase", cmp.Or(canonicalPhase(phase.value), folderPhase(name)))
+	f.Phase = f.cut(phase.line, "phase", cmp.Or(CanonicalPhase(phase.value), folderPhase(name)))
 	ctx := h.fields["estimated context"]
 	f.EstimatedContext = f.cut(ctx.line, "estimated context", oneLine(ctx.value))
 	if h.openFence > 0 {
-		f.warn(h.openFence, "unclosed_fence", "A code fence is opened here and never closed: the rest of the file is code.")
+		f.warn(h.openFence, "unclosed_fence",
+			"A code fence is opened here and never closed: the rest of the file is code.")
 	}
 	return f
 }
 
-func (f *specFile) warn(line int, code, format string, args ...any) {
-	f.Warnings = append(f.Warnings, importWarning{f.Path, line, code, fmt.Sprintf(format, args...)})
+func cutMarkdown(base string) (stem string, ok bool) {
+	if len(base) >= 3 && strings.EqualFold(base[len(base)-3:], ".md") {
+		return base[:len(base)-3], true
+	}
+	return base, false
 }
 
-// cut shortens a field to maxSpecText, with a warning.
-func (f *specFile) cut(line int, field, text string) string {
-	short := firstRunes(text, maxSpecText)
+func (f *File) warn(line int, code, format string, args ...any) {
+	f.Warnings = append(f.Warnings, Warning{f.Path, line, code, fmt.Sprintf(format, args...)})
+}
+
+// cut shortens a field to maxText, with a warning.
+func (f *File) cut(line int, field, text string) string {
+	short := firstRunes(text, maxText)
 	if short != text {
-		f.warn(line, "text_cut", "The %s is cut to %d characters.", field, maxSpecText)
+		f.warn(line, "text_cut", "The %s is cut to %d characters.", field, maxText)
 	}
 	return short
 }
 
 // takeNumberAndTitle reads "# 316 - Server Crate" and "# Spec 316: Server
 // Crate". The file's name has the last word on the number.
-func (f *specFile) takeNumberAndTitle(h specHeader) {
+func (f *File) takeNumberAndTitle(h header) {
 	number, slug := cutNumber(f.Key)
 	titleNumber, title := cutTitleNumber(oneLine(h.title))
 	if number != "" && titleNumber != "" && trimZeros(number) != trimZeros(titleNumber) {
 		f.warn(h.titleLine, "number_mismatch", "The title says %s and the file's name %s; the name counts.",
-			firstRunes(titleNumber, maxSpecNumber), number)
+			firstRunes(titleNumber, maxNumber), number)
 	}
 	idNumber, _ := cutNumber(strings.ToLower(h.fields["spec id"].value))
 	f.Number = cmp.Or(number, titleNumber, idNumber)
-	if len(f.Number) > maxSpecNumber {
-		f.Number = f.Number[:maxSpecNumber]
-		f.warn(h.titleLine, "text_cut", "The number is cut to %d characters.", maxSpecNumber)
+	if len(f.Number) > maxNumber {
+		f.Number = f.Number[:maxNumber]
+		f.warn(h.titleLine, "text_cut", "The number is cut to %d characters.", maxNumber)
 	}
 	if title == "" {
 		title = cmp.Or(oneLine(strings.ReplaceAll(slug, "-", " ")), f.Key)
@@ -145,23 +185,24 @@ func (f *specFile) takeNumberAndTitle(h specHeader) {
 	f.Title = f.cut(h.titleLine, "title", title)
 }
 
-func (f *specFile) takeStatus(h specHeader) {
+func (f *File) takeStatus(h header) {
 	field := h.fields["status"]
 	status, known := statusFromWords(field.value)
 	if !known && field.value != "" {
-		f.warn(field.line, "unknown_status", "%q is no status that is known here; the spec is planned.", firstRunes(field.value, 60))
+		f.warn(field.line, "unknown_status", "%q is no status that is known here; the spec is planned.",
+			firstRunes(field.value, 60))
 	}
 	f.Status = status
-	open := func(c criterion) bool { return !c.Done }
+	open := func(c Criterion) bool { return !c.Done }
 	if len(f.Criteria) > 0 && !slices.ContainsFunc(f.Criteria, open) {
 		f.Status = "completed"
 	}
 }
 
 // takePriority reads P0 to P3, a digit, or a word.
-func (f *specFile) takePriority(h specHeader) {
+func (f *File) takePriority(h header) {
 	field := h.fields["priority"]
-	said := wordsOf(firstRunes(field.value, maxSpecText))
+	said := wordsOf(firstRunes(field.value, maxText))
 	if len(said) == 0 {
 		return
 	}
@@ -177,14 +218,15 @@ func (f *specFile) takePriority(h specHeader) {
 	case "medium", "normal":
 	default:
 		if len(word) != 1 || word < "0" || word > "9" {
-			f.warn(field.line, "unknown_priority", "%q is no priority that is known here; it is %d.", firstRunes(field.value, 60), f.Priority)
+			f.warn(field.line, "unknown_priority", "%q is no priority that is known here; it is %d.",
+				firstRunes(field.value, 60), f.Priority)
 			return
 		}
 		f.Priority = int(word[0] - '0')
 	}
 }
 
-func (f *specFile) takeReferences(h specHeader) {
+func (f *File) takeReferences(h header) {
 	for _, field := range h.dependencies {
 		for item := range splitReferences(field.value) {
 			if len(f.Refs) == maxReferences {
@@ -197,8 +239,8 @@ func (f *specFile) takeReferences(h specHeader) {
 	}
 }
 
-// splitReferences splits a field at its commas outside parentheses. "None", in
-// whatever words, is no reference.
+// splitReferences splits a field at the commas outside parentheses and brackets.
+// "None", in whatever words, is no reference.
 func splitReferences(text string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		start, depth := 0, 0
@@ -223,24 +265,28 @@ func saysNone(item string) bool {
 	return slices.Contains([]string{"", "none", "n/a", "nothing"}, strings.Trim(first, ".:;"))
 }
 
-// parseCriteria lists the checkboxes under every "Acceptance Criteria" heading,
-// outside fenced code. A section ends at the next heading of its own level or
-// a higher one.
-func parseCriteria(body string) []criterion {
-	var criteria []criterion
-	for s := newSpecScanner(body); s.scan(); {
+// Criteria returns the checkboxes below all "Acceptance Criteria" headings of a
+// body, outside fenced code, or nil if there are none. A section ends at the next
+// heading of the same or a higher level.
+func Criteria(body string) []Criterion {
+	var criteria []Criterion
+	for s := newScanner(body); s.scan(); {
 		if box, ok := s.criterion(); ok {
-			criteria = append(criteria, criterion{len(criteria) + 1, box.text, box.done})
+			criteria = append(criteria, Criterion{len(criteria) + 1, box.text, box.done})
 		}
 	}
 	return criteria
 }
 
-// renderSpec returns body with its criteria checked as done says: done[i] is
-// criterion i+1, and criteria past its end stay as they are. If status isn't
-// the derived one, a status line that says something else is rewritten in its
-// own style; a body without one gets none.
-func renderSpec(body string, done []bool, status, derived string) string {
+// Render returns body with its criteria checked or unchecked as done says: done[i]
+// is for Criteria(body)[i], and criteria past the end of done stay as they are.
+//
+// derived is the status that body stood for when it was stored, such as
+// File.Status. If status is the same, the status line is left alone, whatever it
+// says. If not, a status line that says something else is rewritten, in its own
+// style; a body without one gets none, and a status that isn't one of the seven
+// is never written. What doesn't change keeps its bytes.
+func Render(body string, done []bool, status, derived string) string {
 	var out strings.Builder
 	copied := 0
 	replace := func(start, end int, text string) {
@@ -253,7 +299,7 @@ func renderSpec(body string, done []bool, status, derived string) string {
 		statusLine = statusField(body, status)
 	}
 	n := 0
-	for s := newSpecScanner(body); s.scan(); {
+	for s := newScanner(body); s.scan(); {
 		if box, ok := s.criterion(); ok {
 			if n < len(done) && done[n] != box.done {
 				mark := " "
@@ -278,8 +324,8 @@ func renderSpec(body string, done []bool, status, derived string) string {
 	return out.String()
 }
 
-// statusField finds the status line that has to change to say status. Its line
-// is 0 where there is none.
+// statusField finds the status line that has to change to say status. The field
+// has the line 0 if there is none.
 func statusField(body, status string) headerField {
 	field := readHeader(body).fields["status"]
 	if said, _ := statusFromWords(field.value); said == status || statusWords[status] == "" {
@@ -288,11 +334,11 @@ func statusField(body, status string) headerField {
 	return field
 }
 
-// carryCriteria returns the done flags for a file's new criteria: what the new
-// text checks, and what was checked before under the same text. Where a text
-// comes more than once, the first stands for the first, the second for the
-// second.
-func carryCriteria(before, after []criterion) []bool {
+// CarryDone returns which criteria are done when a file has changed, one flag for
+// each of after: those that after says are, and those that were done before under
+// the same text, whatever their index. If several have the same text, the first
+// takes over from the first, the second from the second.
+func CarryDone(before, after []Criterion) []bool {
 	earlier := make(map[string][]bool)
 	for _, c := range before {
 		text := oneLine(c.Text)
@@ -310,7 +356,7 @@ func carryCriteria(before, after []criterion) []bool {
 	return done
 }
 
-// statusWords is how a status is written into a file.
+// statusWords is how Render writes a status.
 var statusWords = map[string]string{
 	"planned":     "Planned",
 	"in_progress": "In Progress",
@@ -321,8 +367,8 @@ var statusWords = map[string]string{
 	"deferred":    "Deferred",
 }
 
-// statusPhrases is how people write the seven statuses: the first words of a
-// status line, the longest phrase that is known.
+// statusPhrases are the phrases that a status line can begin with, in lower case
+// and without punctuation, and the status that each means.
 var statusPhrases = invert(map[string][]string{
 	"planned": {"planned", "plan", "planning", "draft", "todo", "to do", "open", "new", "proposed", "ready", "pending",
 		"backlog", "queued", "approved", "accepted", "not", "unstarted", "incomplete"},
@@ -330,8 +376,8 @@ var statusPhrases = invert(map[string][]string{
 		"ongoing", "active", "doing", "implementing", "underway", "under way", "partial", "partially", "reopened"},
 	"in_review": {"in review", "inreview", "review", "reviewing", "under review", "code review", "needs review",
 		"ready for review", "awaiting review", "pending review"},
-	"testing": {"testing", "test", "in test", "in testing", "under test", "qa", "in qa", "ready for testing", "verifying",
-		"in verification", "validating", "in validation"},
+	"testing": {"testing", "test", "in test", "in testing", "under test", "qa", "in qa", "ready for testing",
+		"verifying", "in verification", "validating", "in validation"},
 	"completed": {"completed", "complete", "done", "finished", "implemented", "shipped", "merged", "released", "closed",
 		"resolved", "verified", "fully implemented"},
 	"blocked": {"blocked", "stuck", "waiting", "blocker", "failed"},
@@ -349,10 +395,10 @@ func invert(groups map[string][]string) map[string]string {
 	return flat
 }
 
-// statusFromWords maps what a status line says to one of the seven. What isn't
-// known is planned, and so is nothing at all.
+// statusFromWords maps what a status line says to one of the seven: the longest
+// known phrase of its first three words decides. Everything else is planned.
 func statusFromWords(text string) (status string, known bool) {
-	said := wordsOf(firstRunes(text, maxSpecText))
+	said := wordsOf(firstRunes(text, maxText))
 	for n := min(3, len(said)); n > 0; n-- {
 		if status, known := statusPhrases[strings.Join(said[:n], " ")]; known {
 			return status, true
@@ -364,9 +410,9 @@ func statusFromWords(text string) (status string, known bool) {
 	return "planned", false
 }
 
-// specKey makes a key of a file's stem: lower case, and "-" for every
-// character that a key can't have.
-func specKey(stem string) string {
+// keyFromStem makes a key of a file's name without ".md": lower case, and "-" for
+// each character that a key can't have.
+func keyFromStem(stem string) string {
 	key := strings.Map(func(r rune) rune {
 		switch r = unicode.ToLower(r); {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
@@ -374,14 +420,15 @@ func specKey(stem string) string {
 		}
 		return '-'
 	}, stem)
-	return key[:min(len(key), maxSpecKey)]
+	return key[:min(len(key), maxKey)]
 }
 
-// canonicalPhase gives the phases of one number one form, since two files
-// seldom agree on more than the number: "15 - Server", "15 - Server/API Layer",
-// "phase-15-server" and "15" are all "Phase 15". A phase without a number stays
-// as it is. A filter on the phase should go through it too.
-func canonicalPhase(text string) string {
+// CanonicalPhase returns the one form of all phases with the same number, since
+// files seldom agree on more than that: "15 - Server", "15 - Server/API Layer",
+// "phase-15-server" and "15" are all "Phase 15". Of a phase without a number it
+// returns the text as a single line. Whoever looks for a phase that Parse has
+// returned should put it into this form first.
+func CanonicalPhase(text string) string {
 	text = oneLine(text)
 	rest, _ := cutFold(text, "phase")
 	if number, _ := leadingNumber(strings.TrimLeft(rest, " -_:")); number != "" {
@@ -394,8 +441,8 @@ func canonicalPhase(text string) string {
 func folderPhase(name string) string {
 	folders := strings.Split(path.Dir(name), "/")
 	for _, folder := range slices.Backward(folders) {
-		if _, ok := cutFold(folder, "phase"); ok && canonicalPhase(folder) != oneLine(folder) {
-			return canonicalPhase(folder)
+		if _, ok := cutFold(folder, "phase"); ok && CanonicalPhase(folder) != oneLine(folder) {
+			return CanonicalPhase(folder)
 		}
 	}
 	return ""

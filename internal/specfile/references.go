@@ -1,8 +1,7 @@
-package main
+package specfile
 
-// Dependencies between spec files: what a reference names, and the cycles that
-// come of it. A reference that names something else than it points at, or
-// nothing, is a warning and no edge: never a guess.
+// Dependencies between files: what a reference means. One that means nothing, or
+// several things, or contradicts itself, is a warning and not a dependency.
 
 import (
 	"cmp"
@@ -12,35 +11,39 @@ import (
 	"strings"
 )
 
-// Bounds on what clients can make resolving cost.
+// Bounds on what files can make resolving cost.
 const (
 	maxFollowed = 4 * maxReferences // members of a spec's groups, those named twice included
 	maxEdges    = 100_000           // of all specs that are resolved together
 	maxTwins    = 50                // specs with one number or slug that a reference is compared with
 )
 
-// specNode is a spec as others refer to it.
-type specNode struct {
+// Node is a spec for Resolve: what others call it, and what it refers to. The
+// fields are those of the same name of a File.
+type Node struct {
 	Key, Number, Title, Phase, Style string
 
-	Path     string // "" if it isn't in this import
+	Path     string // for warnings; may be ""
 	Refs     []string
-	RefLines []int // may be nil
+	RefLines []int // for warnings; may be nil
 }
 
-// resolveRefs resolves every node's references against all nodes. edges[key]
-// lists the keys that key depends on: sorted, without duplicates, without
-// itself, and at most maxReferences; nodes without any have no entry, and all
-// together have at most maxEdges.
-func resolveRefs(nodes []specNode) (edges map[string][]string, warnings []importWarning) {
-	index := newSpecIndex(nodes)
+// Resolve finds out which nodes the references of each node mean. Keys must be
+// unique.
+//
+// edges[key] lists the keys that key depends on: sorted, without duplicates,
+// without key itself, and at most 1,000. Nodes that depend on none have no entry.
+// All together there are at most 100,000 edges. Each reference without an edge
+// has a warning. Cycles are left in; see Cycles.
+func Resolve(nodes []Node) (edges map[string][]string, warnings []Warning) {
+	x := newIndex(nodes)
 	edges = make(map[string][]string)
 	all := 0
 	for _, node := range nodes {
 		targets := make(map[string]bool)
 		followed := 0
 		for i, item := range node.Refs {
-			found, problem := index.resolve(node, parseReference(item))
+			found, problem := x.resolve(node, parseReference(item))
 			followed += len(found)
 			more := countNew(targets, found)
 			if problem == nil && (followed > maxFollowed || len(targets)+more > maxReferences || all+more > maxEdges) {
@@ -62,7 +65,7 @@ func resolveRefs(nodes []specNode) (edges map[string][]string, warnings []import
 	return edges, warnings
 }
 
-func countNew(known map[string]bool, found []*specNode) (n int) {
+func countNew(known map[string]bool, found []*Node) (n int) {
 	for _, node := range found {
 		if !known[node.Key] {
 			n++
@@ -71,9 +74,9 @@ func countNew(known map[string]bool, found []*specNode) (n int) {
 	return n
 }
 
-// specReference is one item of a dependency list, read but not resolved: a
-// single spec, or a group of them if phase or last is set.
-type specReference struct {
+// reference is one item of a dependency list, read but not resolved: a single
+// spec, or a group of them if phase or last is set.
+type reference struct {
 	key    string // the first word, as a key
 	number string // "316", "031a"
 	title  string // what the spec is said to be about
@@ -88,13 +91,13 @@ type specReference struct {
 //	316-server-crate   575   Spec 311: Title   Spec 161 (Title)
 //	311-320   A through B   Phase 15 Specs (311-334)
 //	Phase 10 (Title)   All Phase 15 specs   All previous Phase 4 specs
-func parseReference(item string) specReference {
+func parseReference(item string) reference {
 	text := cleanReference(item)
 	if ref, ok := parsePhaseReference(text); ok {
 		return ref
 	}
 	if first, last, ok := cutRange(text); ok {
-		return specReference{key: strings.ToLower(text), first: first, last: last}
+		return reference{key: strings.ToLower(text), first: first, last: last}
 	}
 	text, _ = cutFold(text, "specs ")
 	text, _ = cutFold(text, "spec ")
@@ -103,7 +106,7 @@ func parseReference(item string) specReference {
 	if i := strings.IndexAny(text, " \t:("); i >= 0 {
 		word = text[:i]
 	}
-	ref := specReference{key: strings.ToLower(word)}
+	ref := reference{key: strings.ToLower(word)}
 	if stem, ok := cutMarkdown(ref.key); ok {
 		ref.key = stem
 	}
@@ -130,8 +133,8 @@ func cleanReference(item string) string {
 
 // parsePhaseReference reads "[All] [previous] Phase 15 …", with a range of
 // numbers in parentheses or without.
-func parsePhaseReference(text string) (specReference, bool) {
-	ref := specReference{}
+func parsePhaseReference(text string) (reference, bool) {
+	ref := reference{}
 	rest := text
 	for {
 		word, after, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
@@ -141,14 +144,14 @@ func parsePhaseReference(text string) (specReference, bool) {
 			ref.previous = true
 		case "phase":
 			number, behind := leadingNumber(strings.TrimLeft(after, " "))
-			ref.phase = canonicalPhase("phase " + number)
+			ref.phase = CanonicalPhase("phase " + number)
 			if _, inside, ok := strings.Cut(behind, "("); ok {
 				behind, _, _ = strings.Cut(inside, ")")
 			}
 			ref.first, ref.last, _ = cutRange(strings.TrimSpace(behind))
 			return ref, number != ""
 		default:
-			return specReference{}, false
+			return reference{}, false
 		}
 		rest = after
 	}
@@ -185,37 +188,37 @@ func isNumbered(key string) bool {
 	return number != ""
 }
 
-// specIndex finds nodes by all that a reference can say. Its lists are ordered
+// index finds nodes by all that a reference can say. Its lists are ordered
 // by number.
-type specIndex struct {
-	byKey    map[string]*specNode
-	bySlug   map[string][]*specNode
-	byNumber map[string][]*specNode // "31a", without leading zeros
-	byDigits map[string][]*specNode // those with a letter, by the number without it
-	byPhase  map[string][]*specNode
-	numbered []*specNode
-	about    map[*specNode][]string // the words of title and slug
+type index struct {
+	byKey    map[string]*Node
+	bySlug   map[string][]*Node
+	byNumber map[string][]*Node // "31a", without leading zeros
+	byDigits map[string][]*Node // those with a letter, by the number without it
+	byPhase  map[string][]*Node
+	numbered []*Node
+	about    map[*Node][]string // the words of title and slug
 }
 
-func newSpecIndex(nodes []specNode) *specIndex {
-	x := &specIndex{
-		byKey:    make(map[string]*specNode, len(nodes)),
-		bySlug:   make(map[string][]*specNode, len(nodes)),
-		byNumber: make(map[string][]*specNode, len(nodes)),
-		byDigits: make(map[string][]*specNode),
-		byPhase:  make(map[string][]*specNode),
-		about:    make(map[*specNode][]string, len(nodes)),
+func newIndex(nodes []Node) *index {
+	x := &index{
+		byKey:    make(map[string]*Node, len(nodes)),
+		bySlug:   make(map[string][]*Node, len(nodes)),
+		byNumber: make(map[string][]*Node, len(nodes)),
+		byDigits: make(map[string][]*Node),
+		byPhase:  make(map[string][]*Node),
+		about:    make(map[*Node][]string, len(nodes)),
 	}
-	ordered := make([]*specNode, len(nodes))
+	ordered := make([]*Node, len(nodes))
 	for i := range nodes {
 		ordered[i] = &nodes[i]
 	}
-	slices.SortFunc(ordered, func(a, b *specNode) int {
+	slices.SortFunc(ordered, func(a, b *Node) int {
 		return cmp.Or(compareNumbers(a.Number, b.Number), cmp.Compare(a.Key, b.Key))
 	})
 	for _, node := range ordered {
 		_, slug := cutNumber(node.Key)
-		phase := canonicalPhase(node.Phase)
+		phase := CanonicalPhase(node.Phase)
 		x.byKey[node.Key] = node
 		x.bySlug[slug] = append(x.bySlug[slug], node)
 		x.byPhase[phase] = append(x.byPhase[phase], node)
@@ -241,7 +244,7 @@ func dangling(format string, args ...any) *refProblem {
 	return &refProblem{"dangling_reference", fmt.Sprintf(format, args...)}
 }
 
-func ambiguous(candidates []*specNode) *refProblem {
+func ambiguous(candidates []*Node) *refProblem {
 	return &refProblem{"ambiguous_reference", fmt.Sprintf("%s and %s both fit", candidates[0].Key, candidates[1].Key)}
 }
 
@@ -249,19 +252,19 @@ func tooMany() *refProblem {
 	return &refProblem{"too_many_dependencies", fmt.Sprintf("a spec has at most %d dependencies", maxReferences)}
 }
 
-// warning is what the reader of the import is told about node.Refs[i].
-func (p *refProblem) warning(node specNode, i int) importWarning {
+// warning is what people are told about node.Refs[i].
+func (p *refProblem) warning(node Node, i int) Warning {
 	line := 0
 	if i < len(node.RefLines) {
 		line = node.RefLines[i]
 	}
 	item := firstRunes(node.Refs[i], 100)
-	return importWarning{node.Path, line, p.code, fmt.Sprintf("%q is no dependency: %s.", item, p.reason)}
+	return Warning{node.Path, line, p.code, fmt.Sprintf("%q is no dependency: %s.", item, p.reason)}
 }
 
 // resolve finds what a reference of node from points at, or says why not.
-func (x *specIndex) resolve(from specNode, ref specReference) ([]*specNode, *refProblem) {
-	var found []*specNode
+func (x *index) resolve(from Node, ref reference) ([]*Node, *refProblem) {
+	var found []*Node
 	var problem *refProblem
 	switch {
 	case ref.phase != "":
@@ -274,7 +277,7 @@ func (x *specIndex) resolve(from specNode, ref specReference) ([]*specNode, *ref
 	if problem != nil {
 		return nil, problem
 	}
-	others := make([]*specNode, 0, len(found))
+	others := make([]*Node, 0, len(found))
 	for _, node := range found {
 		if node.Key != from.Key {
 			others = append(others, node)
@@ -288,9 +291,9 @@ func (x *specIndex) resolve(from specNode, ref specReference) ([]*specNode, *ref
 
 // single resolves a reference to one spec. The order of the rules counts: the
 // key; the slug under another number; the number, if the title agrees.
-func (x *specIndex) single(from specNode, ref specReference) ([]*specNode, *refProblem) {
+func (x *index) single(from Node, ref reference) ([]*Node, *refProblem) {
 	if node := x.byKey[ref.key]; node != nil {
-		return []*specNode{node}, nil
+		return []*Node{node}, nil
 	}
 	_, slug := cutNumber(ref.key)
 	if moved := x.bySlug[slug]; slug != "" && len(moved) > 0 {
@@ -319,7 +322,7 @@ func (x *specIndex) single(from specNode, ref specReference) ([]*specNode, *refP
 }
 
 // pickOne picks the only candidate, or the only one in the referrer's style.
-func pickOne(candidates []*specNode, style string) ([]*specNode, *refProblem) {
+func pickOne(candidates []*Node, style string) ([]*Node, *refProblem) {
 	if len(candidates) > maxTwins {
 		return nil, ambiguous(candidates)
 	}
@@ -330,11 +333,11 @@ func pickOne(candidates []*specNode, style string) ([]*specNode, *refProblem) {
 }
 
 // inStyle narrows twins down to those of a style, if any has it.
-func inStyle(twins []*specNode, style string) []*specNode {
+func inStyle(twins []*Node, style string) []*Node {
 	if len(twins) < 2 {
 		return twins
 	}
-	var same []*specNode
+	var same []*Node
 	for _, node := range twins {
 		if node.Style == style {
 			same = append(same, node)
@@ -348,7 +351,7 @@ func inStyle(twins []*specNode, style string) []*specNode {
 
 // agreeing keeps the candidates that share the most words with a title: all of
 // them where no title is given. To share none is a contradiction.
-func (x *specIndex) agreeing(candidates []*specNode, title string) ([]*specNode, *refProblem) {
+func (x *index) agreeing(candidates []*Node, title string) ([]*Node, *refProblem) {
 	given := titleWords(title)
 	switch {
 	case len(candidates) > maxTwins:
@@ -356,7 +359,7 @@ func (x *specIndex) agreeing(candidates []*specNode, title string) ([]*specNode,
 	case len(given) == 0:
 		return candidates, nil
 	}
-	var best []*specNode
+	var best []*Node
 	most := 1
 	for _, node := range candidates {
 		shared := 0
@@ -374,7 +377,8 @@ func (x *specIndex) agreeing(candidates []*specNode, title string) ([]*specNode,
 	}
 	if len(best) == 0 {
 		node := candidates[0]
-		return nil, &refProblem{"contradicting_reference", fmt.Sprintf("%s is %q", node.Key, firstRunes(node.Title, 100))}
+		reason := fmt.Sprintf("%s is %q", node.Key, firstRunes(node.Title, 100))
+		return nil, &refProblem{"contradicting_reference", reason}
 	}
 	return best, nil
 }
@@ -382,7 +386,7 @@ func (x *specIndex) agreeing(candidates []*specNode, title string) ([]*specNode,
 // titleWords are the words that tell one title from another, in the singular.
 func titleWords(title string) []string {
 	var telling []string
-	for _, word := range wordsOf(firstRunes(title, maxSpecText)) {
+	for _, word := range wordsOf(firstRunes(title, maxText)) {
 		switch word {
 		case "a", "an", "and", "the", "of", "for", "to", "in", "on", "with", "from", "by", "or", "spec", "specs":
 			continue
@@ -399,7 +403,7 @@ func titleWords(title string) []string {
 
 // phaseGroup is all members of a phase: before the referrer if only the
 // previous ones are meant, and within the range if one is given.
-func (x *specIndex) phaseGroup(from specNode, ref specReference) ([]*specNode, *refProblem) {
+func (x *index) phaseGroup(from Node, ref reference) ([]*Node, *refProblem) {
 	members := x.byPhase[ref.phase]
 	if ref.previous {
 		end, _ := slices.BinarySearchFunc(members, from.Number, orderOf)
@@ -412,7 +416,7 @@ func (x *specIndex) phaseGroup(from specNode, ref specReference) ([]*specNode, *
 }
 
 // rangeGroup is all from one number, or key, to another.
-func (x *specIndex) rangeGroup(from specNode, ref specReference) ([]*specNode, *refProblem) {
+func (x *index) rangeGroup(from Node, ref reference) ([]*Node, *refProblem) {
 	first, problem := x.endOfRange(from, ref.first)
 	if problem != nil {
 		return nil, problem
@@ -426,12 +430,12 @@ func (x *specIndex) rangeGroup(from specNode, ref specReference) ([]*specNode, *
 
 // endOfRange is the number of one end. A key must be some spec's; a plain
 // number needn't.
-func (x *specIndex) endOfRange(from specNode, end string) (string, *refProblem) {
+func (x *index) endOfRange(from Node, end string) (string, *refProblem) {
 	number, slug := cutNumber(end)
 	if slug == "" {
 		return number, nil
 	}
-	nodes, problem := x.single(from, specReference{key: end, number: number, title: slug})
+	nodes, problem := x.single(from, reference{key: end, number: number, title: slug})
 	if problem != nil {
 		return "", problem
 	}
@@ -439,7 +443,7 @@ func (x *specIndex) endOfRange(from specNode, end string) (string, *refProblem) 
 }
 
 // boundedGroup refuses groups without members and those with too many.
-func boundedGroup(members []*specNode) ([]*specNode, *refProblem) {
+func boundedGroup(members []*Node) ([]*Node, *refProblem) {
 	switch {
 	case len(members) == 0:
 		return nil, &refProblem{"empty_group", "no spec here belongs to that group"}
@@ -451,12 +455,12 @@ func boundedGroup(members []*specNode) ([]*specNode, *refProblem) {
 
 // onePerNumber is for groups told by their numbers: of specs with the same one
 // it takes those in the referrer's style, if there are any.
-func onePerNumber(members []*specNode, style string) ([]*specNode, *refProblem) {
+func onePerNumber(members []*Node, style string) ([]*Node, *refProblem) {
 	members, problem := boundedGroup(members)
 	if problem != nil {
 		return nil, problem
 	}
-	var chosen []*specNode
+	var chosen []*Node
 	for len(members) > 0 {
 		twins := 1
 		for isNumbered(members[0].Number) && twins < len(members) && orderOf(members[twins], members[0].Number) == 0 {
@@ -470,7 +474,7 @@ func onePerNumber(members []*specNode, style string) ([]*specNode, *refProblem) 
 
 // numbersBetween is the part of an ordered list from one number to another. "311-320"
 // has 320a in it.
-func numbersBetween(ordered []*specNode, first, last string) []*specNode {
+func numbersBetween(ordered []*Node, first, last string) []*Node {
 	if _, letter := cutLetter(last); letter == "" {
 		last += "~"
 	}
@@ -484,7 +488,7 @@ func numbersBetween(ordered []*specNode, first, last string) []*specNode {
 	return ordered[start:max(start, end)]
 }
 
-func orderOf(node *specNode, number string) int { return compareNumbers(node.Number, number) }
+func orderOf(node *Node, number string) int { return compareNumbers(node.Number, number) }
 
 // compareNumbers orders "9", "31", "31a", "031b"; what has no number is first.
 func compareNumbers(a, b string) int {

@@ -1,4 +1,4 @@
-package main
+package specfile
 
 import (
 	"fmt"
@@ -14,9 +14,9 @@ import (
 
 // readSpecFolder parses every spec file below a folder. A folder that isn't
 // there has none.
-func readSpecFolder(t *testing.T, folder string) (files map[string]specFile, sources map[string]string, skipped []string) {
+func readSpecFolder(t *testing.T, folder string) (files map[string]File, sources map[string]string, skipped []string) {
 	t.Helper()
-	files, sources = make(map[string]specFile), make(map[string]string)
+	files, sources = make(map[string]File), make(map[string]string)
 	root := os.DirFS(folder)
 	if _, err := fs.Stat(root, "."); err != nil {
 		t.Logf("%s isn't here: nothing to read", folder)
@@ -26,12 +26,12 @@ func readSpecFolder(t *testing.T, folder string) (files map[string]specFile, sou
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		if skippedSpecPath(name) {
+		if Skips(name) {
 			skipped = append(skipped, name)
 			return nil
 		}
 		source, err := fs.ReadFile(root, name)
-		f := parseSpecFile(name, string(source))
+		f := Parse(name, string(source))
 		files[f.Key], sources[f.Key] = f, string(source)
 		return err
 	})
@@ -41,7 +41,7 @@ func readSpecFolder(t *testing.T, folder string) (files map[string]specFile, sou
 	return files, sources, skipped
 }
 
-func warningCodes(warnings []importWarning) []string {
+func warningCodes(warnings []Warning) []string {
 	codes := []string{}
 	for _, w := range warnings {
 		codes = append(codes, fmt.Sprintf("%s:%d", w.Code, w.Line))
@@ -49,31 +49,31 @@ func warningCodes(warnings []importWarning) []string {
 	return codes
 }
 
-func TestParseSpecFileReadsEveryHeaderStyle(t *testing.T) {
+func TestParseReadsEveryHeaderStyle(t *testing.T) {
 	t.Parallel()
 	files, _, _ := readSpecFolder(t, "testdata/specs")
 	const folder = "phase-03-storage/"
-	want := []specFile{{
+	want := []File{{
 		Path: folder + "041-record-log.md", Key: "041-record-log", Number: "041", Title: "Record Log", Phase: "Phase 3",
-		Status: "in_progress", EstimatedContext: "~7% of a window", Priority: 6, Style: styleBold,
-		Criteria: []criterion{{1, "Records are appended", true}, {2, "A torn write is found", false}, {3, "by its length", true},
-			{4, "by its checksum", false}, {5, "Old segments are removed", false}},
+		Status: "in_progress", EstimatedContext: "~7% of a window", Priority: 6, Style: StyleBold,
+		Criteria: []Criterion{{1, "Records are appended", true}, {2, "A torn write is found", false},
+			{3, "by its length", true}, {4, "by its checksum", false}, {5, "Old segments are removed", false}},
 	}, {
 		Path: folder + "042-index.md", Key: "042-index", Number: "042", Title: "Index", Phase: "Phase 3",
-		Status: "in_review", Priority: 0, Style: styleList,
-		Criteria: []criterion{{1, "Lookups take one read", false}},
+		Status: "in_review", Priority: 0, Style: StyleList,
+		Criteria: []Criterion{{1, "Lookups take one read", false}},
 		Refs:     []string{"041-record-log", "Spec 043: Snapshot Files", "Spec 044 (Compaction, in the background)"},
 		RefLines: []int{8, 9, 9},
 	}, {
-		Path: folder + "043-snapshots.md", Key: "043-snapshots", Number: "043", Title: "Snapshot Files", Phase: "Phase 3",
-		Status: "completed", EstimatedContext: "~9%", Priority: defaultPriority, Style: styleSections,
-		Criteria: []criterion{{1, "Snapshots are atomic", true}, {2, "Snapshots are pruned", true}},
+		Path: folder + "043-snapshots.md", Key: "043-snapshots", Number: "043", Title: "Snapshot Files",
+		Phase: "Phase 3", Status: "completed", EstimatedContext: "~9%", Priority: DefaultPriority, Style: StyleSections,
+		Criteria: []Criterion{{1, "Snapshots are atomic", true}, {2, "Snapshots are pruned", true}},
 		Refs:     []string{"Spec 041: Record Log", "`042-index`"},
 		RefLines: []int{13, 14},
 	}, {
 		Path: folder + "044-compaction.md", Key: "044-compaction", Number: "044", Title: "Compaction", Phase: "Phase 3",
-		Status: "planned", Priority: defaultPriority,
-		Criteria: []criterion{{1, "Space is given back", false}},
+		Status: "planned", Priority: DefaultPriority,
+		Criteria: []Criterion{{1, "Space is given back", false}},
 	}}
 	for _, w := range want {
 		got := files[w.Key]
@@ -82,51 +82,60 @@ func TestParseSpecFileReadsEveryHeaderStyle(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", w.Path, got, w)
 		}
 	}
-	if got, want := warningCodes(files["044-compaction"].Warnings), []string{"number_mismatch:1", "unclosed_fence:10"}; !slices.Equal(got, want) {
-		t.Errorf("warnings of 044-compaction: %v, want %v", got, want)
+	codes := []string{"number_mismatch:1", "unclosed_fence:10"}
+	if got := warningCodes(files["044-compaction"].Warnings); !slices.Equal(got, codes) {
+		t.Errorf("warnings of 044-compaction: %v, want %v", got, codes)
 	}
 }
 
-func TestParseSpecFileFallsBackWithAWarning(t *testing.T) {
+func TestParseFallsBackWithAWarning(t *testing.T) {
 	t.Parallel()
-	long := strings.Repeat("ä", 250)
+	long, runes := strings.Repeat("ä", 250), utf8.RuneCountInString
 	cases := []struct {
 		name, path, source string
-		check              func(specFile) any
+		check              func(File) any
 		want               any
 		warnings           []string
 	}{
-		{"empty", "Some Spec.md", "", func(f specFile) any { return []string{f.Key, f.Title, f.Status, f.Phase, f.Style} },
+		{"empty", "Some Spec.md", "", func(f File) any { return []string{f.Key, f.Title, f.Status, f.Phase, f.Style} },
 			[]string{"some-spec", "some spec", "planned", "", ""}, []string{"title_missing:0"}},
-		{"unknown status", "a.md", "# A\n**Status:** on fire", func(f specFile) any { return f.Status },
+		{"unknown status", "a.md", "# A\n**Status:** on fire", func(f File) any { return f.Status },
 			"planned", []string{"unknown_status:2"}},
-		{"unknown priority", "a.md", "# A\n**Priority:** P9", func(f specFile) any { return f.Priority },
-			defaultPriority, []string{"unknown_priority:2"}},
-		{"priority as a digit", "a.md", "# A\n**Priority:** 8", func(f specFile) any { return f.Priority }, 8, []string{}},
+		{"unknown priority", "a.md", "# A\n**Priority:** P9", func(f File) any { return f.Priority },
+			DefaultPriority, []string{"unknown_priority:2"}},
+		{"priority as a digit", "a.md", "# A\n**Priority:** 8", func(f File) any { return f.Priority }, 8, []string{}},
 		{"long fields", "a.md", "# " + long + "\n**Phase:** " + long + "\n**Estimated Context:** " + long,
-			func(f specFile) any {
-				return []int{utf8.RuneCountInString(f.Title), utf8.RuneCountInString(f.Phase), utf8.RuneCountInString(f.EstimatedContext)}
+			func(f File) any {
+				return []int{runes(f.Title), runes(f.Phase), runes(f.EstimatedContext)}
 			}, []int{200, 200, 200}, []string{"text_cut:1", "text_cut:2", "text_cut:3"}},
-		{"long name", strings.Repeat("1", 150) + ".md", "# A", func(f specFile) any { return []int{len(f.Key), len(f.Number)} },
+		{"long name", strings.Repeat("1", 150) + ".md", "# A",
+			func(f File) any { return []int{len(f.Key), len(f.Number)} },
 			[]int{128, 16}, []string{"text_cut:0", "text_cut:1"}},
-		{"number from the title", "server.md", "# Spec 12b: Server", func(f specFile) any { return f.Number + f.Title }, "12bServer", []string{}},
-		{"number from the id", "server.md", "# Server\n**Spec ID:** 077", func(f specFile) any { return f.Number }, "077", []string{}},
-		{"title with digits", "server.md", "# 3 Servers", func(f specFile) any { return f.Number + f.Title }, "3 Servers", []string{}},
-		{"same number without zeros", "007-x.md", "# 7 - X", func(f specFile) any { return f.Number }, "007", []string{}},
-		{"phase from the folder", "a/phase-08-ui/sub/1-x.md", "# X", func(f specFile) any { return f.Phase }, "Phase 8", []string{}},
-		{"phase without a number", "1-x.md", "# X\n**Phase:** Later  on", func(f specFile) any { return f.Phase }, "Later on", []string{}},
-		{"title in a fence", "1-x.md", "```\n# no\n```\n# Yes", func(f specFile) any { return f.Title }, "Yes", []string{}},
-		{"byte order mark", "1-x.md", "\ufeff# X\n**Status:** done", func(f specFile) any { return f.Title + f.Status }, "Xcompleted", []string{}},
-		{"first field wins", "1-x.md", "# X\n**Status:** Blocked\n## Status\nDone", func(f specFile) any { return f.Status }, "blocked", []string{}},
+		{"number from the title", "server.md", "# Spec 12b: Server",
+			func(f File) any { return f.Number + f.Title }, "12bServer", []string{}},
+		{"number from the id", "server.md", "# Server\n**Spec ID:** 077",
+			func(f File) any { return f.Number }, "077", []string{}},
+		{"title with digits", "server.md", "# 3 Servers",
+			func(f File) any { return f.Number + f.Title }, "3 Servers", []string{}},
+		{"same number without zeros", "007-x.md", "# 7 - X", func(f File) any { return f.Number }, "007", []string{}},
+		{"phase from the folder", "a/phase-08-ui/sub/1-x.md", "# X",
+			func(f File) any { return f.Phase }, "Phase 8", []string{}},
+		{"phase without a number", "1-x.md", "# X\n**Phase:** Later  on",
+			func(f File) any { return f.Phase }, "Later on", []string{}},
+		{"title in a fence", "1-x.md", "```\n# no\n```\n# Yes", func(f File) any { return f.Title }, "Yes", []string{}},
+		{"byte order mark", "1-x.md", "\ufeff# X\n**Status:** done",
+			func(f File) any { return f.Title + f.Status }, "Xcompleted", []string{}},
+		{"first field wins", "1-x.md", "# X\n**Status:** Blocked\n## Status\nDone",
+			func(f File) any { return f.Status }, "blocked", []string{}},
 		{"dependencies of crates", "1-x.md", "# X\n### Dependencies\n- axum\n## Dependencies (Cargo.toml)\n- tokio",
-			func(f specFile) any { return len(f.Refs) }, 0, []string{}},
+			func(f File) any { return len(f.Refs) }, 0, []string{}},
 		{"too many dependencies", "1-x.md", "# X\n**Dependencies:** " + strings.Repeat("1,", maxReferences+5),
-			func(f specFile) any { return len(f.Refs) }, maxReferences, []string{"too_many_references:2"}},
+			func(f File) any { return len(f.Refs) }, maxReferences, []string{"too_many_references:2"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			f := parseSpecFile(c.path, c.source)
+			f := Parse(c.path, c.source)
 			if got := c.check(f); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
@@ -140,10 +149,13 @@ func TestParseSpecFileFallsBackWithAWarning(t *testing.T) {
 func TestStatusFromWords(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"Planned": "planned", "Draft": "planned", "not started": "planned", "": "planned", "CRITICAL - broken": "planned",
-		"In Progress": "in_progress", "in-progress": "in_progress", "WIP": "in_progress", "🚧 Started": "in_progress",
+		"Planned": "planned", "Draft": "planned", "not started": "planned", "": "planned",
+		"CRITICAL - broken": "planned",
+		"In Progress":       "in_progress", "in-progress": "in_progress", "WIP": "in_progress",
+		"🚧 Started":    "in_progress",
 		"Under review": "in_review", "Ready for review": "in_review", "QA": "testing", "Testing (nightly)": "testing",
-		"Done": "completed", "Complete": "completed", "Completed ✅": "completed", "✅": "completed", "**Done**": "completed",
+		"Done": "completed", "Complete": "completed", "Completed ✅": "completed", "✅": "completed",
+		"**Done**":      "completed",
 		"Blocked by 12": "blocked", "On hold": "deferred", "Deferred": "deferred",
 	} {
 		if got, _ := statusFromWords(text); got != want {
@@ -157,32 +169,38 @@ func TestStatusFromWords(t *testing.T) {
 	}
 }
 
-func TestSkippedSpecPath(t *testing.T) {
+func TestSkips(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{
 		"a.md": false, "x/316-server.MD": false, "x/readme-writing.md": false, "x/1-licensing.md": false,
-		"README.md": true, "x/README": true, "x/README-old.md": true, "readme.md": true, "LICENSE": true, "x/LICENSE.md": true,
+		"README.md": true, "x/README": true, "x/README-old.md": true, "readme.md": true, "LICENSE": true,
+		"x/LICENSE.md":        true,
 		"x/1-a.md.superseded": true, "x/._1-a.md": true, "._x/1-a.md": true, "__MACOSX/1-a.md": true,
 		"x/a.txt": true, "x/.md": true, "x/md": true, "": true,
 	} {
-		if got := skippedSpecPath(name); got != want {
-			t.Errorf("skippedSpecPath(%q) = %v, want %v", name, got, want)
+		if got := Skips(name); got != want {
+			t.Errorf("Skips(%q) = %v, want %v", name, got, want)
 		}
 	}
 }
 
-func TestParseCriteriaFollowsCommonMark(t *testing.T) {
+func TestCriteriaFollowCommonMark(t *testing.T) {
 	t.Parallel()
 	const heading = "## Acceptance Criteria\n"
 	cases := []struct {
 		name, body string
 		want       []string
 	}{
-		{"every marker", heading + "- [ ] a\n* [x] b\n+ [X] c\n1. [ ] d\n2) [ ] e\n\t- [ ] f", []string{"a", "b", "c", "d", "e", "f"}},
+		{"every marker", heading + "- [ ] a\n* [x] b\n+ [X] c\n1. [ ] d\n2) [ ] e\n\t- [ ] f",
+			[]string{"a", "b", "c", "d", "e", "f"}},
 		{"no task", heading + "- [] a\n- [y] b\n- [x]c\n-[ ] d\n- [ ]\n[ ] e\n1234567890. [ ] f\n> - [ ] g", nil},
-		{"other sections", "- [ ] a\n## Verification\n- [ ] b\n" + heading + "- [ ] c\n# Next\n- [ ] d\n", []string{"c"}},
-		{"deeper headings stay", heading + "### Part\n- [ ] a\n### Acceptance Criteria\n- [ ] b\n### C\n- [ ] c\n## D\n- [ ] d", []string{"a", "b", "c"}},
-		{"two sections", heading + "- [ ] a\n## X\n- [ ] b\n#### acceptance criteria: ####\n- [ ] c", []string{"a", "c"}},
+		{"other sections", "- [ ] a\n## Verification\n- [ ] b\n" + heading + "- [ ] c\n# Next\n- [ ] d\n",
+			[]string{"c"}},
+		{"deeper headings stay", heading + "### Part\n- [ ] a\n" +
+			"### Acceptance Criteria\n- [ ] b\n### C\n- [ ] c\n## D\n- [ ] d",
+			[]string{"a", "b", "c"}},
+		{"two sections", heading + "- [ ] a\n## X\n- [ ] b\n#### acceptance criteria: ####\n- [ ] c",
+			[]string{"a", "c"}},
 		{"fence", heading + "```md\n- [ ] a\n```\n- [ ] b", []string{"b"}},
 		{"tildes", heading + "~~~ a`b\n- [ ] a\n```\n~~~\n- [ ] b", []string{"b"}},
 		{"longer fence", heading + "````\n```\n- [ ] a\n````` \n- [ ] b", []string{"b"}},
@@ -192,14 +210,16 @@ func TestParseCriteriaFollowsCommonMark(t *testing.T) {
 		{"indented by three", heading + "   ```\n- [ ] a\n   ```\n- [ ] b", []string{"b"}},
 		{"closing indented by four", heading + "```\n    ```\n- [ ] a", nil},
 		{"heading in a fence", "```\n" + heading + "```\n- [ ] a", nil},
-		{"no heading", "##Acceptance Criteria\n- [ ] a\n    ## Acceptance Criteria\n- [ ] b\n####### Acceptance Criteria\n- [ ] c", nil},
+		{"no heading", "##Acceptance Criteria\n- [ ] a\n    ## Acceptance Criteria\n- [ ] b\n" +
+			"####### Acceptance Criteria\n- [ ] c",
+			nil},
 		{"windows", "## Acceptance Criteria\r\n- [ ] a\r\n```\r\n- [ ] b\r\n```\r\n- [x] c", []string{"a", "c"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for i, criterion := range parseCriteria(c.body) {
+			for i, criterion := range Criteria(c.body) {
 				got = append(got, criterion.Text)
 				if criterion.Index != i+1 {
 					t.Errorf("criterion %d has index %d", i+1, criterion.Index)
@@ -212,9 +232,10 @@ func TestParseCriteriaFollowsCommonMark(t *testing.T) {
 	}
 }
 
-func TestRenderSpecChangesNothingElse(t *testing.T) {
+func TestRenderChangesNothingElse(t *testing.T) {
 	t.Parallel()
-	const body = "\ufeff# 1 - A\r\n\r\n**Status:** Planned ok  \r\n## Acceptance Criteria\r\n- [ ] a\r\n- [X] b\r\n\t* [ ] c"
+	const body = "\ufeff# 1 - A\r\n\r\n**Status:** Planned ok  \r\n" +
+		"## Acceptance Criteria\r\n- [ ] a\r\n- [X] b\r\n\t* [ ] c"
 	cases := []struct {
 		name, body      string
 		done            []bool
@@ -224,14 +245,18 @@ func TestRenderSpecChangesNothingElse(t *testing.T) {
 		{"as it stands", body, []bool{false, true, false}, "planned", "planned", body},
 		{"no flags", body, nil, "planned", "planned", body},
 		{"checked", body, []bool{true, true, true}, "planned", "planned", strings.ReplaceAll(body, "[ ]", "[x]")},
-		{"unchecked", body, []bool{false, false, false, true}, "planned", "planned", strings.ReplaceAll(body, "[X]", "[ ]")},
+		{"unchecked", body, []bool{false, false, false, true}, "planned", "planned",
+			strings.ReplaceAll(body, "[X]", "[ ]")},
 		{"status", body, nil, "in_progress", "planned", strings.Replace(body, "Planned ok", "In Progress", 1)},
 		{"status said already", body, nil, "planned", "completed", body},
 		{"both", body, []bool{true}, "blocked", "planned",
 			strings.Replace(strings.Replace(body, "Planned ok", "Blocked", 1), "[ ]", "[x]", 1)},
-		{"list", "# A\n## Metadata\n- **Status**: Draft\n", nil, "testing", "planned", "# A\n## Metadata\n- **Status**: Testing\n"},
-		{"section", "# A\n## Status\n\nDraft\n\n## B", nil, "deferred", "planned", "# A\n## Status\n\nDeferred\n\n## B"},
-		{"section below the criteria", "## Acceptance Criteria\n- [ ] a\n## Status\n- Draft", []bool{true}, "in_review", "planned",
+		{"list", "# A\n## Metadata\n- **Status**: Draft\n", nil, "testing", "planned",
+			"# A\n## Metadata\n- **Status**: Testing\n"},
+		{"section", "# A\n## Status\n\nDraft\n\n## B", nil, "deferred", "planned",
+			"# A\n## Status\n\nDeferred\n\n## B"},
+		{"section below the criteria", "## Acceptance Criteria\n- [ ] a\n## Status\n- Draft", []bool{true},
+			"in_review", "planned",
 			"## Acceptance Criteria\n- [x] a\n## Status\n- In Review"},
 		{"empty status", "# A\n**Status:**\r\n", nil, "completed", "planned", "# A\n**Status:** Completed\r\n"},
 		{"no status line", "# A\n", nil, "completed", "planned", "# A\n"},
@@ -240,19 +265,19 @@ func TestRenderSpecChangesNothingElse(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if got := renderSpec(c.body, c.done, c.status, c.derived); got != c.want {
+			if got := Render(c.body, c.done, c.status, c.derived); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
 	}
 }
 
-func TestCarryCriteriaGoesByText(t *testing.T) {
+func TestCarryDoneGoesByText(t *testing.T) {
 	t.Parallel()
-	list := func(marks string) (criteria []criterion) {
+	list := func(marks string) (criteria []Criterion) {
 		for i, r := range marks { // a capital is done
 			text := strings.ToLower(string(r))
-			criteria = append(criteria, criterion{i + 1, text, text != string(r)})
+			criteria = append(criteria, Criterion{i + 1, text, text != string(r)})
 		}
 		return criteria
 	}
@@ -271,7 +296,7 @@ func TestCarryCriteriaGoesByText(t *testing.T) {
 		for _, w := range list(c.want) {
 			want = append(want, w.Done)
 		}
-		if got := carryCriteria(list(c.before), list(c.after)); !slices.Equal(got, want) {
+		if got := CarryDone(list(c.before), list(c.after)); !slices.Equal(got, want) {
 			t.Errorf("%q to %q: got %v, want %q", c.before, c.after, got, c.want)
 		}
 	}
@@ -279,7 +304,7 @@ func TestCarryCriteriaGoesByText(t *testing.T) {
 
 // Parsing takes time in proportion to the input, however it is made up.
 // What is quadratic in any of these runs into the test binary's own time limit.
-func TestParseSpecFileTakesAMegabyteOfAnything(t *testing.T) {
+func TestParseTakesAMegabyteOfAnything(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 20
 	for _, piece := range []string{
@@ -287,11 +312,12 @@ func TestParseSpecFileTakesAMegabyteOfAnything(t *testing.T) {
 		"# x #", "# A\n**Dependencies:** (", "# A\n**Dependencies:** a,", "1. ", "[](", "\r", "ä", "1",
 	} {
 		source := "# A\n**Dependencies:** 1\n## Acceptance Criteria\n" + strings.Repeat(piece, size/len(piece))
-		f := parseSpecFile("1-a.md", source)
-		if rendered := renderSpec(source, make([]bool, len(f.Criteria)), "blocked", f.Status); len(rendered) < len(source)-16 {
+		f := Parse("1-a.md", source)
+		rendered := Render(source, make([]bool, len(f.Criteria)), "blocked", f.Status)
+		if len(rendered) < len(source)-16 {
 			t.Errorf("%q over and over: %d bytes became %d", piece, len(source), len(rendered))
 		}
-		resolveRefs([]specNode{{Key: f.Key, Refs: f.Refs}})
+		Resolve([]Node{{Key: f.Key, Refs: f.Refs}})
 	}
 }
 
@@ -299,28 +325,28 @@ func TestParseSpecFileTakesAMegabyteOfAnything(t *testing.T) {
 // repository.
 func TestCorpus(t *testing.T) {
 	t.Parallel()
-	files, sources, skipped := readSpecFolder(t, filepath.FromSlash("../shared/specs"))
+	files, sources, skipped := readSpecFolder(t, filepath.FromSlash("../../../shared/specs"))
 	if len(files) == 0 {
 		return
 	}
 	got := make(map[string]int)
-	var nodes []specNode
+	var nodes []Node
 	for key, f := range files {
-		nodes = append(nodes, specNode{f.Key, f.Number, f.Title, f.Phase, f.Style, f.Path, f.Refs, f.RefLines})
+		nodes = append(nodes, Node{f.Key, f.Number, f.Title, f.Phase, f.Style, f.Path, f.Refs, f.RefLines})
 		got["specs"]++
 		got["criteria"] += len(f.Criteria)
 		got["references"] += len(f.Refs)
 		got[f.Status]++
-		for s := newSpecScanner(sources[key]); s.scan(); {
+		for s := newScanner(sources[key]); s.scan(); {
 			if _, ok := s.checkbox(); ok {
 				got["checkboxes"]++
 			}
 		}
-		if renderSpec(sources[key], nil, f.Status, f.Status) != sources[key] {
+		if Render(sources[key], nil, f.Status, f.Status) != sources[key] {
 			t.Errorf("%s doesn't come out as it went in", f.Path)
 		}
 	}
-	edges, warnings := resolveRefs(nodes)
+	edges, warnings := Resolve(nodes)
 	for _, w := range warnings {
 		got[w.Code]++
 	}
@@ -333,13 +359,14 @@ func TestCorpus(t *testing.T) {
 			got["ready"]++
 		}
 	}
-	for _, cycle := range findCycles(edges) {
+	for _, cycle := range Cycles(edges) {
 		got["cycles"]++
 		got["in cycles"] += len(cycle)
 	}
 	// A phase that has no specs here is a group without members: it resolves,
 	// to none.
-	got["resolved"] = got["references"] - got["dangling_reference"] - got["contradicting_reference"] - got["ambiguous_reference"]
+	got["resolved"] = got["references"] -
+		got["dangling_reference"] - got["contradicting_reference"] - got["ambiguous_reference"]
 	want := map[string]int{
 		"specs": 167, "checkboxes": 1064, "criteria": 993, "references": 232, "resolved": 222,
 		"dangling_reference": 6, "contradicting_reference": 4, "empty_group": 1, "edges": 345,
@@ -353,7 +380,7 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-func FuzzParseSpecFile(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	paths, err := filepath.Glob("testdata/specs/*/*.md")
 	if err != nil || len(paths) == 0 {
 		f.Fatal("no fixtures", err)
@@ -372,31 +399,35 @@ func FuzzParseSpecFile(f *testing.F) {
 		if !utf8.ValidString(source) || !utf8.ValidString(path) {
 			return
 		}
-		file := parseSpecFile(path, source)
-		checkSpecFile(t, file)
-		edges, _ := resolveRefs([]specNode{{Key: file.Key, Number: file.Number, Title: file.Title, Refs: file.Refs}, {Key: "2-b", Number: "2"}})
-		findCycles(edges)
+		file := Parse(path, source)
+		checkFile(t, file)
+		edges, _ := Resolve([]Node{
+			{Key: file.Key, Number: file.Number, Title: file.Title, Refs: file.Refs},
+			{Key: "2-b", Number: "2"},
+		})
+		Cycles(edges)
 
 		same := make([]bool, len(file.Criteria))
 		for i, c := range file.Criteria {
 			same[i] = c.Done
 		}
-		if renderSpec(source, same, file.Status, file.Status) != source {
+		if Render(source, same, file.Status, file.Status) != source {
 			t.Fatal("an unchanged file comes out changed")
 		}
 		all := slices.Repeat([]bool{true}, len(same))
-		checked := renderSpec(source, all, file.Status, file.Status)
-		for i, c := range parseCriteria(checked) {
+		checked := Render(source, all, file.Status, file.Status)
+		for i, c := range Criteria(checked) {
 			if !c.Done || i >= len(same) || c.Text != file.Criteria[i].Text {
 				t.Fatalf("criterion %d is %+v after checking all of %+v", i+1, c, file.Criteria)
 			}
 		}
-		if back := renderSpec(checked, same, "", ""); strings.ReplaceAll(source, "[X]", "[x]") != strings.ReplaceAll(back, "[X]", "[x]") {
+		back := Render(checked, same, "", "")
+		if strings.ReplaceAll(source, "[X]", "[x]") != strings.ReplaceAll(back, "[X]", "[x]") {
 			t.Fatal("checking and unchecking isn't the same again")
 		}
 
 		status := statuses[pick%uint(len(statuses))]
-		after := parseSpecFile(path, renderSpec(source, same, status, file.Status))
+		after := Parse(path, Render(source, same, status, file.Status))
 		if len(after.Criteria) != len(same) {
 			t.Fatalf("%d criteria of %d after a new status", len(after.Criteria), len(same))
 		}
@@ -407,18 +438,18 @@ func FuzzParseSpecFile(f *testing.F) {
 	})
 }
 
-// checkSpecFile checks what the rest of the server relies on.
-func checkSpecFile(t *testing.T, f specFile) {
+// checkFile checks what File promises.
+func checkFile(t *testing.T, f File) {
 	t.Helper()
 	odd := func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789._-", r) }
-	if len(f.Key) > maxSpecKey || strings.ContainsFunc(f.Key, odd) {
+	if len(f.Key) > maxKey || strings.ContainsFunc(f.Key, odd) {
 		t.Errorf("key %q", f.Key)
 	}
-	if len(f.Number) > maxSpecNumber || f.Priority < 0 || f.Priority > 9 || statusWords[f.Status] == "" {
+	if len(f.Number) > maxNumber || f.Priority < 0 || f.Priority > 9 || statusWords[f.Status] == "" {
 		t.Errorf("number %q, priority %d, status %q", f.Number, f.Priority, f.Status)
 	}
 	for _, text := range []string{f.Title, f.Phase, f.EstimatedContext} {
-		if utf8.RuneCountInString(text) > maxSpecText || !utf8.ValidString(text) || oneLine(text) != text {
+		if utf8.RuneCountInString(text) > maxText || !utf8.ValidString(text) || oneLine(text) != text {
 			t.Errorf("text %q", text)
 		}
 	}
