@@ -3,7 +3,7 @@
 // depends on. docs/spec-files.md describes the format.
 //
 // [Parse] reads a file, [Resolve] finds out which other files its dependencies
-// mean, and [Cycles] which of them depend on each other. [Render] writes the
+// mean, and [Cycles] finds those that depend on each other. [Render] writes the
 // progress back: it changes the bytes of checkboxes and of the status line, and
 // no others, so what people wrote stays as they wrote it.
 //
@@ -11,10 +11,9 @@
 // can't be understood has a default and a [Warning]. A dependency is never
 // guessed: in doubt there is a warning and no dependency.
 //
-// Files may come from people whom nobody trusts: parsing takes time in proportion
-// to the text, resolving is bounded, and nothing recurses. All functions are pure:
-// they do no I/O, keep nothing, leave their arguments alone, and are safe for
-// concurrent use.
+// Files may be hostile: parsing takes time in proportion to the text, resolving is
+// bounded, and nothing recurses. All functions are pure: they do no I/O, keep no
+// state, leave their arguments alone, and are safe for concurrent use.
 package specfile
 
 import (
@@ -116,9 +115,9 @@ func Skips(name string) bool {
 	return strings.HasPrefix(base, "README") || strings.HasPrefix(base, "LICENSE")
 }
 
-// Parse reads the file at a slash-separated path. The path matters: the key,
-// mostly the number, and at times the phase and the title come from it. Both
-// arguments must be valid UTF-8; any text will do.
+// Parse reads the file at a slash-separated path. The path gives the key, usually
+// the number, and sometimes the phase and the title. Both arguments must be valid
+// UTF-8; apart from that, any text will do.
 func Parse(name, source string) File {
 	f := File{Path: name, Criteria: Criteria(source), Priority: DefaultPriority}
 	stem, _ := cutMarkdown(path.Base(name))
@@ -265,151 +264,6 @@ func saysNone(item string) bool {
 	return slices.Contains([]string{"", "none", "n/a", "nothing"}, strings.Trim(first, ".:;"))
 }
 
-// Criteria returns the checkboxes below all "Acceptance Criteria" headings of a
-// body, outside fenced code, or nil if there are none. A section ends at the next
-// heading of the same or a higher level.
-func Criteria(body string) []Criterion {
-	var criteria []Criterion
-	for s := newScanner(body); s.scan(); {
-		if box, ok := s.criterion(); ok {
-			criteria = append(criteria, Criterion{len(criteria) + 1, box.text, box.done})
-		}
-	}
-	return criteria
-}
-
-// Render returns body with its criteria checked or unchecked as done says: done[i]
-// is for Criteria(body)[i], and criteria past the end of done stay as they are.
-//
-// derived is the status that body stood for when it was stored, such as
-// File.Status. If status is the same, the status line is left alone, whatever it
-// says. If not, a status line that says something else is rewritten, in its own
-// style; a body without one gets none, and a status that isn't one of the seven
-// is never written. What doesn't change keeps its bytes.
-func Render(body string, done []bool, status, derived string) string {
-	var out strings.Builder
-	copied := 0
-	replace := func(start, end int, text string) {
-		out.WriteString(body[copied:start])
-		out.WriteString(text)
-		copied = end
-	}
-	var statusLine headerField
-	if status != derived {
-		statusLine = statusField(body, status)
-	}
-	n := 0
-	for s := newScanner(body); s.scan(); {
-		if box, ok := s.criterion(); ok {
-			if n < len(done) && done[n] != box.done {
-				mark := " "
-				if done[n] {
-					mark = "x"
-				}
-				replace(box.mark, box.mark+1, mark)
-			}
-			n++
-		} else if statusLine.line == s.number {
-			text := statusWords[status]
-			if statusLine.value == "" {
-				text = " " + text
-			}
-			replace(statusLine.start, statusLine.end, text)
-		}
-	}
-	if copied == 0 {
-		return body
-	}
-	out.WriteString(body[copied:])
-	return out.String()
-}
-
-// statusField finds the status line that has to change to say status. The field
-// has the line 0 if there is none.
-func statusField(body, status string) headerField {
-	field := readHeader(body).fields["status"]
-	if said, _ := statusFromWords(field.value); said == status || statusWords[status] == "" {
-		return headerField{}
-	}
-	return field
-}
-
-// CarryDone returns which criteria are done when a file has changed, one flag for
-// each of after: those that after says are, and those that were done before under
-// the same text, whatever their index. If several have the same text, the first
-// takes over from the first, the second from the second.
-func CarryDone(before, after []Criterion) []bool {
-	earlier := make(map[string][]bool)
-	for _, c := range before {
-		text := oneLine(c.Text)
-		earlier[text] = append(earlier[text], c.Done)
-	}
-	done := make([]bool, len(after))
-	for i, c := range after {
-		done[i] = c.Done
-		text := oneLine(c.Text)
-		if was := earlier[text]; len(was) > 0 {
-			done[i] = done[i] || was[0]
-			earlier[text] = was[1:]
-		}
-	}
-	return done
-}
-
-// statusWords is how Render writes a status.
-var statusWords = map[string]string{
-	"planned":     "Planned",
-	"in_progress": "In Progress",
-	"in_review":   "In Review",
-	"testing":     "Testing",
-	"completed":   "Completed",
-	"blocked":     "Blocked",
-	"deferred":    "Deferred",
-}
-
-// statusPhrases are the phrases that a status line can begin with, in lower case
-// and without punctuation, and the status that each means.
-var statusPhrases = invert(map[string][]string{
-	"planned": {"planned", "plan", "planning", "draft", "todo", "to do", "open", "new", "proposed", "ready", "pending",
-		"backlog", "queued", "approved", "accepted", "not", "unstarted", "incomplete"},
-	"in_progress": {"in progress", "inprogress", "wip", "work in progress", "in development", "in work", "started",
-		"ongoing", "active", "doing", "implementing", "underway", "under way", "partial", "partially", "reopened"},
-	"in_review": {"in review", "inreview", "review", "reviewing", "under review", "code review", "needs review",
-		"ready for review", "awaiting review", "pending review"},
-	"testing": {"testing", "test", "in test", "in testing", "under test", "qa", "in qa", "ready for testing",
-		"verifying", "in verification", "validating", "in validation"},
-	"completed": {"completed", "complete", "done", "finished", "implemented", "shipped", "merged", "released", "closed",
-		"resolved", "verified", "fully implemented"},
-	"blocked": {"blocked", "stuck", "waiting", "blocker", "failed"},
-	"deferred": {"deferred", "postponed", "later", "on hold", "hold", "parked", "paused", "cancelled", "canceled",
-		"deprecated", "superseded", "obsolete", "rejected", "abandoned", "wontfix", "won t fix"},
-})
-
-func invert(groups map[string][]string) map[string]string {
-	flat := make(map[string]string)
-	for name, members := range groups {
-		for _, member := range members {
-			flat[member] = name
-		}
-	}
-	return flat
-}
-
-// statusFromWords maps what a status line says to one of the seven: the longest
-// known phrase of its first three words decides. Everything else is planned.
-func statusFromWords(text string) (status string, known bool) {
-	said := wordsOf(firstRunes(text, maxText))
-	for n := min(3, len(said)); n > 0; n-- {
-		if status, known := statusPhrases[strings.Join(said[:n], " ")]; known {
-			return status, true
-		}
-	}
-	if len(said) == 0 && strings.ContainsAny(text, "✅✔☑") {
-		return "completed", true
-	}
-	return "planned", false
-}
-
 // keyFromStem makes a key of a file's name without ".md": lower case, and "-" for
 // each character that a key can't have.
 func keyFromStem(stem string) string {
@@ -426,8 +280,8 @@ func keyFromStem(stem string) string {
 // CanonicalPhase returns the one form of all phases with the same number, since
 // files seldom agree on more than that: "15 - Server", "15 - Server/API Layer",
 // "phase-15-server" and "15" are all "Phase 15". Of a phase without a number it
-// returns the text as a single line. Whoever looks for a phase that Parse has
-// returned should put it into this form first.
+// returns the text as a single line. To look for a phase that Parse returned, put
+// it into this form first.
 func CanonicalPhase(text string) string {
 	text = oneLine(text)
 	rest, _ := cutFold(text, "phase")
