@@ -34,7 +34,8 @@ func waitingClaim(t *testing.T, as *client, mission string) <-chan *answer {
 		answered <- a
 	}()
 	eventually(t, "a claim waits", func() bool { // the profile of goroutines shows its handler
-		return strings.Contains(string(as.get("/internal/debug/pprof/goroutine?debug=1").want(http.StatusOK).body), ".claimSpec+")
+		profile := as.get("/internal/debug/pprof/goroutine?debug=1").want(http.StatusOK)
+		return strings.Contains(string(profile.body), ".claimSpec+")
 	})
 	return answered
 }

@@ -166,7 +166,8 @@ func (a *answer) text(path string) string {
 // newMission makes a mission and returns its path, "/api/v1/missions/…".
 func (c *client) newMission(name string) string {
 	c.t.Helper()
-	return "/api/v1/missions/" + c.post("/api/v1/missions", map[string]any{"name": name}).want(http.StatusCreated).text("id")
+	made := c.post("/api/v1/missions", map[string]any{"name": name}).want(http.StatusCreated)
+	return "/api/v1/missions/" + made.text("id")
 }
 
 // newActive makes a mission and starts it.
@@ -185,6 +186,13 @@ func (c *client) newSpec(mission, key string, fields map[string]any) {
 		body[name] = value
 	}
 	c.post(mission+"/specs", body).want(http.StatusCreated)
+}
+
+// complete completes the spec of a claim.
+func (c *client) complete(claimed *answer) {
+	c.t.Helper()
+	lease := map[string]any{"lease_token": claimed.text("lease.token")}
+	c.post("/api/v1/specs/"+claimed.text("spec.id")+"/complete", lease).want(http.StatusOK)
 }
 
 // importFiles imports spec files, each a path and what is in it, into the mission at a path.

@@ -62,8 +62,9 @@ func browse(t *testing.T, browser, page string, results <-chan pageResult) pageR
 	t.Helper()
 	var said bytes.Buffer
 	profile := t.TempDir()
-	cmd := exec.Command(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0", // which keeps it open
+	cmd := exec.Command(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+		"--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+		"--disable-sync", "--remote-debugging-port=0", // the last keeps it open
 		"--user-data-dir="+filepath.Join(profile, "profile"), page)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + profile, "LANG=C.UTF-8"}
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -94,8 +95,12 @@ func TestBrowserConnectsResumesAndIsCutOff(t *testing.T) {
 	var config map[string]string
 	results := make(chan pageResult, 1)
 	pages := http.NewServeMux()
-	pages.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "testdata/clients/page.html") })
-	pages.HandleFunc("GET /config.json", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(config) })
+	pages.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, "testdata/clients/page.html")
+	})
+	pages.HandleFunc("GET /config.json", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(config)
+	})
 	pages.HandleFunc("POST /result", func(w http.ResponseWriter, r *http.Request) {
 		var result pageResult
 		if err := json.NewDecoder(r.Body).Decode(&result); err != nil {
@@ -117,7 +122,8 @@ func TestBrowserConnectsResumesAndIsCutOff(t *testing.T) {
 	if !got.Opened || got.Protocol != "tachikoma.v1" || got.Closed != 4401.0 || got.Error != "" {
 		t.Errorf("got %+v", got)
 	}
-	if !slices.Equal(got.Live, []int{1, 2}) || !slices.Equal(got.Resumed, []int{3}) || !slices.Equal(got.Streamed, []int{1, 2, 3}) {
+	if !slices.Equal(got.Live, []int{1, 2}) || !slices.Equal(got.Resumed, []int{3}) ||
+		!slices.Equal(got.Streamed, []int{1, 2, 3}) {
 		t.Errorf("got events %v, after resuming %v, by fetch %v", got.Live, got.Resumed, got.Streamed)
 	}
 }

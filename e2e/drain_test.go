@@ -26,7 +26,7 @@ import (
 // steadyClients make requests one after the other until stop is closed, each
 // on a connection of its own that it keeps while it may. Half of them are sent
 // to the other instance once readiness says 503, as a load balancer does; the
-// others only handleMessage Connection: close, and go there with their next one.
+// others only go by Connection: close, and go there with their next one.
 type steadyClients struct {
 	one, other string // where the instances are
 	path       string
@@ -93,7 +93,8 @@ func (k *keptConnection) get(base, path, token string) (closes bool, err error) 
 	if err := k.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return false, err
 	}
-	if _, err := fmt.Fprintf(k.conn, "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", path, token); err != nil {
+	const request = "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n"
+	if _, err := fmt.Fprintf(k.conn, request, path, token); err != nil {
 		return false, err
 	}
 	response, err := http.ReadResponse(k.in, nil)
@@ -143,7 +144,8 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	before := load.served.Load()
 	c.newSpec(mission, "late", nil) // while it drains it still serves, and streams
 	for _, socket := range sockets {
-		if heard := socket.hear(); heard.Type != "events" || len(heard.Events) != 1 || heard.Events[0].Seq != 2 || heard.Events[0].Type != "spec.created" {
+		heard := socket.hear()
+		if len(heard.Events) != 1 || heard.Events[0].Seq != 2 || heard.Events[0].Type != "spec.created" {
 			t.Errorf("a socket got %+v", heard)
 		}
 	}

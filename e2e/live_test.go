@@ -25,7 +25,7 @@ import (
 // long reports whether tests may take minutes.
 func long() bool { return os.Getenv("TACHIKOMA_LONG") != "" }
 
-// place is a server that may be started anew somewhere else.
+// place is a server that may be started again somewhere else.
 type place struct {
 	token string
 	base  atomic.Pointer[string]
@@ -33,8 +33,8 @@ type place struct {
 
 func (p *place) moveTo(base string) { p.base.Store(&base) }
 
-// writer makes changes of all kinds until ctx ends; a part of them is refused
-// inside a transaction. Nothing it gets may be a 500.
+// write makes changes of all kinds until ctx ends; a part of them is refused
+// inside their transaction. Nothing it gets may be a 500.
 func (p *place) write(ctx context.Context, t *testing.T, name string, missions []string) {
 	c := &client{t: t, base: *p.base.Load(), token: p.token}
 	for i := 0; ctx.Err() == nil; i++ {
@@ -86,7 +86,8 @@ func (c *client) work(ctx context.Context, mission, agent string) {
 	}
 	spec, token := "/api/v1/specs/"+a.text("spec.id"), a.text("lease.token")
 	_, _ = c.within(ctx, 10*time.Second, "POST", spec+"/progress", map[string]any{"lease_token": token, "message": agent})
-	_, _ = c.within(ctx, 10*time.Second, "POST", spec+"/"+[]string{"complete", "fail", "release"}[rand.IntN(3)], map[string]any{"lease_token": token, "error": agent})
+	end := []string{"/complete", "/fail", "/release"}[rand.IntN(3)]
+	_, _ = c.within(ctx, 10*time.Second, "POST", spec+end, map[string]any{"lease_token": token, "error": agent})
 }
 
 // unsteady makes commits that append events pause, fail and have to be run
@@ -97,7 +98,8 @@ const unsteady = `
 		IF random() < 0.2 THEN PERFORM pg_sleep(random() * 0.01); END IF;
 		RETURN NULL;
 	END $$;
-	CREATE CONSTRAINT TRIGGER unsteady AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION unsteady()`
+	CREATE CONSTRAINT TRIGGER unsteady AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW EXECUTE FUNCTION unsteady()`
 
 // cutListeners ends the connections on which servers listen, and returns how
 // many there were.
@@ -105,7 +107,8 @@ func cutListeners(t *testing.T, databaseURL string) int {
 	t.Helper()
 	return execute(t, databaseURL, `
 		SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE application_name = 'tachikoma' AND datname = current_database() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT stream, seq, (%')`)
+		WHERE application_name = 'tachikoma' AND datname = current_database()
+			AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT stream, seq, (%')`)
 }
 
 // execute runs SQL, and returns how many rows that was about.

@@ -21,7 +21,8 @@ func TestOfficialClientsWorkMissions(t *testing.T) {
 		ada.newSpec(mission, "second", map[string]any{"body": body, "dependencies": []string{"first"}})
 		missions = append(missions, idOf(mission))
 	}
-	cmd.Env = append(cmd.Env, "BASE="+ada.base, "KEY="+ada.withKey("write").token, "MISSIONS="+strings.Join(missions, ","))
+	cmd.Env = append(cmd.Env, "BASE="+ada.base, "KEY="+ada.withKey("write").token,
+		"MISSIONS="+strings.Join(missions, ","))
 	if said, err := cmd.CombinedOutput(); err != nil || string(said) != "done\n" {
 		t.Errorf("%v\n%s", err, said)
 	}
@@ -37,8 +38,9 @@ func TestInspectorFindsNothing(t *testing.T) {
 	inspect := func(args ...string) []byte {
 		t.Helper()
 		const launcher = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
-		cmd := newNodeProgram(t, []string{"@modelcontextprotocol/inspector"},
-			append([]string{launcher, "--cli", ada.base + "/mcp", "--header", "Authorization: Bearer " + ada.token, "--method"}, args...)...)
+		args = append([]string{launcher, "--cli", ada.base + "/mcp",
+			"--header", "Authorization: Bearer " + ada.token, "--method"}, args...)
+		cmd := newNodeProgram(t, []string{"@modelcontextprotocol/inspector"}, args...)
 		var said strings.Builder
 		cmd.Stderr = &said
 		out, err := cmd.Output()
@@ -53,7 +55,8 @@ func TestInspectorFindsNothing(t *testing.T) {
 	var result struct {
 		StructuredContent struct{ Missions []any } `json:"structuredContent"`
 	}
-	if err := json.Unmarshal(inspect("tools/call", "--tool-name", "list_missions"), &result); err != nil || len(result.StructuredContent.Missions) != 1 {
+	err := json.Unmarshal(inspect("tools/call", "--tool-name", "list_missions"), &result)
+	if err != nil || len(result.StructuredContent.Missions) != 1 {
 		t.Errorf("%v %+v", err, result)
 	}
 }

@@ -87,7 +87,8 @@ max_client_conn = 100
 		}
 		return err == nil
 	})
-	return "postgres://" + behind.User + "@127.0.0.1:" + port + "/" + behind.Database + "?sslmode=disable&default_query_exec_mode=exec"
+	return "postgres://" + behind.User + "@127.0.0.1:" + port + "/" + behind.Database +
+		"?sslmode=disable&default_query_exec_mode=exec"
 }
 
 // Behind a pooler that can't LISTEN the polls do it all: two instances keep in
@@ -105,7 +106,8 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 
 	began := time.Now()
 	ada.importFiles(mission,
-		"phase-01-shop/001-first.md", "# Spec 001: First\n\n- **Status**: Planned\n- **Dependencies**: None\n\n## Acceptance Criteria\n\n- [ ] It works\n",
+		"phase-01-shop/001-first.md", "# Spec 001: First\n\n- **Status**: Planned\n- **Dependencies**: None\n\n"+
+			"## Acceptance Criteria\n\n- [ ] It works\n",
 		"phase-01-shop/002-second.md", "# Spec 002: Second\n\n- **Status**: Planned\n- **Dependencies**: 001-first\n")
 	imported := stream.want("mission.imported", 1)
 	ada.post(mission+"/start", nil).want(http.StatusOK)
@@ -115,7 +117,7 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	}
 
 	claimed := there.post(mission+"/claim", map[string]any{"agent": "bot"}).want(http.StatusOK)
-	first, lease := "/api/v1/specs/"+claimed.text("spec.id"), claimed.text("lease.token")
+	first := "/api/v1/specs/" + claimed.text("spec.id")
 	waits := make(chan *answer, 1)
 	go func() {
 		a, err := there.try(t.Context(), "POST", mission+"/claim", map[string]any{"agent": "second", "wait_seconds": 20})
@@ -124,20 +126,22 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 		}
 		waits <- a
 	}()
-	ada.post(first+"/progress", map[string]any{"lease_token": lease, "check": []int{1}}).want(http.StatusOK)
-	ada.post(first+"/complete", map[string]any{"lease_token": lease}).want(http.StatusOK)
+	report := map[string]any{"lease_token": claimed.text("lease.token"), "check": []int{1}}
+	ada.post(first+"/progress", report).want(http.StatusOK)
+	ada.complete(claimed)
 	began = time.Now()
 	second := (<-waits).want(http.StatusOK)
 	if took := time.Since(began); took > soon {
 		t.Errorf("a waiting claim took %v", took)
 	}
-	ada.post("/api/v1/specs/"+second.text("spec.id")+"/complete", map[string]any{"lease_token": second.text("lease.token")}).want(http.StatusOK)
+	ada.complete(second)
 	stream.want("mission.completed", imported.Seq+1)
 	if m := there.get(mission).want(http.StatusOK); m.text("status") != "completed" || m.at("stats.completed") != 2.0 {
 		t.Errorf("got %s", m.body)
 	}
-	for _, path := range []string{"/api/v1/missions?q=pooled", "/api/v1/specs?mission_id=" + strings.TrimPrefix(mission, "/api/v1/missions/"),
-		mission + "/events", mission + "/export", first + "/explain", "/api/v1/users", "/api/v1/api-keys", "/internal/health"} {
+	for _, path := range []string{"/api/v1/missions?q=pooled", "/api/v1/specs?mission_id=" + idOf(mission),
+		mission + "/events", mission + "/export", first + "/explain",
+		"/api/v1/users", "/api/v1/api-keys", "/internal/health"} {
 		there.get(path).want(http.StatusOK)
 	}
 

@@ -88,8 +88,8 @@ func serve(t *testing.T, env ...string) (*program, *client) {
 
 // withAdmin is the environment of a server without rate limits that has an admin.
 func withAdmin(databaseURL string) []string {
-	return []string{"DATABASE_URL=" + databaseURL, "DATABASE_MAX_CONNS=8", "RATE_LIMIT=0", "AUTH_RATE_LIMIT=0", "LOG_LEVEL=warn",
-		"ADMIN_EMAIL=" + adminEmail, "ADMIN_PASSWORD=" + testPassword}
+	return []string{"DATABASE_URL=" + databaseURL, "DATABASE_MAX_CONNS=8", "RATE_LIMIT=0", "AUTH_RATE_LIMIT=0",
+		"LOG_LEVEL=warn", "ADMIN_EMAIL=" + adminEmail, "ADMIN_PASSWORD=" + testPassword}
 }
 
 // newServer starts a server with an admin on a database of its own, and returns
@@ -208,7 +208,8 @@ func waitingClaim(t *testing.T, as *client, mission string) <-chan *answer {
 		answered <- a
 	}()
 	eventually(t, "a claim waits", func() bool { // the profile of goroutines shows its handler
-		return strings.Contains(string(as.get("/internal/debug/pprof/goroutine?debug=1").want(http.StatusOK).body), ".claimSpec+")
+		profile := as.get("/internal/debug/pprof/goroutine?debug=1").want(http.StatusOK)
+		return strings.Contains(string(profile.body), ".claimSpec+")
 	})
 	return answered
 }
@@ -250,7 +251,9 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	if code != 0 || beside.out.text() != "The password of you@example.com is set, and its sessions are ended.\n" {
 		t.Errorf("passwd: code %d\n%s%s", code, beside.out.text(), beside.err.text())
 	}
-	eventually(t, "the session is ended", func() bool { return user.get("/api/v1/auth/me").status == http.StatusUnauthorized })
+	eventually(t, "the session is ended", func() bool {
+		return user.get("/api/v1/auth/me").status == http.StatusUnauthorized
+	})
 	logIn := map[string]any{"email": "you@example.com", "password": "a new pass phrase of mine"}
 	user.token = user.post("/api/v1/auth/login", logIn).want(http.StatusOK).text("access_token")
 
@@ -331,14 +334,19 @@ func TestCommands(t *testing.T) {
 		{"help with two dashes", nil, "--help", 0, `(?s)^tachikoma keeps .*`, ``},
 		{"version", nil, "-version", 0, `\S+\n`, ``},
 		{"check", nil, "check", 0, `The configuration is fine.\n`, ``},
-		{"healthcheck of nobody", []string{"PORT=1"}, "healthcheck", 1, ``, `tachikoma: the server at http://127.0.0.1:1 doesn't answer: .*connection refused\n`},
+		{"healthcheck of nobody", []string{"PORT=1"}, "healthcheck", 1,
+			``, `tachikoma: the server at http://127.0.0.1:1 doesn't answer: .*connection refused\n`},
 		{"healthcheck of nobody in particular", []string{"PORT=0"}, "healthcheck", 1, ``, `tachikoma: with PORT=0 .*\n`},
 		{"unknown", nil, "serve", 1, ``, `tachikoma: unknown arguments \["serve"\]; see tachikoma -help\n`},
-		{"check tells all problems", []string{"PORT=web", "LEASE_MAX=1s", "JWT_SECRET=too short", "ADMIN_EMAIL=root@example.com", "DATABASE_URL=mysql://root:word@db"}, "check", 1,
-			``, `(?s)tachikoma: the configuration has problems:\nPORT: want .*\nDATABASE_URL: want .*\nJWT_SECRET: has 9 bytes.*\nLEASE_MAX: want .*\nADMIN_PASSWORD: is missing.*\n`},
+		{"check tells all problems", []string{"PORT=web", "LEASE_MAX=1s", "JWT_SECRET=too short",
+			"ADMIN_EMAIL=root@example.com", "DATABASE_URL=mysql://root:word@db"}, "check", 1,
+			``, `(?s)tachikoma: the configuration has problems:\nPORT: want .*\nDATABASE_URL: want .*\n` +
+				`JWT_SECRET: has 9 bytes.*\nLEASE_MAX: want .*\nADMIN_PASSWORD: is missing.*\n`},
 		{"a server with problems", []string{"PORT=web", "LEASE_MAX=1s"}, "", 1, ``, `(?s).*\nPORT: .*\nLEASE_MAX: .*`},
-		{"migrate", []string{"DATABASE_URL=" + empty}, "migrate", 0, `The database is up to date; [1-9]\d* migrations were applied.\n`, `(?s).*`},
-		{"passwd of nobody", []string{"DATABASE_URL=" + newDatabase(t)}, "passwd nobody@example.com", 1, ``, `(?s)tachikoma: .*nobody@example.com.*`},
+		{"migrate", []string{"DATABASE_URL=" + empty}, "migrate", 0,
+			`The database is up to date; [1-9]\d* migrations were applied.\n`, `(?s).*`},
+		{"passwd of nobody", []string{"DATABASE_URL=" + newDatabase(t)}, "passwd nobody@example.com", 1,
+			``, `(?s)tachikoma: .*nobody@example.com.*`},
 		{"passwd too short", []string{"DATABASE_URL=" + newDatabase(t)}, "passwd", 1, ``, `(?s)tachikoma: .*`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -347,7 +355,9 @@ func TestCommands(t *testing.T) {
 			if code != test.code {
 				t.Errorf("exit code %d, want %d", code, test.code)
 			}
-			for _, printed := range []struct{ what, text, pattern string }{{"stdout", p.out.text(), test.out}, {"stderr", p.err.text(), test.err}} {
+			for _, printed := range []struct{ what, text, pattern string }{
+				{"stdout", p.out.text(), test.out}, {"stderr", p.err.text(), test.err},
+			} {
 				if !regexp.MustCompile(`^(` + printed.pattern + `)$`).MatchString(printed.text) {
 					t.Errorf("%s doesn't match %s:\n%s", printed.what, printed.pattern, printed.text)
 				}
@@ -380,13 +390,15 @@ func TestHealthcheckAsksTheServerOfItsConfiguration(t *testing.T) {
 			server := startProgram(t, nil, env)
 			server.says(&server.out, "is at http")
 			asked, code := runToEnd(t, "", env, "healthcheck")
-			if want := "The server at " + test.at + ":" + port + " is ready.\n"; code != 0 || asked.out.text() != want || asked.err.text() != "" {
+			want := "The server at " + test.at + ":" + port + " is ready.\n"
+			if code != 0 || asked.out.text() != want || asked.err.text() != "" {
 				t.Errorf("code %d, %q, %q", code, asked.out.text(), asked.err.text())
 			}
 			server.signal(syscall.SIGTERM)
 			server.says(&server.err, "msg=stopping")
 			asked, code = runToEnd(t, "", env, "healthcheck")
-			if want := "tachikoma: the server at " + test.at + ":" + port + " isn't ready: draining\n"; code != 1 || asked.out.text() != "" || asked.err.text() != want {
+			want = "tachikoma: the server at " + test.at + ":" + port + " isn't ready: draining\n"
+			if code != 1 || asked.out.text() != "" || asked.err.text() != want {
 				t.Errorf("draining: code %d, %q, %q", code, asked.out.text(), asked.err.text())
 			}
 		})
@@ -408,8 +420,8 @@ func TestHealthcheckKnowsAnotherServer(t *testing.T) {
 	} {
 		_, port, _ := net.SplitHostPort(addr)
 		asked, code := runToEnd(t, "", []string{"PORT=" + port}, "healthcheck")
-		text := asked.err.text()
-		if code != 1 || !strings.HasPrefix(text, "tachikoma: the server at http://"+addr+" doesn't answer: ") || !strings.HasSuffix(text, complaint) {
+		text, begin := asked.err.text(), "tachikoma: the server at http://"+addr+" doesn't answer: "
+		if code != 1 || !strings.HasPrefix(text, begin) || !strings.HasSuffix(text, complaint) {
 			t.Errorf("code %d, %q, want %q", code, text, complaint)
 		}
 	}
@@ -451,7 +463,8 @@ func TestOperatorsReachInternalAddressWithoutACredential(t *testing.T) {
 		public.get(path).want(http.StatusOK)
 		private.get(path).want(http.StatusOK)
 	}
-	for _, path := range []string{"/internal/health", "/internal/connections", "/internal/debug/pprof/", "/internal/debug/pprof/heap", "/internal/metrics"} {
+	for _, path := range []string{"/internal/health", "/internal/connections",
+		"/internal/debug/pprof/", "/internal/debug/pprof/heap", "/internal/metrics"} {
 		public.get(path).wantProblem(http.StatusNotFound, "not_found")
 		if a := private.get(path); a.status != http.StatusOK && path != "/internal/metrics" { // nometrics has none
 			t.Errorf("%s: %d %s", path, a.status, a.body)
@@ -488,7 +501,8 @@ func TestTLSTakesARenewedCertificateWhileItServes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(at.base, "https://") || response.Proto != "HTTP/2.0" || response.TLS.Version != tls.VersionTLS13 {
+	secure := strings.HasPrefix(at.base, "https://") && response.TLS.Version == tls.VersionTLS13
+	if !secure || response.Proto != "HTTP/2.0" {
 		t.Errorf("%s speaks %s over TLS %x", at.base, response.Proto, response.TLS.Version)
 	}
 	newCert, newKey := writePair(t, t.TempDir(), "new.example")
@@ -526,13 +540,15 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 		secrets = append(secrets, a.text(path))
 		return a.text(path)
 	}
-	session := c.post("/api/v1/auth/login", map[string]any{"email": "root@example.com", "password": testPassword}).want(http.StatusOK)
+	logIn := map[string]any{"email": adminEmail, "password": testPassword}
+	session := c.post("/api/v1/auth/login", logIn).want(http.StatusOK)
 	c.token = secret(session, "access_token")
-	session = c.post("/api/v1/auth/refresh", map[string]any{"refresh_token": secret(session, "refresh_token")}).want(http.StatusOK)
+	refresh := map[string]any{"refresh_token": secret(session, "refresh_token")}
+	session = c.post("/api/v1/auth/refresh", refresh).want(http.StatusOK)
 	secret(session, "refresh_token")
 	secret(session, "access_token")
-	refused := c.post("/api/v1/auth/change-password", map[string]any{"current_password": "another pass phrase", "new_password": testPassword}).
-		want(http.StatusUnprocessableEntity)
+	change := map[string]any{"current_password": "another pass phrase", "new_password": testPassword}
+	refused := c.post("/api/v1/auth/change-password", change).want(http.StatusUnprocessableEntity)
 	if !strings.Contains(string(refused.body), `"field":"current_password"`) {
 		t.Errorf("a wrong password is refused with %s", refused.body)
 	}
@@ -540,8 +556,10 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	c.newSpec(mission, "spec", nil)
 	c.post(mission+"/start", nil).want(http.StatusOK)
 	claimed := c.post(mission+"/claim", map[string]any{"agent": "bot"}).want(http.StatusOK)
-	c.post("/api/v1/specs/"+claimed.text("spec.id")+"/complete", map[string]any{"lease_token": secret(claimed, "lease.token")}).want(http.StatusOK)
-	c.token = secret(c.post("/api/v1/api-keys", map[string]any{"name": "key", "scope": "read"}).want(http.StatusCreated), "key")
+	secret(claimed, "lease.token")
+	c.complete(claimed)
+	key := c.post("/api/v1/api-keys", map[string]any{"name": "key", "scope": "read"}).want(http.StatusCreated)
+	c.token = secret(key, "key")
 	c.get("/api/v1/missions?cursor=" + c.token).want(http.StatusUnprocessableEntity)
 	p.signal(syscall.SIGTERM)
 	if code := p.wait(); code != 0 {
@@ -555,7 +573,8 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 		p, _ := runToEnd(t, "", unreachable, strings.Fields(args)...)
 		texts[args] = p.out.text() + p.err.text()
 	}
-	wrong := []string{"JWT_SECRET_FILE=" + signing, "JWT_SECRET=" + signing, "ADMIN_PASSWORD=" + testPassword, "DATABASE_URL=postgres://me:" + database + "@[/none"}
+	wrong := []string{"JWT_SECRET_FILE=" + signing, "JWT_SECRET=" + signing, "ADMIN_PASSWORD=" + testPassword,
+		"DATABASE_URL=postgres://me:" + database + "@[/none"}
 	p, _ = runToEnd(t, "", wrong, "check")
 	texts["a wrong configuration"] = p.out.text() + p.err.text()
 	for what, text := range texts {
@@ -602,7 +621,8 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	}
 	defer conn.Close()
 	body := `{"email": "ada@example.com", "password": "` + testPassword + `"}`
-	fmt.Fprintf(conn, "POST /api/v1/auth/register HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:10])
+	fmt.Fprintf(conn, "POST /api/v1/auth/register HTTP/1.1\r\nHost: x\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:10])
 	c.get("/internal/health/live").want(http.StatusOK) // so the connection before this one is accepted
 	p.signal(syscall.SIGTERM)
 	p.says(&p.err, "msg=stopping")

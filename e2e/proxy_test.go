@@ -48,16 +48,19 @@ var proxies = map[string]func(t *testing.T, dir, plain, tls, server string) (arg
 			events {}
 			http {
 				access_log off;
-				client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+				client_body_temp_path body; proxy_temp_path proxy;
+				fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 				include tachikoma.conf;
 			}`)
 		return []string{"-p", dir, "-c", "nginx.conf", "-e", "stderr"}
 	},
 	"caddy": func(t *testing.T, dir, plain, tls, server string) []string {
 		certFile, keyFile := writePair(t, dir, "localhost")
-		site := replaced(t, projectFile(t, "deploy/Caddyfile"), "\ntachikoma.example.com {", "\n(site) {", "127.0.0.1:8080", server)
+		site := replaced(t, projectFile(t, "deploy/Caddyfile"),
+			"\ntachikoma.example.com {", "\n(site) {", "127.0.0.1:8080", server)
 		writeFile(t, filepath.Join(dir, "Caddyfile"), "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+site+fmt.Sprintf(
-			"http://127.0.0.1:%s {\n\timport site\n}\nhttps://127.0.0.1:%s {\n\ttls %s %s\n\timport site\n}\n", plain, tls, certFile, keyFile))
+			"http://127.0.0.1:%s {\n\timport site\n}\nhttps://127.0.0.1:%s {\n\ttls %s %s\n\timport site\n}\n",
+			plain, tls, certFile, keyFile))
 		return []string{"run", "--config", filepath.Join(dir, "Caddyfile"), "--adapter", "caddyfile"}
 	},
 }
@@ -87,7 +90,8 @@ func throughProxy(t *testing.T, name, server string) (base string) {
 			t.Logf("%s said:\n%s", name, said.Bytes())
 		}
 	})
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the certificate has a name only
+	// The certificate has a name, and is asked for by an address.
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer transport.CloseIdleConnections()
 	for _, base := range []string{"https://127.0.0.1:" + secure, "http://127.0.0.1:" + plain} {
 		eventually(t, name+" serves at "+base, func() bool {
@@ -125,16 +129,18 @@ func TestProxiesPassOnWhatTheyShould(t *testing.T) {
 			}
 
 			// Imports may be large.
+			large := strings.Repeat("words and more ", 16_000)
 			var files []string
 			for i := range 12 {
 				files = append(files, fmt.Sprintf("phase-01-x/%03d-large.md", i+1),
-					fmt.Sprintf("# Spec %03d: Large\n\n- **Status**: Planned\n\n%s\n", i+1, strings.Repeat("words and more ", 16_000)))
+					fmt.Sprintf("# Spec %03d: Large\n\n- **Status**: Planned\n\n%s\n", i+1, large))
 			}
 			ada.importFiles(mission, files...)
 
 			// What is for operators can't be reached, by whatever name.
 			ada.get("/internal/health/ready").want(http.StatusOK)
-			for _, path := range []string{"/internal/health", "/internal/connections", "/internal/%6detrics", "/internal/health/ready/../../debug/pprof/"} {
+			for _, path := range []string{"/internal/health", "/internal/connections", "/internal/%6detrics",
+				"/internal/health/ready/../../debug/pprof/"} {
 				if a := ada.get(path).want(http.StatusNotFound); a.header.Get("X-Request-Id") != "" {
 					t.Errorf("%s came to the server", path)
 				}

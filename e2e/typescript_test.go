@@ -52,7 +52,9 @@ func TestLinterFindsNothingInTheDocument(t *testing.T) {
 	var found struct {
 		Totals struct{ Errors, Warnings, Ignored int }
 	}
-	if out := printed(t, cmd); json.Unmarshal([]byte(out), &found) != nil || found.Totals.Errors+found.Totals.Warnings+found.Totals.Ignored > 0 {
+	out := printed(t, cmd)
+	err := json.Unmarshal([]byte(out), &found)
+	if totals := found.Totals; err != nil || totals.Errors+totals.Warnings+totals.Ignored > 0 {
 		t.Errorf("it found %s", out)
 	}
 }
@@ -72,9 +74,11 @@ func TestTypeScriptClientWorksAMission(t *testing.T) {
 		"--module", "nodenext", "--skipLibCheck", "api.ts") // the libraries' own declarations; openapi.ts is none
 	_, root := newServer(t)
 	root.signUp("ada")
-	const want = `{"user":"ada@example.com","status":"completed","code":"lease_lost","events":["mission.created","spec.created",` +
-		`"mission.started","spec.claimed","spec.progressed","spec.completed","mission.completed"]}` + "\n"
-	if out := run([]string{"BASE=" + root.base, "EMAIL=ada@example.com", "PASSWORD=" + testPassword}, "api.js"); out != want {
+	const want = `{"user":"ada@example.com","status":"completed","code":"lease_lost",` +
+		`"events":["mission.created","spec.created","mission.started",` +
+		`"spec.claimed","spec.progressed","spec.completed","mission.completed"]}` + "\n"
+	env := []string{"BASE=" + root.base, "EMAIL=ada@example.com", "PASSWORD=" + testPassword}
+	if out := run(env, "api.js"); out != want {
 		t.Errorf("it printed %s", out)
 	}
 }
