@@ -140,6 +140,8 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 		t.Errorf("got %s", m.body)
 	}
 	for _, path := range []string{"/api/v1/missions?q=pooled", "/api/v1/specs?mission_id=" + idOf(mission),
+		"/api/v1/specs?tag=shop&status=completed&sort=-priority", "/api/v1/specs?ready=true&claimed=mine",
+		"/api/v1/missions?tag=shop", mission + "/members", mission + "/graph",
 		mission + "/events", mission + "/export", first + "/explain",
 		"/api/v1/users", "/api/v1/api-keys", "/internal/health"} {
 		there.get(path).want(http.StatusOK)
