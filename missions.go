@@ -205,7 +205,8 @@ func (f *listFilter) missionsInOrder(o order[missionView]) bool {
 // readMissions reads one mission more than a page has, if there are so many.
 func (s *Server) readMissions(ctx context.Context, f *listFilter, o order[missionView], few *idQuery) ([]missionView, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
-	sql, args := missionsSQL(&q, f, o, few), q.args
+	sql := missionsSQL(&q, f, o, few)
+	args := q.args
 	if !f.missionsInOrder(o) {
 		args = plannedAnew(args)
 	}

@@ -104,9 +104,9 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 			return false, fmt.Errorf("waiting for work: %w", context.Cause(ctx))
 		}
 		var q statement
-		err := s.db.QueryRow(ctx, `
-			SELECT EXISTS (SELECT `+q.claimable(missionID, phaseNames(in.Phase), in.Tags, true)+`)
-			       OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`, q.args...).Scan(&again)
+		sql := `SELECT EXISTS (SELECT ` + q.claimable(missionID, phaseNames(in.Phase), in.Tags) + `)
+			OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`
+		err := s.db.QueryRow(ctx, sql, q.args...).Scan(&again)
 		if err != nil {
 			return false, fmt.Errorf("looking for a ready spec: %w", err)
 		}
@@ -118,9 +118,17 @@ func (s *Server) awaitReady(ctx context.Context, missionID string, in claimReque
 
 // claimable finds the ready specs of a mission, its parameter $1, that a claim
 // may take: those of the phases, unless there are none, with all of the tags.
-// With byTag it goes by the tags' own index, however many specs are ready.
-func (q *statement) claimable(missionID string, phases, tags []string, byTag bool) string {
-	sql := `FROM spec_states h WHERE h.mission_id = ` + q.bind(missionID) + ` AND ` + unblockedSQL
+// It goes by the tags' own index where there are some, and by no other: that a
+// mission has many specs PostgreSQL doesn't expect.
+func (q *statement) claimable(missionID string, phases, tags []string) string {
+	mission := q.bind(missionID)
+	sql := `FROM spec_states h WHERE ` + unblockedSQL
+	if len(tags) > 0 {
+		sql += ` AND h.mission_id IS NOT DISTINCT FROM ` + mission +
+			` AND array_prepend(h.mission_id::text, h.tags) @> ` + q.bind(append([]string{missionID}, tags...)) + `::text[]`
+	} else {
+		sql += ` AND h.mission_id = ` + mission
+	}
 	switch len(phases) {
 	case 0:
 	case 1:
@@ -128,28 +136,38 @@ func (q *statement) claimable(missionID string, phases, tags []string, byTag boo
 	default:
 		sql += ` AND h.phase = ANY(` + q.bind(phases) + `)`
 	}
-	switch {
-	case len(tags) > 0 && byTag:
-		sql += ` AND array_prepend(h.mission_id::text, h.tags) @> ` + q.bind(append([]string{missionID}, tags...)) + `::text[]`
-	case len(tags) > 0:
-		sql += ` AND h.tags @> ` + q.bind(tags)
-	}
 	return sql
 }
 
-// next locks the first of what claimable finds, as specs are handed out, but
-// for what others are taking right now. It is the first row of the index
-// spec_states_ready, or spec_states_ready_phase, that has the tags.
-// See docs/design.md, Readiness and the cost of a claim.
-func (q *statement) next(missionID string, phases, tags []string, byTag bool) string {
-	const first = ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT 1 FOR NO KEY UPDATE OF h SKIP LOCKED`
-	claimable := q.claimable(missionID, phases, tags, byTag)
-	if !byTag || len(tags) == 0 {
-		return `SELECT h.spec_id ` + claimable + first
+// handedOut is the order in which specs are handed out: that of the indexes
+// spec_states_ready and, of one phase, spec_states_ready_phase.
+const handedOut = ` ORDER BY h.priority DESC, h.number_order, h.spec_id`
+
+// takeFirst locks the first that nobody is taking right now.
+const takeFirst = handedOut + ` LIMIT 1 FOR NO KEY UPDATE OF h SKIP LOCKED`
+
+// next locks the first of what claimable finds, as specs are handed out.
+func (q *statement) next(missionID string, phases, tags []string) string {
+	claimable := q.claimable(missionID, phases, tags)
+	if len(tags) == 0 {
+		return `SELECT h.spec_id ` + claimable + takeFirst
 	}
 	return `
 		WITH tagged AS MATERIALIZED (SELECT h.spec_id ` + claimable + `)
-		SELECT h.spec_id FROM tagged JOIN spec_states h USING (spec_id) WHERE ` + unblockedSQL + first
+		SELECT h.spec_id FROM tagged JOIN spec_states h USING (spec_id) WHERE ` + unblockedSQL + takeFirst
+}
+
+// walkedClaims is how many ready specs a claim with tags looks at in the order
+// in which they are handed out, before it goes by the index of tags: many of
+// what has a tag that is common need not be sorted then.
+const walkedClaims = 1000
+
+// nextOfFirst is next for a claim with tags, among the first walkedClaims.
+func (q *statement) nextOfFirst(missionID string, phases, tags []string) string {
+	return fmt.Sprintf(`
+		WITH first AS MATERIALIZED (SELECT h.spec_id %s%s LIMIT %d)
+		SELECT h.spec_id FROM first JOIN spec_states h USING (spec_id) WHERE %s AND h.tags @> %s%s`,
+		q.claimable(missionID, phases, nil), handedOut, walkedClaims, unblockedSQL, q.bind(tags), takeFirst)
 }
 
 func (s *Server) validateClaim(in claimRequest) (lease time.Duration, err error) {
@@ -186,13 +204,8 @@ type claimed struct {
 // gives is known once all that it queues was sent.
 func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (given func() (claimed, error), err error) {
 	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
-	var expired, rare bool
+	var expired bool
 	t.ask(`SELECT EXISTS (`+expiredSQL+`)`, []any{missionID}, &expired)
-	if len(in.Tags) > 0 {
-		var q statement
-		claimable := q.claimable(missionID, phaseNames(in.Phase), in.Tags, true)
-		t.ask(fmt.Sprintf(`SELECT count(*) <= %d FROM (SELECT %s LIMIT %d) few`, fewRows, claimable, fewRows+1), q.args, &rare)
-	}
 	if err := t.send(ctx); err != nil {
 		return nil, fmt.Errorf("locking a mission: %w", err)
 	}
@@ -207,7 +220,7 @@ func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID st
 			return nil, err
 		}
 	}
-	v, err := t.grant(ctx, m.ID, in, lease, rare || expired)
+	v, err := t.grant(ctx, m.ID, in, lease)
 	if errors.Is(err, errNothingReady) && len(t.events) > 0 {
 		err = andCommit(err) // what was taken back stays so
 	}
@@ -225,36 +238,56 @@ func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID st
 }
 
 // grant makes an agent the holder of the next ready spec.
-// See docs/design.md, Leases and fencing.
-func (t *tx) grant(ctx context.Context, missionID string, in claimRequest, lease time.Duration, byTag bool) (claimed, error) {
+func (t *tx) grant(ctx context.Context, missionID string, in claimRequest, lease time.Duration) (claimed, error) {
 	tries := [][]string{nil}
 	if in.Phase != "" {
 		tries = slices.Collect(slices.Chunk(phaseNames(in.Phase), 1)) // each by its own stretch of the index
 	}
 	for _, phases := range tries {
-		given := claimed{Lease: leaseView{Token: newSecret("lt_")}}
+		if len(in.Tags) > 0 {
+			var q statement
+			next := q.nextOfFirst(missionID, phases, in.Tags)
+			given, err := t.grantFound(ctx, missionID, in, lease, next, q)
+			if !errors.Is(err, errNothingReady) {
+				return given, err
+			}
+		}
 		var q statement
-		next := q.next(missionID, phases, in.Tags, byTag)
-		err := t.QueryRow(ctx, `
-			WITH next AS MATERIALIZED (`+next+`), spec AS (
-				UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1, updated_at = clock_timestamp()
-				FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
-			)
-			INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
-			SELECT spec_id, $1, `+q.bind(t.account.userID)+`, `+q.bind(in.Agent)+`, `+q.bind(given.Lease.Token)+`, attempts, clock_timestamp() + `+q.bind(lease)+`::interval
-			FROM spec RETURNING spec_id, attempt, expires_at`, q.args...).Scan(&given.Spec.ID, &given.Lease.Attempt, &given.Lease.ExpiresAt)
-		if errors.Is(err, pgx.ErrNoRows) {
-			continue
+		next := q.next(missionID, phases, in.Tags)
+		given, err := t.grantFound(ctx, missionID, in, lease, next, q)
+		if !errors.Is(err, errNothingReady) {
+			return given, err
 		}
-		if err != nil {
-			return given, fmt.Errorf("granting a lease: %w", err)
-		}
-		t.claimed++
-		t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
-		t.emit("spec.claimed", missionID, given.Spec.ID, in.Agent, map[string]any{"attempt": given.Lease.Attempt, "expires_at": given.Lease.ExpiresAt})
-		return given, nil
 	}
 	return claimed{}, errNothingReady
+}
+
+// grantFound makes an agent the holder of the spec that next locks, whose
+// arguments q has.
+func (t *tx) grantFound(ctx context.Context, missionID string, in claimRequest, lease time.Duration, next string, q statement) (claimed, error) {
+	given := claimed{Lease: leaseView{Token: newSecret("lt_")}}
+	sql := `
+		WITH next AS MATERIALIZED (` + next + `), spec AS (
+			UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1,
+			       updated_at = clock_timestamp()
+			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
+		)
+		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
+		SELECT spec_id, $1, ` + q.bind(t.account.userID) + `, ` + q.bind(in.Agent) + `, ` + q.bind(given.Lease.Token) + `,
+		       attempts, clock_timestamp() + ` + q.bind(lease) + `::interval
+		FROM spec RETURNING spec_id, attempt, expires_at`
+	err := t.QueryRow(ctx, sql, q.args...).Scan(&given.Spec.ID, &given.Lease.Attempt, &given.Lease.ExpiresAt)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return given, errNothingReady
+	}
+	if err != nil {
+		return given, fmt.Errorf("granting a lease: %w", err)
+	}
+	t.claimed++
+	t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
+	t.emit("spec.claimed", missionID, given.Spec.ID, in.Agent,
+		map[string]any{"attempt": given.Lease.Attempt, "expires_at": given.Lease.ExpiresAt})
+	return given, nil
 }
 
 // heartbeat is POST /api/v1/specs/{id}/heartbeat.

@@ -658,7 +658,7 @@ func (s *testServer) explainClaim(mission string) (buffers int, plan string) {
 	}
 	defer func() { _ = tx.Rollback(s.t.Context()) }()
 	var q statement
-	err = tx.QueryRow(s.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+q.next(path.Base(mission), nil, nil, false), q.args...).Scan(&plan)
+	err = tx.QueryRow(s.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+q.next(path.Base(mission), nil, nil), q.args...).Scan(&plan)
 	if err != nil {
 		s.t.Fatal(err)
 	}
