@@ -1,0 +1,316 @@
+package main
+
+// Lists of specs, and the search in them.
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/specfile"
+)
+
+// specSorts are the sort keys of the spec list. By updated_at it walks the
+// specs' states, else their texts.
+var specSorts = map[string]sortKey[specSummary]{
+	"number":     {"number_order", "text", func(v specSummary) string { return v.numberOrder }},
+	"priority":   {"priority", "smallint", func(v specSummary) string { return strconv.Itoa(v.Priority) }},
+	"updated_at": {"updated_at", "timestamptz", func(v specSummary) string { return timeText(v.UpdatedAt) }},
+}
+
+// specFilter is what a list of specs is filtered by. Its conditions speak of a
+// spec's state h and, if ofMission says so, of its mission m.
+type specFilter struct {
+	listFilter
+	mission   string // "" for all that the account may see
+	status    string
+	phase     string
+	ofMission bool
+}
+
+func newSpecFilter(a account, mission string) *specFilter {
+	f := &specFilter{listFilter: *newListFilter(a), mission: mission}
+	if mission != "" {
+		f.scope = []string{mission}
+	}
+	fmt.Fprintf(&f.shape, "mission=%q ", mission)
+	return f
+}
+
+func (f *specFilter) byStatus(status string) {
+	if f.status = status; status != "" {
+		f.having(`h.status = $?`, status)
+		f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = $?`, status,
+			` AND h.mission_id = one.id`)
+	}
+}
+
+// byIndex adds a query for the ids that a condition leaves, see idQuery.
+func (f *specFilter) byIndex(sql string, value any, mission string) {
+	f.rare = append(f.rare, idQuery{condition: condition{sql, value}, mission: mission})
+}
+
+// phaseNames are a phase as given and, where that differs, in the form that
+// imports store.
+func phaseNames(phase string) []string {
+	if phase == "" {
+		return nil
+	}
+	return slices.Compact([]string{phase, specfile.CanonicalPhase(phase)})
+}
+
+// byPhase takes a phase as given or in the form that imports store.
+func (f *specFilter) byPhase(phase string) {
+	if f.phase = phase; phase != "" {
+		f.having(`h.phase = ANY($?)`, phaseNames(phase))
+		f.byIndex(`SELECT s.id FROM specs s WHERE s.phase = ANY($?)`, phaseNames(phase), ` AND s.mission_id = one.id`)
+	}
+}
+
+// byTag goes by an index in which a spec's mission counts as one of its tags.
+func (f *specFilter) byTag(tag string) {
+	if tag != "" {
+		f.having(`h.tags @> ARRAY[$?]`, tag)
+		f.rare = append(f.rare, idQuery{
+			condition{`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> ARRAY[$?]`, tag},
+			` AND array_prepend(s.mission_id::text, s.tags) @> ARRAY[one.id::text]`, true,
+		})
+	}
+}
+
+func (f *specFilter) byReady(want *bool) {
+	if want == nil {
+		return
+	}
+	f.ofMission = true
+	if !*want {
+		f.having(`NOT `+readySQL, nil)
+		return
+	}
+	f.having(readySQL, nil)
+	f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE `+unblockedSQL, nil, ` AND h.mission_id = one.id`)
+}
+
+// held leaves the specs that the account holds.
+func (f *specFilter) held() {
+	f.having(`h.spec_id IN (SELECT spec_id FROM leases WHERE user_id = $?)`, f.account.userID)
+	f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.user_id = $?`, f.account.userID, ` AND l.mission_id = one.id`)
+}
+
+// listSpecs is GET /api/v1/specs.
+func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
+	q := newQuery(r, "mission_id", "status", "phase", "tag", "ready", "claimed", "q", "sort", "limit", "cursor")
+	filter := newSpecFilter(callOf(r).account, q.id("mission_id"))
+	if q.choice("claimed", "", "mine") == "mine" {
+		filter.held()
+	}
+	filter.byTag(q.text("tag", 64))
+	filter.byReady(q.flag("ready"))
+	filter.byPhase(q.text("phase", 200))
+	filter.byStatus(q.choice("status", "", specStatuses...))
+	order := readOrder(q, specSorts, "number", &filter.listFilter)
+	if err := q.err(); err != nil {
+		return err
+	}
+	specs, err := s.findSpecs(r.Context(), filter, order)
+	if err != nil {
+		return err
+	}
+	return respondOK(w, r, specs)
+}
+
+// findSpecs reads a page of specs: their ids first, by the index that leaves
+// the fewest, and then what is shown of them, with snippets if it is a search.
+func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSummary]) (list[specSummary], error) {
+	ctx, end, err := s.beginSearch(ctx, o.text)
+	if err != nil {
+		return list[specSummary]{}, err
+	}
+	defer end()
+	if f.mission == "" {
+		if err := s.seeMissions(ctx, &f.listFilter); err != nil {
+			return list[specSummary]{}, err
+		}
+	}
+	var few *idQuery
+	if !f.inOrder(o) {
+		if few, err = s.narrow(ctx, &f.listFilter); err != nil {
+			return list[specSummary]{}, err
+		}
+	}
+	specs, err := s.readSpecs(ctx, f, o, few)
+	if err == nil && few == nil && f.bounded(o) && len(specs) <= o.limit {
+		specs, err = s.readSpecs(ctx, f, o, &f.rare[0])
+	}
+	if err != nil {
+		return list[specSummary]{}, err
+	}
+	return page(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
+}
+
+// readSpecs reads one spec more than a page has, if there are so many.
+func (s *Server) readSpecs(ctx context.Context, f *specFilter, o order[specSummary], few *idQuery) ([]specSummary, error) {
+	q := statement{[]any{f.account.userID, f.account.admin()}}
+	sql := specsPageSQL(&q, f, o, few)
+	args := q.args
+	if len(f.conditions) > 0 && !f.inOrder(o) || o.text != "" || f.scope != nil && f.mission == "" {
+		args = plannedAnew(args)
+	}
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("listing specs: %w", err)
+	}
+	specs, err := collectSummaries(rows, o.limit+1)
+	if err != nil {
+		return nil, fmt.Errorf("listing specs: %w", err)
+	}
+	return specs, nil
+}
+
+// inOrder reports whether an index has what the filter leaves in the order of
+// the list: a mission's specs of one status, or of one phase, by number.
+func (f *specFilter) inOrder(o order[specSummary]) bool {
+	return f.mission != "" && o.key.column == "number_order" && len(f.conditions) == 1 &&
+		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
+}
+
+// bounded reports whether the walk along the order's index ends after
+// walkedRows, since there is another way to what the filter leaves.
+func (f *specFilter) bounded(o order[specSummary]) bool {
+	return o.text == "" && !f.inOrder(o) && len(f.rare) > 0 && (f.mission != "" || f.scope == nil)
+}
+
+// specsPageSQL is the statement of readSpecs.
+func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuery) string {
+	with, ids := "", ""
+	if few != nil {
+		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
+	}
+	snippet, last := "NULL", o.sorted("page.key", "s.id")
+	switch {
+	case o.text != "":
+		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		ids = f.foundIDs(q, query, few)
+		snippet = `ts_headline('english', left(s.body, 4096), ` + query + `,
+			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`
+		last = ` ORDER BY ts_rank(s.search, ` + query + `) DESC, s.id LIMIT ` + q.bind(o.limit)
+	case few != nil:
+		ids = f.fewIDs(q, o)
+	default:
+		ids = f.walkedIDs(q, o)
+	}
+	mission := "s.mission_id"
+	if f.mission != "" {
+		mission = q.bind(f.mission) // which is then looked up once
+	}
+	return `WITH ` + with + `page AS MATERIALIZED (` + ids + `)
+		SELECT ` + summaryColumns + `, ` + snippet + `
+		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = ` + mission + `
+		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + last
+}
+
+// foundIDs is the query for the ids of what a search finds, among few if
+// that isn't nil.
+func (f *specFilter) foundIDs(q *statement, query string, few *idQuery) string {
+	from := "specs s"
+	if few != nil {
+		from = "few JOIN specs s USING (id)"
+	}
+	sql := `SELECT s.id FROM ` + from + ` JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
+		f.where(q) + ` AND s.search @@ ` + query
+	if f.scope != nil {
+		sql += " AND s.mission_id = ANY(" + q.bind(f.scope) + ")"
+	} else {
+		sql += " AND " + readableSQL
+	}
+	return fmt.Sprintf("%s LIMIT %d", sql, rankedMatches)
+}
+
+// fewIDs is the query for the ids and sort keys of a page of what few leaves,
+// all of which is read (OFFSET 0 sees to that) and sorted.
+func (f *specFilter) fewIDs(q *statement, o order[specSummary]) string {
+	key := "h." + o.key.column
+	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few JOIN spec_states h ON h.spec_id = few.id
+		JOIN missions m ON m.id = h.mission_id` + f.where(q) + o.compared(q, key, "h.spec_id")
+	if f.scope != nil {
+		sql += " AND h.mission_id = ANY(" + q.bind(f.scope) + ")"
+	} else {
+		sql += " AND " + readableSQL
+	}
+	return `SELECT id, key FROM (` + sql + ` OFFSET 0) AS narrowed` +
+		o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)
+}
+
+// walkedIDs is the query for the ids and sort keys of a page along an index w
+// that has the order of the list. Everything else is looked up on the way: with
+// OFFSET 0, whatever PostgreSQL expects of the conditions. It goes through a few
+// missions one by one: those whose first spec comes first have all of the page.
+func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
+	from, id, where, along := "specs w", "w.id", " WHERE true", ""
+	if o.key.column == "updated_at" || f.inOrder(o) && f.status != "" {
+		from, id = "spec_states w", "w.spec_id"
+	}
+	switch {
+	case !f.inOrder(o):
+		where = f.where(q)
+	case f.status != "":
+		along = " AND w.status = " + q.bind(f.status)
+	default:
+		along = " AND w.phase = " + q.bind(f.phase)
+	}
+	if f.mission != "" {
+		along += " AND w.mission_id = " + q.bind(f.mission)
+	}
+	key := "w." + o.key.column
+	along += o.compared(q, key, id)
+	if f.bounded(o) {
+		from = fmt.Sprintf("(SELECT %s, %s FROM %s WHERE true%s%s LIMIT %d) AS w",
+			id, key, from, along, o.sorted(key, id), walkedRows)
+		along = ""
+	}
+	stranger := f.scope == nil && !f.account.admin()
+	if stranger || len(f.conditions) > 0 && !f.inOrder(o) {
+		from += ` CROSS JOIN LATERAL (
+			SELECT spec_id, mission_id, status, unmet, phase, tags FROM spec_states WHERE spec_id = ` + id + ` OFFSET 0) AS h`
+	}
+	if stranger || f.ofMission {
+		from += ` CROSS JOIN LATERAL (
+			SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+	}
+	if stranger {
+		where += " AND " + readableSQL
+	}
+	page := func(mission, limit string) string {
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission +
+			o.sorted(key, id) + ` LIMIT ` + limit
+	}
+	limit := q.bind(o.limit + 1)
+	if f.mission != "" || f.scope == nil {
+		return page("", limit)
+	}
+	const ofOne = " AND w.mission_id = one.id"
+	return `SELECT its.id, its.key FROM (
+			SELECT one.id FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id)
+			CROSS JOIN LATERAL (` + page(ofOne, "1") + `) AS first` +
+		o.sorted("first.key", "first.id") + ` LIMIT ` + limit + `
+		) AS one CROSS JOIN LATERAL (` + page(ofOne, limit) + `) AS its` +
+		o.sorted("its.key", "its.id") + ` LIMIT ` + limit
+}
+
+// collectSummaries reads all rows of summaryColumns and a snippet, of which
+// there are at most so many.
+func collectSummaries(rows pgx.Rows, most int) ([]specSummary, error) {
+	summaries := make([]specSummary, 0, most)
+	var v specSummary
+	var claim nullableClaim
+	_, err := pgx.ForEachRow(rows, append(v.fields(&claim), &v.Snippet), func() error {
+		v.Claim = claim.view()
+		summaries = append(summaries, v)
+		return nil
+	})
+	return summaries, err
+}
