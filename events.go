@@ -81,13 +81,18 @@ func tallyOf(status string, unmet int, done []bool) tally {
 	return n
 }
 
-// openSpecsSQL is how many specs of a head are neither completed nor deferred.
-var openSpecsSQL = "planned + in_progress + in_review + testing + blocked"
+// openStatuses are those of specs that are neither completed nor deferred.
+var openStatuses = slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool {
+	return status == "completed" || status == "deferred"
+})
+
+// openSpecsSQL is how many specs of a head are open.
+var openSpecsSQL = strings.Join(openStatuses, " + ")
 
 // openSpecs is the change of openSpecsSQL, and completedSpecs of those that are.
 func (n tally) openSpecs() (open int) {
 	for i, status := range specStatuses {
-		if n != nil && status != "completed" && status != "deferred" {
+		if n != nil && slices.Contains(openStatuses, status) {
 			open += n[i]
 		}
 	}

@@ -42,18 +42,6 @@ func queryText(t *testing.T, url, sql string) (answer string) {
 	return answer
 }
 
-func mustExec(t *testing.T, url, sql string) {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
-	if _, err := conn.Exec(t.Context(), sql); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // wantError fails the test unless err says all of the words.
 func wantError(t *testing.T, err error, words ...string) {
 	t.Helper()

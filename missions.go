@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -101,17 +100,11 @@ func (t *tx) askMissionView(id string) (view func() (missionView, error), err er
 	if err := t.flush(); err != nil {
 		return nil, err
 	}
-	var m missionView
-	readErr := pgx.ErrNoRows
-	t.queue(oneMissionSQL, t.account.userID, t.account.admin(), id).Query(func(rows pgx.Rows) error {
-		var err error
-		if m, err = pgx.CollectExactlyOneRow(rows, scanMission); !errors.Is(err, pgx.ErrNoRows) {
-			readErr = err
-			return err
-		}
-		return nil
-	})
-	return func() (missionView, error) { return m, notFoundOr(readErr, "reading a mission") }, nil
+	row := askOne(t, oneMissionSQL, []any{t.account.userID, t.account.admin(), id}, scanMission)
+	return func() (missionView, error) {
+		m, err := row()
+		return m, notFoundOr(err, "reading a mission")
+	}, nil
 }
 
 // missionReply answers with the mission as it is in the end.

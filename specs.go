@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -172,17 +171,9 @@ func scanSpec(row pgx.CollectableRow) (v specRow, err error) {
 // askView queues a read of a spec as it then is, and returns what gives it
 // once it was sent.
 func (t *tx) askView(id string) func() (specView, error) {
-	var found specRow
-	err := pgx.ErrNoRows
-	t.queue(oneSpecSQL, t.account.userID, t.account.admin(), id, noVersion).Query(func(rows pgx.Rows) error {
-		var read error
-		if found, read = pgx.CollectExactlyOneRow(rows, scanSpec); !errors.Is(read, pgx.ErrNoRows) {
-			err = read
-			return read
-		}
-		return nil
-	})
+	row := askOne(t, oneSpecSQL, []any{t.account.userID, t.account.admin(), id, noVersion}, scanSpec)
 	return func() (specView, error) {
+		found, err := row()
 		if err != nil {
 			return specView{}, notFoundOr(err, "reading a spec")
 		}

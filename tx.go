@@ -108,6 +108,21 @@ func (t *tx) ask(sql string, args []any, dest ...any) (found *bool) {
 	return found
 }
 
+// askOne queues a query for one row of T. What it returns gives the row once it
+// was sent, or pgx.ErrNoRows.
+func askOne[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) func() (T, error) {
+	var row T
+	err := pgx.ErrNoRows
+	t.queue(sql, args...).Query(func(rows pgx.Rows) (readErr error) {
+		if row, readErr = pgx.CollectExactlyOneRow(rows, scan); errors.Is(readErr, pgx.ErrNoRows) {
+			return nil // see ask
+		}
+		err = readErr
+		return readErr
+	})
+	return func() (T, error) { return row, err }
+}
+
 // send sends what is queued, in one round trip, and waits for all of it.
 func (t *tx) send(ctx context.Context) error {
 	batch := t.queued
