@@ -69,86 +69,87 @@ type permission struct {
 }
 
 var (
-	probe    = permission{name: "probe", unlimited: true}
-	public   = permission{name: "public"}
-	guest    = permission{name: "guest", sensitive: true}
-	signedIn = permission{name: "signed in", role: roleViewer}
-	session  = permission{name: "session", role: roleViewer, session: true}
-	maker    = permission{name: "maker", role: roleUser}
-	admin    = permission{name: "admin", role: roleAdmin}
-	manager  = permission{name: "manager", role: roleAdmin, session: true}
+	forProbes     = permission{name: "probe", unlimited: true}
+	forAnyone     = permission{name: "public"}
+	forGuests     = permission{name: "guest", sensitive: true}
+	forAccounts   = permission{name: "signed in", role: roleViewer}
+	forSessions   = permission{name: "session", role: roleViewer, session: true}
+	mayCreate     = permission{name: "maker", role: roleUser}
+	mayAdminister = permission{name: "admin", role: roleAdmin}
+	mayManage     = permission{name: "manager", role: roleAdmin, session: true}
 
 	// Some tools write and some don't: admitTool looks at each.
-	agent = permission{name: "signed in", role: roleViewer, later: true}
+	forAgents = permission{name: "signed in", role: roleViewer, later: true}
 
 	// The membership is checked where the mission is read, in the WHERE clause,
 	// or locked, by askMission. What is wrong before that is hidden from who has
 	// no access, by hideFrom.
-	reader = permission{name: "reader", role: roleViewer, access: accessReader}
-	editor = permission{name: "editor", role: roleViewer, access: accessEditor}
-	owner  = permission{name: "owner", role: roleViewer, access: accessOwner}
+	mayRead = permission{name: "reader", role: roleViewer, access: accessReader}
+	mayEdit = permission{name: "editor", role: roleViewer, access: accessEditor}
+	mayOwn  = permission{name: "owner", role: roleViewer, access: accessOwner}
 )
 
 // admit lets a request through to its handler, or says why not, in the order
-// 401, 429, 404, 403.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, p permission) error {
-	c := callOf(r)
+// 401, 429, 404, 403, and completes the call.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, c *call) (err error) {
+	p := c.permission
 	if !p.unlimited && !s.opened.Load() {
-		return problem(http.StatusServiceUnavailable, "starting", "The server is starting. Try again in a moment.").withHeader("Retry-After", "1")
+		return problem(http.StatusServiceUnavailable, "starting", "The server is starting. Try again in a moment.").
+			withHeader("Retry-After", "1")
 	}
 	if p.role != roleNone {
-		token, err := bearerToken(r)
-		if err != nil {
+		if c.token, err = bearerToken(r); err != nil {
 			return err
 		}
-		if c.account, err = s.authenticate(r.Context(), token, c.addr); err != nil {
+		if err := s.signIn(r.Context(), c); err != nil {
 			return err
 		}
-		c.admitted, c.permission = time.Now(), p
 	}
-	if err := s.limitRate(w, r, p); err != nil {
+	if err := s.limitRate(w, c); err != nil {
 		return err
 	}
-	write := r.Method != http.MethodGet && r.Method != http.MethodHead && !p.later
-	if p.access != accessNone {
-		var err error
-		if c.target, err = parseTarget(r); err != nil {
-			return err
+	c.ifMatch = r.Header.Values("If-Match")
+	var named error
+	if c.target, named = parseTarget(r); named != nil && p.access != accessNone {
+		return named
+	}
+	writes := r.Method != http.MethodGet && r.Method != http.MethodHead && !p.later
+	if err := permit(c.account, p, writes); err != nil {
+		if p.access != accessNone {
+			err = cmp.Or(admitToMission(r.Context(), s.db, c), err)
 		}
+		return err
 	}
-	err := permit(c.account, p, write)
-	if err != nil && p.access != accessNone {
-		err = cmp.Or(admitToMission(r.Context(), s.db, c, p), err)
-	}
+	return cmp.Or(named, c.readKey(r))
+}
+
+// signIn finds the account of a request's credential.
+func (s *Server) signIn(ctx context.Context, c *call) (err error) {
+	c.account, err = s.authenticate(ctx, c.token, c.addr)
+	c.admitted = time.Now()
 	return err
 }
 
-// readmit checks a request anew that was admitted more than a second ago: its
+// readmit checks a request again that was admitted more than a second ago: its
 // body came slowly, or it has waited, and its credential may have ended since.
-func (s *Server) readmit(r *http.Request) error {
-	c := callOf(r)
-	if c.account.userID == "" || time.Since(c.admitted) < time.Second {
+func (s *Server) readmit(ctx context.Context, c *call) error {
+	if c.token == "" || time.Since(c.admitted) < time.Second {
 		return nil
 	}
-	token, err := bearerToken(r)
-	if err != nil {
+	if err := s.signIn(ctx, c); err != nil {
 		return err
 	}
-	if c.account, err = s.authenticate(r.Context(), token, c.addr); err != nil {
-		return err
-	}
-	c.admitted = time.Now()
 	return permit(c.account, c.permission, !c.permission.later)
 }
 
 // permit holds an account and its key against what a route asks.
-func permit(a account, p permission, write bool) error {
+func permit(a account, p permission, writes bool) error {
 	switch {
 	case p.role == roleNone:
 		return nil
 	case a.role < p.role:
 		return errForbidden("Your account's role doesn't allow this.")
-	case a.readOnly && write:
+	case a.readOnly && writes:
 		return errForbidden("This API key may only read.")
 	case p.session && a.session == "":
 		return errForbidden("API keys can't do this: log in, and use the access token.")
@@ -158,9 +159,9 @@ func permit(a account, p permission, write bool) error {
 	return nil
 }
 
-// admitToMission checks the caller's access to the mission that the path
-// names: 404 for what they can't see, 403 for what they can see but not change.
-func admitToMission(ctx context.Context, q querier, c *call, p permission) error {
+// admitToMission checks the caller's access to the mission of the call's target:
+// 404 for what they can't see, 403 for what they can see but not change.
+func admitToMission(ctx context.Context, q querier, c *call) error {
 	row := q.QueryRow(ctx, `SELECT `+accessSQL+` FROM missions m WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
 		c.account.userID, c.account.admin(), orNull(c.target.mission), orNull(c.target.spec))
 	var have access
@@ -171,20 +172,25 @@ func admitToMission(ctx context.Context, q querier, c *call, p permission) error
 	if err != nil {
 		return fmt.Errorf("checking access: %w", err)
 	}
-	if have < p.access {
-		return errForbidden("You may read this mission, but not do this with it.")
+	if have < c.permission.access {
+		return errReadOnly()
 	}
 	return nil
 }
 
+// errReadOnly is the answer for what the caller may see, but not change.
+func errReadOnly() *apiError {
+	return errForbidden("You may read this mission, but not do this with it.")
+}
+
 // hideFrom returns what a request is refused with: who has no access to the
 // mission that it names learns that, and nothing of other mistakes.
-func (s *Server) hideFrom(ctx context.Context, c *call, p permission, refused *apiError) *apiError {
+func (s *Server) hideFrom(ctx context.Context, c *call, refused *apiError) *apiError {
 	switch refused.status {
 	case http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge,
 		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
-		if p.access != accessNone && c.target != (target{}) {
-			if err := admitToMission(ctx, s.db, c, p); err != nil {
+		if c.permission.access != accessNone && c.target != (target{}) {
+			if err := admitToMission(ctx, s.db, c); err != nil {
 				return asProblem(err)
 			}
 		}
@@ -204,33 +210,41 @@ const accessSQL = `
 const readableSQL = `
 	($2 OR m.owner_id = $1 OR coalesce((SELECT true FROM members WHERE mission_id = m.id AND user_id = $1), false))`
 
-// target is the mission or the spec that a request names.
-type target struct{ mission, spec string }
+// target is what a request names by its id; "" for what it doesn't.
+type target struct{ mission, spec, user, key string }
 
-// parseTarget reads {id} from the path. What isn't an id names nothing: 404.
-func parseTarget(r *http.Request) (target, error) {
-	id := strings.ToLower(r.PathValue("id"))
-	if !validID(id) {
-		return target{}, errNotFound()
+// parseTarget reads the ids in the path, in lower case. What isn't an id names
+// nothing: 404.
+func parseTarget(r *http.Request) (at target, err error) {
+	id, member := strings.ToLower(r.PathValue("id")), strings.ToLower(r.PathValue("user_id"))
+	switch {
+	case id == "":
+		return at, nil
+	case !validID(id) || member != "" && !validID(member):
+		return at, errNotFound()
+	case strings.Contains(r.Pattern, "/specs/{id}"):
+		at.spec = id
+	case strings.Contains(r.Pattern, "/users/{id}"):
+		at.user = id
+	case strings.Contains(r.Pattern, "/api-keys/{id}"):
+		at.key = id
+	default:
+		at.mission, at.user = id, member
 	}
-	if strings.Contains(r.Pattern, "/specs/{id}") {
-		return target{spec: id}, nil
-	}
-	return target{mission: id}, nil
+	return at, nil
 }
 
 // limitRate counts the request against the limit of its credential, or of its
 // address where nobody is signed in.
-func (s *Server) limitRate(w http.ResponseWriter, r *http.Request, p permission) error {
-	if p.unlimited {
+func (s *Server) limitRate(w http.ResponseWriter, c *call) error {
+	if c.permission.unlimited {
 		return nil
 	}
-	c := callOf(r)
 	by, key := s.rate, c.account.credential()
 	if key == "" {
 		key = limitKey(c.addr)
 	}
-	if p.sensitive {
+	if c.permission.sensitive {
 		by = s.authRate
 	}
 	v := by.take(key, time.Now())
@@ -243,7 +257,8 @@ func (s *Server) limitRate(w http.ResponseWriter, r *http.Request, p permission)
 }
 
 func errRateLimited(v verdict) error {
-	return problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Slow down, and try again after the time in Retry-After.").
+	return problem(http.StatusTooManyRequests, "rate_limited",
+		"Too many requests. Slow down, and try again after the time in Retry-After.").
 		withHeader("Retry-After", roundedUp(v.retryAfter))
 }
 

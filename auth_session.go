@@ -32,52 +32,47 @@ type sessionView struct {
 	ExpiresIn    int64    `json:"expires_in"` // seconds
 }
 
-// register is POST /api/v1/auth/register. The first account becomes admin.
-func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Email      string `json:"email"`
-		Password   string `json:"password"`
-		Name       string `json:"name"`
-		SetupToken string `json:"setup_token"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
+// newAccount is an account that somebody makes for themselves.
+type newAccount struct {
+	Email      string `json:"email"`
+	Password   string `json:"password"`
+	Name       string `json:"name"`
+	SetupToken string `json:"setup_token"`
+}
+
+func (*newAccount) validate(*violations, *Config) {} // not before REGISTRATION allows one
+
+// registerUser is POST /api/v1/auth/register. The first account becomes admin.
+func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*sessionView, error) {
 	if s.config.Registration == "closed" {
-		return errRegistrationClosed()
+		return nil, errRegistrationClosed()
 	}
-	first, err := s.firstAccount(r.Context(), s.db)
+	if _, err := s.mayRegister(ctx, s.db, in.SetupToken); err != nil {
+		return nil, err
+	}
+	var v violations
+	email := v.credentials(in.Email, in.Password, in.Name)
+	if err := v.err(); err != nil {
+		return nil, err
+	}
+	hash, err := s.hasher.hash(ctx, in.Password)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.mayRegister(first, in.SetupToken); err != nil {
-		return err
-	}
-	hash, err := s.validateAccount(r.Context(), violations{}, &in.Email, in.Password, in.Name)
-	if err != nil {
-		return err
-	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*sessionView, error) {
 		// There is no row yet that two first accounts could meet at.
 		if _, err := t.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, registrationLock); err != nil {
-			return reply{}, fmt.Errorf("locking the registration: %w", err)
+			return nil, fmt.Errorf("locking the registration: %w", err)
 		}
-		first, err := s.firstAccount(ctx, t)
+		role, err := s.mayRegister(ctx, t, in.SetupToken)
 		if err != nil {
-			return reply{}, err
+			return nil, err
 		}
-		if err := s.mayRegister(first, in.SetupToken); err != nil {
-			return reply{}, err
-		}
-		role := "user"
-		if first {
-			role = "admin"
-		}
-		u, err := insertUser(ctx, t, in.Email, in.Name, role, hash)
+		u, err := insertUser(ctx, t, email, in.Name, role, hash)
 		if err != nil {
-			return reply{}, err
+			return nil, err
 		}
-		return s.openSession(t, u, http.StatusCreated)
+		return s.openSession(t, u)
 	})
 }
 
@@ -88,27 +83,34 @@ func errRegistrationClosed() error {
 	return problem(http.StatusForbidden, "registration_closed", "Accounts are made by an admin here.")
 }
 
-// firstAccount reports whether there is no account yet.
-func (s *Server) firstAccount(ctx context.Context, q querier) (bool, error) {
-	var none bool
-	if err := q.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM users)`).Scan(&none); err != nil {
-		return false, fmt.Errorf("looking for accounts: %w", err)
+// mayRegister applies REGISTRATION and returns the role of a new account. The
+// first one of a server that others can reach needs the token that its console
+// shows.
+func (s *Server) mayRegister(ctx context.Context, q querier, setupToken string) (role string, err error) {
+	first, err := firstAccount(ctx, q)
+	if err != nil {
+		return "", err
 	}
-	return none, nil
-}
-
-// mayRegister applies REGISTRATION. The first account of a server that others
-// can reach needs the token that its console shows.
-func (s *Server) mayRegister(first bool, setupToken string) error {
 	if !first && s.config.Registration != "open" {
-		return errRegistrationClosed()
+		return "", errRegistrationClosed()
 	}
 	if first && !s.config.loopback() &&
 		subtle.ConstantTimeCompare([]byte(setupToken), []byte(s.setupToken())) != 1 {
-		return problem(http.StatusForbidden, "setup_token_required",
+		return "", problem(http.StatusForbidden, "setup_token_required",
 			"The first account needs the setup_token that the server printed when it started.")
 	}
-	return nil
+	if first {
+		return "admin", nil
+	}
+	return "user", nil
+}
+
+// firstAccount reports whether there is no account yet.
+func firstAccount(ctx context.Context, q querier) (first bool, err error) {
+	if err := q.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM users)`).Scan(&first); err != nil {
+		return false, fmt.Errorf("looking for accounts: %w", err)
+	}
+	return first, nil
 }
 
 // setupToken is the same on every instance, and useless once there is an account.
@@ -121,51 +123,51 @@ func (s *Server) derive(purpose, from string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
+// loginRequest signs in by password.
+type loginRequest struct {
+	Email    string `json:"email"`
+	Password string `json:"password"`
+}
+
+func (*loginRequest) validate(*violations, *Config) {} // what can't be right is wrong
+
 // login is POST /api/v1/auth/login.
-func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Email    string `json:"email"`
-		Password string `json:"password"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
+func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*sessionView, error) {
 	email, ok := normalizeEmail(in.Email)
 	if !ok {
-		return errInvalidCredentials()
+		return nil, errInvalidCredentials()
 	}
-	address := limitKey(callOf(r).addr)
-	u, hash, known, err := s.accountByEmail(r.Context(), email, address)
+	address := limitKey(c.addr)
+	u, hash, known, err := s.accountByEmail(ctx, email, address)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !known {
-		if err := s.chargeFailure(r.Context(), email); err != nil {
-			return err
+		if err := s.chargeFailure(ctx, email); err != nil {
+			return nil, err
 		}
 	}
-	ok, weak, err := s.hasher.verify(r.Context(), hash, in.Password)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return errInvalidCredentials()
-	}
-	if u.Disabled {
-		return problem(http.StatusForbidden, "account_disabled", "This account is disabled. Ask an admin.")
+	ok, weak, err := s.hasher.verify(ctx, hash, in.Password)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, errInvalidCredentials()
+	case u.Disabled:
+		return nil, problem(http.StatusForbidden, "account_disabled", "This account is disabled. Ask an admin.")
 	}
 	stronger := ""
 	if weak {
-		if stronger, err = s.hasher.hash(r.Context(), in.Password); err != nil {
-			return err
+		if stronger, err = s.hasher.hash(ctx, in.Password); err != nil {
+			return nil, err
 		}
 	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*sessionView, error) {
 		if err := t.lockLogin(ctx, u.ID, hash); err != nil {
-			return reply{}, err
+			return nil, err
 		}
 		t.noteLogin(u, stronger, address, known)
-		return s.openSession(t, u, http.StatusOK)
+		return s.openSession(t, u)
 	})
 }
 
@@ -248,20 +250,20 @@ func (t *tx) noteLogin(u userView, hash, address string, known bool) {
 		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`, u.ID, address)
 }
 
-// openSession starts a session and answers with its tokens.
-func (s *Server) openSession(t *tx, u userView, status int) (reply, error) {
+// openSession starts a session and returns it with its tokens.
+func (s *Server) openSession(t *tx, u userView) (*sessionView, error) {
 	id, token := newID(), newSecret(refreshPrefix)
 	t.queue(`INSERT INTO sessions (id, user_id, expires_at) VALUES ($1, $2, clock_timestamp() + $3::interval)`, id, u.ID, s.config.RefreshTokenTTL)
 	t.queue(`INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`, hashToken(token), id)
-	return s.sessionReply(u, id, token, status)
+	return s.viewSession(u, id, token)
 }
 
-func (s *Server) sessionReply(u userView, sessionID, refreshToken string, status int) (reply, error) {
+func (s *Server) viewSession(u userView, sessionID, refreshToken string) (*sessionView, error) {
 	accessToken, err := s.newAccessToken(u.ID, sessionID)
-	return reply{status: status, body: sessionView{
+	return &sessionView{
 		User: u, AccessToken: accessToken, RefreshToken: refreshToken,
 		TokenType: "Bearer", ExpiresIn: int64(s.config.AccessTokenTTL / time.Second),
-	}}, err
+	}, err
 }
 
 func hashToken(token string) []byte {
@@ -269,25 +271,24 @@ func hashToken(token string) []byte {
 	return sum[:]
 }
 
+// refreshRequest spends a refresh token.
+type refreshRequest struct {
+	RefreshToken string `json:"refresh_token"`
+}
+
+func (*refreshRequest) validate(*violations, *Config) {}
+
 // refresh is POST /api/v1/auth/refresh. A token is good once; its successor is
 // derived from it, so that a repeat whose first answer was lost gets the same
 // one. Any other repeat is taken for theft and ends the session.
 // See docs/design.md, Refresh tokens and theft.
-func (s *Server) refresh(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		RefreshToken string `json:"refresh_token"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
+func (s *Server) refresh(ctx context.Context, t *tx, _ *call, in *refreshRequest) (*sessionView, error) {
 	successor := refreshPrefix + s.derive("refresh", in.RefreshToken)
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		u, sessionID, err := s.spendToken(ctx, t, in.RefreshToken, successor)
-		if err != nil {
-			return reply{}, err
-		}
-		return s.sessionReply(u, sessionID, successor, http.StatusOK)
-	})
+	u, sessionID, err := s.spendToken(ctx, t, in.RefreshToken, successor)
+	if err != nil {
+		return nil, err
+	}
+	return s.viewSession(u, sessionID, successor)
 }
 
 // spendToken replaces a refresh token by its successor and returns whose it is.
@@ -348,66 +349,61 @@ func (s *Server) replayToken(ctx context.Context, t *tx, token, successor string
 }
 
 // logout is POST /api/v1/auth/logout. It ends the session of the access token.
-func (s *Server) logout(w http.ResponseWriter, r *http.Request) error {
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
+func (s *Server) logout(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
+	if _, err := t.Exec(ctx, `DELETE FROM sessions WHERE id = $1`, c.account.session); err != nil {
+		return nil, fmt.Errorf("ending a session: %w", err)
 	}
-	account := callOf(r).account
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.Exec(ctx, `DELETE FROM sessions WHERE id = $1`, account.session); err != nil {
-			return reply{}, fmt.Errorf("ending a session: %w", err)
-		}
-		t.revoke(account.userID)
-		return reply{status: http.StatusNoContent}, nil
-	})
+	t.revoke(c.account.userID)
+	return nil, nil
 }
+
+// passwordChange replaces a password by its owner.
+type passwordChange struct {
+	CurrentPassword string `json:"current_password"`
+	NewPassword     string `json:"new_password"`
+}
+
+func (*passwordChange) validate(*violations, *Config) {} // it depends on the e-mail
 
 // changePassword is POST /api/v1/auth/change-password. It ends all other
 // sessions of the account.
-func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		CurrentPassword string `json:"current_password"`
-		NewPassword     string `json:"new_password"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	account := callOf(r).account
+func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange) (*nothing, error) {
+	a := c.account
 	var email, current string
-	err := s.db.QueryRow(r.Context(), `SELECT email, password_hash FROM users WHERE id = $1`, account.userID).Scan(&email, &current)
+	err := s.db.QueryRow(ctx, `SELECT email, password_hash FROM users WHERE id = $1`, a.userID).Scan(&email, &current)
 	if err != nil {
-		return fmt.Errorf("reading an account: %w", err)
+		return nil, fmt.Errorf("reading an account: %w", err)
 	}
 	var v violations
 	v.password("new_password", email, in.NewPassword)
 	if err := v.err(); err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.chargeFailure(r.Context(), email); err != nil {
-		return err
+	if err := s.chargeFailure(ctx, email); err != nil {
+		return nil, err
 	}
-	ok, _, err := s.hasher.verify(r.Context(), current, in.CurrentPassword)
+	ok, _, err := s.hasher.verify(ctx, current, in.CurrentPassword)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !ok {
-		return invalidField("current_password", "wrong", "isn't the current password")
+		return nil, invalidField("current_password", "wrong", "isn't the current password")
 	}
-	hash, err := s.hasher.hash(r.Context(), in.NewPassword)
+	hash, err := s.hasher.hash(ctx, in.NewPassword)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		tag, err := t.Exec(ctx, `UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3`, account.userID, hash, current)
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*nothing, error) {
+		tag, err := t.Exec(ctx, `UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3`, a.userID, hash, current)
 		if err != nil {
-			return reply{}, fmt.Errorf("changing a password: %w", err)
+			return nil, fmt.Errorf("changing a password: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return reply{}, problem(http.StatusConflict, "password_changed", "The password was changed by somebody else just now.")
+			return nil, problem(http.StatusConflict, "password_changed", "The password was changed by somebody else just now.")
 		}
-		t.endSessions(account.userID, account.session)
+		t.endSessions(a.userID, a.session)
 		t.refundFailure(email)
-		return reply{status: http.StatusNoContent}, nil
+		return nil, nil
 	})
 }
 

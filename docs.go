@@ -52,28 +52,24 @@ var theDocs = sync.OnceValue(func() docs {
 })
 
 // getOpenAPI is GET /api/v1/openapi.json.
-func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request) error {
-	return s.docs.document.serve(w, r)
+func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request, c *call) error {
+	return s.docs.document.serve(w, r, c)
 }
 
 // getDocs is GET /api/v1/docs.
-func (s *Server) getDocs(w http.ResponseWriter, r *http.Request) error {
-	return s.docs.page.serve(w, r)
+func (s *Server) getDocs(w http.ResponseWriter, r *http.Request, c *call) error {
+	return s.docs.page.serve(w, r, c)
 }
 
 // getRoot is GET /: people who try the server's address find the docs.
-func (s *Server) getRoot(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	return respond(w, r, reply{status: http.StatusFound, location: "/api/v1/docs"})
+func getRoot(w http.ResponseWriter, r *http.Request, _ *call) error {
+	w.Header().Set("Location", "/api/v1/docs")
+	w.WriteHeader(http.StatusFound)
+	return nil
 }
 
 // serve answers with the asset, or with 304 to a client that has it.
-func (a asset) serve(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
+func (a asset) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 	header := w.Header()
 	header.Set("Cache-Control", "no-cache") // may be kept, if it is asked for again each time
 	header.Set("ETag", a.etag)
@@ -88,6 +84,6 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 	}
-	writeBytes(w, r, http.StatusOK, a.contentType, a.body)
+	writeBytes(w, r, c, http.StatusOK, a.contentType, a.body)
 	return nil
 }

@@ -160,8 +160,12 @@ func asProblem(err error) *apiError {
 		return problem(http.StatusServiceUnavailable, "busy",
 			"Others are changing the same thing. Try again.").withHeader("Retry-After", "1").because(err)
 	}
+	return errInternal().because(err)
+}
+
+func errInternal() *apiError {
 	return problem(http.StatusInternalServerError, "internal_error",
-		"Something went wrong on the server. The request id helps to find it in the log.").because(err)
+		"Something went wrong on the server. The request id helps to find it in the log.")
 }
 
 // databaseGone reports whether err means that the database, or the way to it,
@@ -202,14 +206,14 @@ func violated(err error) string {
 }
 
 // writeProblem is the one place that writes an error to a client.
-func writeProblem(w http.ResponseWriter, r *http.Request, e *apiError) {
+func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) {
 	body := map[string]any{
 		"type":       "about:blank",
 		"title":      http.StatusText(e.status),
 		"status":     e.status,
 		"detail":     e.detail,
 		"code":       e.code,
-		"request_id": callOf(r).requestID,
+		"request_id": c.requestID,
 	}
 	if len(e.fields) > 0 {
 		body["errors"] = e.fields
@@ -229,5 +233,5 @@ func writeProblem(w http.ResponseWriter, r *http.Request, e *apiError) {
 	if e.status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tachikoma"`)
 	}
-	writeBytes(w, r, e.status, "application/problem+json", encoded)
+	writeBytes(w, r, c, e.status, "application/problem+json", encoded)
 }

@@ -273,30 +273,29 @@ func (s *Server) readHead(ctx context.Context, a account, stream string) (events
 }
 
 // listMissionEvents is GET /api/v1/missions/{id}/events.
-func (s *Server) listMissionEvents(w http.ResponseWriter, r *http.Request) error {
-	c := callOf(r)
+func (s *Server) listMissionEvents(w http.ResponseWriter, r *http.Request, c *call) error {
 	if c.target.mission == c.account.userID { // a stream of the caller's, but no mission's
 		return errNotFound()
 	}
-	return s.serveEvents(w, r, c.target.mission)
+	return s.serveEvents(w, r, c, c.target.mission)
 }
 
 // listOwnEvents is GET /api/v1/events: the caller's notifications.
-func (s *Server) listOwnEvents(w http.ResponseWriter, r *http.Request) error {
-	return s.serveEvents(w, r, callOf(r).account.userID)
+func (s *Server) listOwnEvents(w http.ResponseWriter, r *http.Request, c *call) error {
+	return s.serveEvents(w, r, c, c.account.userID)
 }
 
 // serveEvents answers with a stretch of a stream, or follows it live where the
 // client accepts text/event-stream.
-func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream string) error {
+func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, c *call, stream string) error {
 	live := wantsEventStream(r)
-	q := newQuery(r, "after", "limit")
+	q := newQuery(r)
 	limit := q.number("limit", 50, 1, 200)
 	after := q.after(r.Header.Get("Last-Event-ID"), live)
 	if err := q.err(); err != nil {
 		return err
 	}
-	view, err := s.readHead(r.Context(), callOf(r).account, stream)
+	view, err := s.readHead(r.Context(), c.account, stream)
 	if err != nil {
 		return err
 	}
@@ -305,7 +304,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream stri
 	}
 	w.Header().Add("Vary", "Accept")
 	if live {
-		return s.streamEvents(w, r, &follower{topic: &topicName{Stream: stream}, last: after}, view.LastSeq)
+		return s.streamEvents(w, r, c, &follower{topic: &topicName{Stream: stream}, last: after}, view.LastSeq)
 	}
 	if view.Items, err = readEvents(r.Context(), s.db, stream, after, limit); err != nil {
 		return err
@@ -317,7 +316,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, stream stri
 	if next != after+1 { // what was pruned since then
 		return errCursorBefore(next)
 	}
-	return respondOK(w, r, view)
+	return respond(w, r, c, view)
 }
 
 // Places to start reading at that aren't numbers of events.
@@ -329,6 +328,7 @@ const (
 // after reads where to start: Last-Event-ID, which beats the parameter, the
 // number of an event, or "latest".
 func (q *query) after(lastEventID string, live bool) int64 {
+	place, _ := q.get("after")
 	if live && lastEventID != "" {
 		n, err := strconv.ParseInt(lastEventID, 10, 64)
 		if err != nil || n < 0 {
@@ -336,7 +336,7 @@ func (q *query) after(lastEventID string, live bool) int64 {
 		}
 		return n
 	}
-	if q.values["after"] == "latest" {
+	if place == "latest" {
 		return fromLatest
 	}
 	return q.number("after", fromOldest, 0, 1<<62)

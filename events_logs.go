@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -28,51 +27,46 @@ type logEntry struct {
 	SpecID  string          `json:"spec_id"`
 }
 
-// appendLogs is POST /api/v1/missions/{id}/logs.
-func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Entries []logEntry `json:"entries"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	specs, err := validateLogs(in.Entries)
-	if err != nil {
-		return err
-	}
-	if r.Header.Get("Idempotency-Key") == "" {
-		return s.logTogether(w, r, in.Entries, specs)
-	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.mission(ctx, at, lockKeyShare, accessEditor); err != nil {
-			return reply{}, err
-		}
-		if err := t.specsOfMission(ctx, at.mission, specs); err != nil {
-			return reply{}, err
-		}
-		for _, e := range in.Entries {
-			t.log(at.mission, "", e)
-		}
-		return reply{status: http.StatusCreated, finish: func(a *reply) error {
-			a.body = map[string]int64{"last_seq": t.heads[at.mission]}
-			return nil
-		}}, nil
-	})
+// logsRequest are log entries to be added.
+type logsRequest struct {
+	Entries []logEntry `json:"entries"`
+
+	specs []string // that the entries name
 }
 
-// logTogether writes entries in one transaction with those of other requests
-// that wait right now.
-func (s *Server) logTogether(w http.ResponseWriter, r *http.Request, entries []logEntry, specs []string) error {
-	if err := s.readmit(r); err != nil {
-		return err
+// logsAdded says where in the stream the last entry is.
+type logsAdded struct {
+	LastSeq int64 `json:"last_seq"`
+}
+
+// appendLogs is POST /api/v1/missions/{id}/logs. Without an Idempotency-Key it
+// writes in one transaction with other requests that wait right now.
+func (s *Server) appendLogs(ctx context.Context, c *call, in *logsRequest) (*logsAdded, error) {
+	if c.key == "" {
+		if err := s.readmit(ctx, c); err != nil {
+			return nil, err
+		}
+		last, err := s.logs.write(ctx, &logCall{account: c.account, mission: c.target.mission, entries: in.Entries, specs: in.specs})
+		return &logsAdded{last}, err
 	}
-	c := callOf(r)
-	seq, err := s.logs.write(r.Context(), &logCall{account: c.account, mission: c.target.mission, entries: entries, specs: specs})
-	if err != nil {
-		return err
-	}
-	return respond(w, r, reply{status: http.StatusCreated, body: map[string]int64{"last_seq": seq}})
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*logsAdded, error) {
+		m, err := t.mission(ctx, c.target, lockKeyShare, accessEditor)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.specsOfMission(ctx, m.ID, in.specs); err != nil {
+			return nil, err
+		}
+		for _, e := range in.Entries {
+			t.log(m.ID, "", e)
+		}
+		added := new(logsAdded)
+		t.then(func() error {
+			added.LastSeq = t.heads[m.ID]
+			return nil
+		})
+		return added, nil
+	})
 }
 
 // logCall is a request for log entries that waits for its round.
@@ -206,7 +200,7 @@ func (t *tx) logAll(ctx context.Context, calls []*logCall) (rest []*logCall, err
 		case have[i] < accessReader:
 			call.err = errNotFound()
 		case have[i] < accessEditor:
-			call.err = errForbidden("You may read this mission, but not do this with it.")
+			call.err = errReadOnly()
 		default:
 			err := t.specsOfMission(ctx, call.mission, call.specs)
 			if _, ok := errors.AsType[*apiError](err); err != nil && !ok {
@@ -271,23 +265,21 @@ type logData struct {
 	Message string          `json:"message"`
 }
 
-func validateLogs(entries []logEntry) (specs []string, err error) {
-	var v violations
-	if len(entries) == 0 || len(entries) > 1000 {
+func (in *logsRequest) validate(v *violations, _ *Config) {
+	if len(in.Entries) == 0 || len(in.Entries) > 1000 {
 		v.add("entries", "wrong_length", "must have 1 to 1,000 entries")
-		return nil, v.err()
+		return
 	}
-	for i := range entries {
-		entries[i].SpecID = strings.ToLower(entries[i].SpecID)
-		e, field := entries[i], fmt.Sprintf("entries[%d].", i)
-		v.logEntry(field, e)
+	for i := range in.Entries {
+		e, field := &in.Entries[i], fmt.Sprintf("entries[%d].", i)
+		e.SpecID = strings.ToLower(e.SpecID)
+		v.logEntry(field, *e)
 		if e.SpecID != "" && !validID(e.SpecID) {
 			v.add(field+"spec_id", "not_an_id", "must be the id of a spec of this mission")
-		} else if e.SpecID != "" && !slices.Contains(specs, e.SpecID) {
-			specs = append(specs, e.SpecID)
+		} else if e.SpecID != "" && !slices.Contains(in.specs, e.SpecID) {
+			in.specs = append(in.specs, e.SpecID)
 		}
 	}
-	return specs, v.err()
 }
 
 // logEntry checks what an entry says. field is what the names of its fields

@@ -28,6 +28,7 @@ func wantsEventStream(r *http.Request) bool {
 type eventStream struct {
 	*Server
 	r       *http.Request
+	c       *call
 	f       *follower
 	out     sseWriter
 	ready   chan struct{}    // something is in the queue, or its end
@@ -38,8 +39,8 @@ type eventStream struct {
 // streamEvents follows a stream as server-sent events (WHATWG HTML, 9.2) until
 // the client goes, its credential or its permission ends, the mission is
 // deleted or the server stops. f says from where; head is the newest seq.
-func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *follower, head int64) error {
-	account := callOf(r).account.userID
+func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f *follower, head int64) error {
+	account := c.account.userID
 	if !s.streams.take(account, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
 	}
@@ -59,7 +60,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	header.Set("Content-Type", "text/event-stream; charset=utf-8")
 	header.Set("X-Accel-Buffering", "no") // nginx passes it on at once
 	w.WriteHeader(http.StatusOK)
-	e := &eventStream{s, r, f, sseWriter{w: w, control: http.NewResponseController(w)}, ready, changed, alive.C}
+	e := &eventStream{s, r, c, f, sseWriter{w: w, control: http.NewResponseController(w)}, ready, changed, alive.C}
 	err := e.out.comment("tachikoma")
 	always := make(chan struct{})
 	close(always)
@@ -72,7 +73,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, f *followe
 	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {
 		s.metrics.slowClosed()
 	}
-	callOf(r).cause = err
+	c.cause = err
 	return nil
 }
 
@@ -85,12 +86,12 @@ func (e *eventStream) next(ready <-chan struct{}, send func() error) error {
 	case <-ready:
 		return send()
 	case <-e.changed:
-		if err := e.authenticateAnew(); err != nil {
+		if err := e.signIn(e.r.Context(), e.c); err != nil {
 			return err
 		}
-		return e.mayFollow(e.r.Context(), callOf(e.r).account, e.f.topic.Stream)
+		return e.mayFollow(e.r.Context(), e.c.account, e.f.topic.Stream)
 	case <-e.alive:
-		return errors.Join(e.authenticateAnew(), e.out.comment("still here"))
+		return errors.Join(e.signIn(e.r.Context(), e.c), e.out.comment("still here"))
 	case <-e.stopping:
 		return errStreamEnded
 	case <-e.r.Context().Done():
@@ -140,7 +141,7 @@ func (e *eventStream) send(seq int64, effect effect, payload []byte) error {
 	case endsStream:
 		return errStreamEnded
 	case movesAccess:
-		return e.mayFollow(e.r.Context(), callOf(e.r).account, e.f.topic.Stream)
+		return e.mayFollow(e.r.Context(), e.c.account, e.f.topic.Stream)
 	}
 	return nil
 }
@@ -158,16 +159,6 @@ func (s *Server) mayFollow(ctx context.Context, a account, missionID string) err
 		return errNotFound()
 	}
 	return nil
-}
-
-// authenticateAnew looks at the request's credential again.
-func (e *eventStream) authenticateAnew() error {
-	c := callOf(e.r)
-	token, err := bearerToken(e.r)
-	if err == nil {
-		c.account, err = e.authenticate(e.r.Context(), token, c.addr)
-	}
-	return err
 }
 
 // sseWriter writes server-sent events. What is sent at once has sseWrite to

@@ -179,13 +179,13 @@ func (s *testServer) streamFromTheStart(who *client, stream string) *streamRecor
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
-	r := httptest.NewRequestWithContext(context.WithValue(ctx, callKey{}, &call{account: account{userID: who.user.ID}}), "GET", "/", nil)
+	r, c := httptest.NewRequestWithContext(ctx, "GET", "/", nil), &call{account: account{userID: who.user.ID}}
 	var head int64
 	if err := s.db.QueryRow(ctx, `SELECT seq FROM heads WHERE stream = $1`, stream).Scan(&head); err != nil {
 		s.t.Fatal(err)
 	}
 	w := &streamRecorder{ResponseRecorder: httptest.NewRecorder()}
-	if err := s.streamEvents(w, r, &follower{topic: &topicName{Stream: stream}}, head); err != nil {
+	if err := s.streamEvents(w, r, c, &follower{topic: &topicName{Stream: stream}}, head); err != nil {
 		s.t.Fatal(err)
 	}
 	return w

@@ -63,10 +63,7 @@ func (s *Server) status() string {
 }
 
 // getHealth is GET /internal/health.
-func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
+func (s *Server) getHealth(w http.ResponseWriter, r *http.Request, c *call) error {
 	status := s.status()
 	database := check{Status: "failing"}
 	if s.opened.Load() {
@@ -75,36 +72,36 @@ func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
 			database.Status = "ok"
 		}
 	}
-	return respond(w, r, reply{status: statusCode(status), body: health{
+	return sendStatus(w, r, c, status, health{
 		Status: status, Version: version(),
 		UptimeSeconds: int64(time.Since(s.started) / time.Second),
 		Checks:        map[string]check{"database": database},
-	}})
+	})
 }
 
 // getLive is GET /internal/health/live: the process answers.
-func (s *Server) getLive(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	return respondOK(w, r, map[string]string{"status": "ok"})
+func (s *Server) getLive(context.Context, *call) (map[string]string, error) {
+	return map[string]string{"status": "ok"}, nil
 }
 
 // getReady is GET /internal/health/ready: requests should be sent here, or not
 // (503) while the server starts, drains or has no database.
-func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
+func (s *Server) getReady(w http.ResponseWriter, r *http.Request, c *call) error {
 	status := s.status()
-	return respond(w, r, reply{status: statusCode(status), body: map[string]string{"status": status}})
+	return sendStatus(w, r, c, status, map[string]string{"status": status})
 }
 
-func statusCode(status string) int {
-	if status == "ok" {
-		return http.StatusOK
+// sendStatus answers with body: 200 if the server's status is ok, else 503.
+func sendStatus(w http.ResponseWriter, r *http.Request, c *call, status string, body any) error {
+	made, err := newResponse(c, body)
+	if err != nil {
+		return err
 	}
-	return http.StatusServiceUnavailable
+	if status != "ok" {
+		made.status = http.StatusServiceUnavailable
+	}
+	made.write(w, r, c)
+	return nil
 }
 
 // connectionView is an open WebSocket as operators see it.
@@ -118,11 +115,8 @@ type connectionView struct {
 }
 
 // listConnections is GET /internal/connections.
-func (s *Server) listConnections(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	return respondOK(w, r, list[connectionView]{Items: s.sockets.connections()})
+func (s *Server) listConnections(context.Context, *call) (list[connectionView], error) {
+	return list[connectionView]{Items: s.sockets.connections()}, nil
 }
 
 // healthcheckTimeout is how long `tachikoma healthcheck` waits for an answer.

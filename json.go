@@ -26,27 +26,28 @@ const (
 	maxNumberLen = 1000 // bytes of one number; PostgreSQL's numeric ends at 16,383 decimals
 )
 
-// decodeRequest reads the body of r into v, a pointer to a struct, and notes
-// its hash in the call. An empty body is {}: what is required is then found
-// missing by the handler's own checks. Routes that take a body take no query
-// parameters. See readBody, checkJSON and decode for the errors.
-func decodeRequest(r *http.Request, v any) error {
+// decodeRequest reads the body of r into v, a pointer to a struct, and returns
+// what tells the request from others: a hash of its method, path, query and
+// body. An empty body is {}: what is required is then found missing by the
+// request's own checks. Routes that take a body take no query parameters. See
+// readBody, checkJSON and decode for the errors.
+func decodeRequest(r *http.Request, v any) (hash []byte, err error) {
 	body, err := readBody(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := newQuery(r).err(); err != nil {
-		return err
+		return nil, err
 	}
-	sum := sha256.Sum256(body)
-	callOf(r).bodyHash = sum[:]
+	sum, h := sha256.Sum256(body), sha256.New()
+	fmt.Fprintf(h, "%s %s\n%s", r.Method, r.URL.RequestURI(), sum[:])
 	if body == nil {
-		return nil
+		return h.Sum(nil), nil
 	}
 	if err := checkJSON(body); err != nil {
-		return err
+		return nil, err
 	}
-	return decode(body, v)
+	return h.Sum(nil), decode(body, v)
 }
 
 // readBody reads the whole body of r, up to the limit that the middleware has

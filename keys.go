@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,35 +27,34 @@ type keyView struct {
 	CreatedAt  time.Time  `json:"created_at"`
 }
 
-// createKey is POST /api/v1/api-keys. The key itself is shown this once.
-func (s *Server) createKey(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name      string     `json:"name"`
-		Scope     string     `json:"scope"`
-		ExpiresAt *time.Time `json:"expires_at"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	var v violations
+// newKey is an API key to be made.
+type newKey struct {
+	Name      string     `json:"name"`
+	Scope     string     `json:"scope"`
+	ExpiresAt *time.Time `json:"expires_at"`
+}
+
+func (in *newKey) validate(v *violations, _ *Config) {
 	v.line("name", in.Name, 1, 200)
 	if in.Scope != "read" && in.Scope != "write" {
 		v.add("scope", "unknown_value", "must be read or write")
 	}
-	if err := v.err(); err != nil {
-		return err
-	}
+}
+
+// keyWithSecret is an API key as it is shown once.
+type keyWithSecret struct {
+	keyView
+	Key string `json:"key"`
+}
+
+// createKey is POST /api/v1/api-keys.
+func (s *Server) createKey(ctx context.Context, t *tx, _ *call, in *newKey) (*keyWithSecret, error) {
 	secret := newSecret(keyPrefix)
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		key := keyView{ID: newID(), Name: in.Name, Scope: in.Scope, Prefix: secret[:keyShown], ExpiresAt: in.ExpiresAt}
-		if err := t.insertKey(ctx, &key, hashToken(secret)); err != nil {
-			return reply{}, err
-		}
-		return reply{status: http.StatusCreated, body: struct {
-			keyView
-			Key string `json:"key"`
-		}{key, secret}}, nil
-	})
+	key := keyView{ID: newID(), Name: in.Name, Scope: in.Scope, Prefix: secret[:keyShown], ExpiresAt: in.ExpiresAt}
+	if err := t.insertKey(ctx, &key, hashToken(secret)); err != nil {
+		return nil, err
+	}
+	return &keyWithSecret{key, secret}, nil
 }
 
 // insertKey stores a key. The database's clock says whether it has expired.
@@ -87,48 +85,38 @@ func (t *tx) insertKey(ctx context.Context, key *keyView, hash []byte) error {
 }
 
 // listKeys is GET /api/v1/api-keys, oldest first.
-func (s *Server) listKeys(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "limit", "cursor")
+func (s *Server) listKeys(ctx context.Context, c *call, q *query) (none list[keyView], err error) {
 	limit := int(q.number("limit", 50, 1, 200))
 	after := q.cursor("keys")
 	if after != "" && !validID(after) {
 		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list")
 	}
 	if err := q.err(); err != nil {
-		return err
+		return none, err
 	}
-	rows, err := s.db.Query(r.Context(), `
+	rows, err := s.db.Query(ctx, `
 		SELECT id, name, scope, prefix, expires_at, last_used_at, created_at FROM api_keys
 		WHERE user_id = $1 AND id > coalesce($2, '00000000-0000-0000-0000-000000000000'::uuid) ORDER BY id LIMIT $3`,
-		callOf(r).account.userID, orNull(after), limit+1)
+		c.account.userID, orNull(after), limit+1)
 	if err != nil {
-		return fmt.Errorf("listing keys: %w", err)
+		return none, fmt.Errorf("listing keys: %w", err)
 	}
 	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[keyView])
 	if err != nil {
-		return fmt.Errorf("listing keys: %w", err)
+		return none, fmt.Errorf("listing keys: %w", err)
 	}
-	return respondOK(w, r, page(keys, limit, func(k keyView) string { return encodeCursor("keys", k.ID) }))
+	return page(keys, limit, func(k keyView) string { return encodeCursor("keys", k.ID) }), nil
 }
 
 // deleteKey is DELETE /api/v1/api-keys/{id}. It holds at once.
-func (s *Server) deleteKey(w http.ResponseWriter, r *http.Request) error {
-	id := strings.ToLower(r.PathValue("id"))
-	if !validID(id) {
-		return errNotFound()
+func (s *Server) deleteKey(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
+	tag, err := t.Exec(ctx, `DELETE FROM api_keys WHERE id = $1 AND user_id = $2`, c.target.key, t.account.userID)
+	if err != nil {
+		return nil, fmt.Errorf("deleting a key: %w", err)
 	}
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
+	if tag.RowsAffected() == 0 {
+		return nil, errNotFound()
 	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		tag, err := t.Exec(ctx, `DELETE FROM api_keys WHERE id = $1 AND user_id = $2`, id, t.account.userID)
-		if err != nil {
-			return reply{}, fmt.Errorf("deleting a key: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return reply{}, errNotFound()
-		}
-		t.revoke(t.account.userID)
-		return reply{status: http.StatusNoContent}, nil
-	})
+	t.revoke(t.account.userID)
+	return nil, nil
 }

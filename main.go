@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -97,7 +98,7 @@ func (s *Server) greet(ctx context.Context, stdout io.Writer) {
 			fmt.Fprintln(stdout, "  "+line)
 		}
 	}
-	first, err := s.firstAccount(ctx, s.db)
+	first, err := firstAccount(ctx, s.db)
 	if err != nil || !first || s.config.Registration == "closed" {
 		return
 	}
@@ -154,4 +155,13 @@ func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s 
 		return err
 	}
 	return errors.Join(do(s, url), s.close())
+}
+
+// newLogger returns the process's logger as LOG_LEVEL and LOG_FORMAT ask.
+func newLogger(c Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
 }

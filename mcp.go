@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -90,13 +91,13 @@ func newRPCError(status, code int, message string, args ...any) *rpcError {
 }
 
 // serveMCP is POST /mcp.
-func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err := s.refuseForeign(r); err != nil {
 		return err
 	}
 	request, err := readRPC(r)
 	if err == nil {
-		err = s.readmit(r) // also for what only reads, since its body may have come slowly
+		err = s.readmit(r.Context(), c) // also for what only reads, since its body may have come slowly
 	}
 	var result map[string]any
 	if err == nil && request.ID == nil {
@@ -104,7 +105,7 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if err == nil {
-		result, err = s.answerRPC(r, request)
+		result, err = s.answerRPC(r.Context(), c, request)
 	}
 	response := rpcResponse{Version: "2.0", ID: request.ID, Result: result}
 	status := http.StatusOK
@@ -117,7 +118,7 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeBytes(w, r, status, "application/json", encoded)
+	writeBytes(w, r, c, status, "application/json", encoded)
 	return nil
 }
 
@@ -158,9 +159,6 @@ func (r rpcResponse) encode() ([]byte, error) {
 func readRPC(r *http.Request) (request rpcRequest, err error) {
 	body, err := readBody(r)
 	if err != nil {
-		return request, err
-	}
-	if err := newQuery(r).err(); err != nil {
 		return request, err
 	}
 	if err := checkJSON(body); err != nil {
@@ -296,8 +294,8 @@ func decodeMCPHeader(value string) string {
 
 // answerRPC does what a request asks. Its errors are an rpcError, or a problem
 // that concerns the HTTP request.
-func (s *Server) answerRPC(r *http.Request, q rpcRequest) (map[string]any, error) {
-	result, err := s.callMethod(r, q)
+func (s *Server) answerRPC(ctx context.Context, c *call, q rpcRequest) (map[string]any, error) {
+	result, err := s.callMethod(ctx, c, q)
 	if err != nil || !q.modern {
 		return result, err
 	}
@@ -306,7 +304,7 @@ func (s *Server) answerRPC(r *http.Request, q rpcRequest) (map[string]any, error
 	return result, nil
 }
 
-func (s *Server) callMethod(r *http.Request, q rpcRequest) (map[string]any, error) {
+func (s *Server) callMethod(ctx context.Context, c *call, q rpcRequest) (map[string]any, error) {
 	switch q.Method {
 	case "initialize":
 		if !q.modern {
@@ -321,15 +319,15 @@ func (s *Server) callMethod(r *http.Request, q rpcRequest) (map[string]any, erro
 	case "tools/list":
 		return cacheable(map[string]any{"tools": s.tools}, mcpStable), nil
 	case "tools/call":
-		return s.callTool(r, q.Params)
+		return s.callTool(ctx, c, q.Params)
 	case "resources/list":
-		return s.listResources(r, q.Params.Cursor)
+		return s.listResources(ctx, c.account, q.Params.Cursor)
 	case "resources/templates/list":
 		return cacheable(map[string]any{"resourceTemplates": []any{map[string]any{
 			"uriTemplate": resourcePrefix + "{id}", "name": "spec", "title": "Spec", "description": "A spec, as Markdown.", "mimeType": "text/markdown",
 		}}}, mcpStable), nil
 	case "resources/read":
-		return s.readResource(r, q)
+		return s.readResource(ctx, c.account, q)
 	case "prompts/list":
 		return cacheable(map[string]any{"prompts": []any{workPrompt}}, mcpStable), nil
 	case "prompts/get":
@@ -377,13 +375,13 @@ const mcpInstructions = "Tachikoma hands out specs: Markdown work items with acc
 const resourcePrefix = "tachikoma://specs/"
 
 // listResources lists the specs that an account may see, in pages.
-func (s *Server) listResources(r *http.Request, cursor string) (map[string]any, error) {
-	filter, q := newSpecFilter(callOf(r).account, ""), queryOf(map[string]string{"cursor": cursor})
+func (s *Server) listResources(ctx context.Context, a account, cursor string) (map[string]any, error) {
+	filter, q := newSpecFilter(a, ""), queryOf(map[string]string{"cursor": cursor})
 	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if q.err() != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "This cursor isn't one of this list: leave it out to start again.")
 	}
-	specs, err := s.findSpecs(r.Context(), filter, order)
+	specs, err := s.findSpecs(ctx, filter, order)
 	if err != nil {
 		return nil, err
 	}
@@ -403,12 +401,12 @@ func (s *Server) listResources(r *http.Request, cursor string) (map[string]any, 
 }
 
 // readResource returns a spec's Markdown.
-func (s *Server) readResource(r *http.Request, q rpcRequest) (map[string]any, error) {
+func (s *Server) readResource(ctx context.Context, a account, q rpcRequest) (map[string]any, error) {
 	id, ok := strings.CutPrefix(q.Params.URI, resourcePrefix)
 	err := error(errNotFound())
 	var spec specRead
 	if ok && validID(id) {
-		spec, err = s.readSpec(r.Context(), callOf(r).account, strings.ToLower(id))
+		spec, err = s.readSpec(ctx, a, strings.ToLower(id))
 	}
 	if asProblem(err).status == http.StatusNotFound {
 		code := rpcInvalidParams
@@ -439,22 +437,22 @@ func absent(member json.RawMessage) bool { return len(member) == 0 || string(mem
 
 // getPrompt fills in the prompt.
 func getPrompt(p mcpParams) (map[string]any, error) {
-	var arguments struct {
+	var in struct {
 		MissionID string `json:"mission_id"`
 		Agent     string `json:"agent"`
 	}
 	if p.Name != "work" {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no prompt %q; there is work.", clip(p.Name))
 	}
-	if decodeArguments(p.Arguments, &arguments, nil) != nil {
+	if _, err := decodeArguments(p.Arguments, &in, "", nil); err != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
 	}
 	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"
-	if arguments.MissionID != "" {
-		mission = fmt.Sprintf("The mission is %q.", clip(arguments.MissionID))
+	if in.MissionID != "" {
+		mission = fmt.Sprintf("The mission is %q.", clip(in.MissionID))
 	}
-	if arguments.Agent != "" {
-		agent = fmt.Sprintf("%q", clip(arguments.Agent))
+	if in.Agent != "" {
+		agent = fmt.Sprintf("%q", clip(in.Agent))
 	}
 	return map[string]any{
 		"description": workPrompt["description"],

@@ -5,6 +5,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -26,58 +27,80 @@ type tool struct {
 	Output      map[string]any `json:"outputSchema"`
 	Annotations map[string]any `json:"annotations"`
 
-	call func(r *http.Request, arguments json.RawMessage) (any, error)
+	call func(ctx context.Context, c *call, arguments json.RawMessage) (any, error)
 }
+
+// The argument that names what a tool is about, if it is about one thing.
+const (
+	ofMission = "mission_id"
+	ofSpec    = "spec_id"
+)
 
 // agentTools builds the table of tools: who may call, what, and who answers.
 func (s *Server) agentTools() []tool {
 	return []tool{
-		newTool(s, signedIn, "list_missions", s.listMissionsTool,
+		newTool(s, forAccounts, "", "list_missions", s.listMissionsTool,
 			"The missions you may see, the latest changed first. Begin here if you don't know a mission's id."),
-		newTool(s, reader, "next_spec", s.nextSpecTool,
+		newTool(s, mayRead, ofMission, "next_spec", s.nextSpecTool,
 			"What is ready in a mission, who works on what, and why the rest waits. Takes nothing."),
-		newTool(s, editor, "claim_spec", s.claimSpecTool,
+		newTool(s, mayEdit, ofMission, "claim_spec", s.claimSpecTool,
 			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools ask for, or no spec if nothing is ready."),
-		newTool(s, reader, "show_spec", s.showSpecTool,
+		newTool(s, mayRead, ofSpec, "show_spec", s.showSpecTool,
 			"One spec: its Markdown, its state, and why it isn't ready."),
-		newTool(s, editor, "report", s.reportTool,
+		newTool(s, mayEdit, ofSpec, "report", inOneTx(s, s.reportTool),
 			"Prolong your lease, check criteria and add log lines, all in one. Call it for each criterion met and at least every few minutes: a lease that runs out gives the spec to others."),
-		newTool(s, editor, "complete_spec", s.completeSpecTool,
+		newTool(s, mayEdit, ofSpec, "complete_spec", inOneTx(s, s.completeSpecTool),
 			"Finish a spec that you hold. All criteria have to be checked, or override has to say why not."),
-		newTool(s, editor, "fail_spec", s.failSpecTool,
+		newTool(s, mayEdit, ofSpec, "fail_spec", inOneTx(s, s.failSpecTool),
 			"Give a spec up that you hold, and say why. Somebody tries again, unless retry is false or it has had its attempts."),
-		newTool(s, signedIn, "search_specs", s.searchSpecsTool,
+		newTool(s, forAccounts, "", "search_specs", s.searchSpecsTool,
 			"Full-text search in the specs you may see."),
 	}
 }
 
-// newTool makes a tool of a function. Its arguments are refused like a body of
-// the API, and admission is what a route of that permission asks.
-func newTool[In interface{ at() target }, Out any](s *Server, p permission, name string, do func(*http.Request, In) (Out, error), description string) tool {
-	input := schemaOf(reflect.TypeFor[In]())
+// newTool makes a tool of a function as serveBody makes a handler: its arguments are
+// refused like a body of the API, admission is what a route of that permission
+// asks, and the argument of names the target.
+func newTool[T any, In request[T], Out any](s *Server, p permission, of, name string,
+	do func(ctx context.Context, c *call, in In) (*Out, error), description string) tool {
+	input := schemaOf(reflect.TypeFor[T]())
 	input["additionalProperties"] = false
+	if of != "" {
+		required, _ := input["required"].([]string)
+		input["required"] = append([]string{of}, required...)
+		input["properties"].(map[string]any)[of] = map[string]any{"type": "string"}
+	}
 	return tool{
 		Name: name, Description: description, Input: input, Output: schemaOf(reflect.TypeFor[Out]()),
 		Annotations: map[string]any{"readOnlyHint": p.access < accessEditor, "destructiveHint": false, "openWorldHint": false},
-		call: func(r *http.Request, arguments json.RawMessage) (any, error) {
-			var in In
-			if err := decodeArguments(arguments, &in, input["required"]); err != nil {
+		call: func(ctx context.Context, c *call, arguments json.RawMessage) (any, error) {
+			in := In(new(T))
+			id, err := decodeArguments(arguments, in, of, input["required"])
+			if err != nil {
 				return nil, err
 			}
-			if err := s.admitTool(r, p, in.at()); err != nil {
+			at := target{mission: id}
+			if of == ofSpec {
+				at = target{spec: id}
+			}
+			if err := s.admitTool(ctx, c, p, at); err != nil {
 				return nil, err
 			}
-			return do(r, in)
+			if err := s.validate(in); err != nil {
+				return nil, err
+			}
+			return do(ctx, c, in)
 		},
 	}
 }
 
 // decodeArguments fills v as decode does, and names what is required and isn't
-// there. What is null counts as left out, since some models send that.
-func decodeArguments(arguments json.RawMessage, v any, required any) error {
+// there. The argument of isn't one of v's: it is the id that is returned. What
+// is null counts as left out, since some models send that.
+func decodeArguments(arguments json.RawMessage, v any, of string, required any) (id string, err error) {
 	given := make(map[string]json.RawMessage)
 	if !absent(arguments) && json.Unmarshal(arguments, &given) != nil {
-		return decode(arguments, v) // which says that it isn't an object
+		return "", decode(arguments, v) // which says that it isn't an object
 	}
 	maps.DeleteFunc(given, func(_ string, value json.RawMessage) bool { return absent(value) })
 	var missing violations
@@ -87,17 +110,23 @@ func decodeArguments(arguments json.RawMessage, v any, required any) error {
 			missing.add(name, "required", "is required")
 		}
 	}
+	var named map[string]string
+	if value, ok := given[of]; ok && of != "" {
+		delete(given, of)
+		if err := decode(fmt.Appendf(nil, `{%q:%s}`, of, value), &named); err != nil {
+			return "", err
+		}
+	}
 	encoded, err := encode(given)
 	if err != nil {
-		return fmt.Errorf("encoding arguments again: %w", err)
+		return "", fmt.Errorf("encoding arguments again: %w", err)
 	}
-	return cmp.Or(decode(encoded, v), missing.err())
+	return strings.ToLower(named[of]), cmp.Or(decode(encoded, v), missing.err())
 }
 
 // admitTool checks whether the caller may use a tool on what it names, as admit
 // does for a route.
-func (s *Server) admitTool(r *http.Request, p permission, at target) error {
-	c := callOf(r)
+func (s *Server) admitTool(ctx context.Context, c *call, p permission, at target) error {
 	c.permission, c.target = p, at
 	if p.access != accessNone && !validID(at.mission+at.spec) {
 		c.target = target{}
@@ -105,23 +134,22 @@ func (s *Server) admitTool(r *http.Request, p permission, at target) error {
 	}
 	err := permit(c.account, p, p.access > accessReader)
 	if err != nil && p.access != accessNone {
-		err = cmp.Or(admitToMission(r.Context(), s.db, c, p), err)
+		err = cmp.Or(admitToMission(ctx, s.db, c), err)
 	}
 	return err
 }
 
 // callTool runs a tool. What it refuses is a result too, which agents see and
 // can act on; only what concerns the credential or the server is an error.
-func (s *Server) callTool(r *http.Request, p mcpParams) (map[string]any, error) {
+func (s *Server) callTool(ctx context.Context, c *call, p mcpParams) (map[string]any, error) {
 	for _, t := range s.tools {
 		if t.Name != p.Name {
 			continue
 		}
-		c := callOf(r)
 		c.pattern += " " + t.Name // so that logs and metrics tell tools apart
-		out, err := t.call(r, p.Arguments)
+		out, err := t.call(ctx, c, p.Arguments)
 		if err != nil {
-			refusal := s.hideFrom(r.Context(), c, c.permission, asProblem(err))
+			refusal := s.hideFrom(ctx, c, asProblem(err))
 			if refusal.status == http.StatusUnauthorized || refusal.status >= http.StatusInternalServerError {
 				return nil, err
 			}
@@ -167,19 +195,6 @@ func refusalText(e *apiError) string {
 	return b.String()
 }
 
-// ofMission and ofSpec are the arguments that name what a tool is about.
-type ofMission struct {
-	MissionID string `json:"mission_id"`
-}
-
-func (a ofMission) at() target { return target{mission: strings.ToLower(a.MissionID)} }
-
-type ofSpec struct {
-	SpecID string `json:"spec_id"`
-}
-
-func (a ofSpec) at() target { return target{spec: strings.ToLower(a.SpecID)} }
-
 // briefMission is a mission as agents need to know it.
 type briefMission struct {
 	ID        string `json:"id"`
@@ -214,7 +229,7 @@ type listMissionsArguments struct {
 	Query  string `json:"q,omitempty" doc:"words of the name or description"`
 }
 
-func (listMissionsArguments) at() target { return target{} }
+func (*listMissionsArguments) validate(*violations, *Config) {} // the query does it
 
 type missionsAnswer struct {
 	Missions []briefMission `json:"missions"`
@@ -222,19 +237,19 @@ type missionsAnswer struct {
 }
 
 // listMissionsTool is list_missions.
-func (s *Server) listMissionsTool(r *http.Request, in listMissionsArguments) (missionsAnswer, error) {
+func (s *Server) listMissionsTool(ctx context.Context, c *call, in *listMissionsArguments) (*missionsAnswer, error) {
 	q := queryOf(map[string]string{"status": in.Status, "q": in.Query})
-	filter := newListFilter(callOf(r).account)
+	filter := newListFilter(c.account)
 	filter.missionStatus(q.choice("status", "", missionStatuses...))
 	order := readOrder(q, missionSorts, "-updated_at", filter)
 	if err := q.err(); err != nil {
-		return missionsAnswer{}, err
+		return nil, err
 	}
-	found, err := s.findMissions(r.Context(), filter, order)
+	found, err := s.findMissions(ctx, filter, order)
 	if err != nil {
-		return missionsAnswer{}, err
+		return nil, err
 	}
-	out := missionsAnswer{Missions: []briefMission{}, Next: "No mission here hands out work. Stop, and tell the user."}
+	out := &missionsAnswer{Missions: []briefMission{}, Next: "No mission here hands out work. Stop, and tell the user."}
 	if found.NextCursor != nil || in.Query != "" || in.Status != "" && in.Status != "active" {
 		out.Next = "None of these hands out work, but others may: call list_missions with status active, and nothing else."
 	}
@@ -273,29 +288,29 @@ type nextSpecAnswer struct {
 const openSpecs = 50
 
 // nextSpecTool is next_spec: a mission's open specs, of which the first openSpecs.
-func (s *Server) nextSpecTool(r *http.Request, in ofMission) (nextSpecAnswer, error) {
-	ctx, a, id := r.Context(), callOf(r).account, in.at().mission
+func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSpecAnswer, error) {
+	a, id := c.account, c.target.mission
 	mission, err := readMission(ctx, s.db, a, id)
 	if err != nil {
-		return nextSpecAnswer{}, err
+		return nil, err
 	}
-	out := nextSpecAnswer{mission.brief(), []specLine{}, mission.next()}
+	out := &nextSpecAnswer{mission.brief(), []specLine{}, mission.next()}
 	for _, stretch := range openStretches {
 		if len(out.Open) == openSpecs {
 			break
 		}
 		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL `+stretch, a.userID, a.admin(), id, openSpecs-len(out.Open))
 		if err != nil {
-			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
+			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
 		specs, err := collectSummaries(rows, openSpecs)
 		if err != nil {
-			return nextSpecAnswer{}, fmt.Errorf("reading open specs: %w", err)
+			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
 		for _, v := range specs {
 			line, err := openLine(v)
 			if err != nil {
-				return nextSpecAnswer{}, err
+				return nil, err
 			}
 			out.Open = append(out.Open, line)
 		}
@@ -373,12 +388,12 @@ func (v specSummary) next() string {
 }
 
 // showSpecTool is show_spec.
-func (s *Server) showSpecTool(r *http.Request, in ofSpec) (showAnswer, error) {
-	v, err := s.readSpec(r.Context(), callOf(r).account, in.at().spec)
+func (s *Server) showSpecTool(ctx context.Context, c *call, _ *nothing) (*showAnswer, error) {
+	v, err := s.readSpec(ctx, c.account, c.target.spec)
 	if err != nil {
-		return showAnswer{}, err
+		return nil, err
 	}
-	out := showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.criteria, v.markdown, v.next()}
+	out := &showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.criteria, v.markdown, v.next()}
 	if v.Status != "completed" {
 		reasons, err := whyNotReady(v.specSummary)
 		out.WaitsFor = sentences(reasons)
@@ -392,7 +407,7 @@ type searchArguments struct {
 	MissionID string `json:"mission_id,omitempty"`
 }
 
-func (searchArguments) at() target { return target{} }
+func (*searchArguments) validate(*violations, *Config) {} // the query does it
 
 type searchAnswer struct {
 	Specs []specLine `json:"specs"`
@@ -403,21 +418,21 @@ type searchAnswer struct {
 const searchResults = "20"
 
 // searchSpecsTool is search_specs.
-func (s *Server) searchSpecsTool(r *http.Request, in searchArguments) (searchAnswer, error) {
+func (s *Server) searchSpecsTool(ctx context.Context, c *call, in *searchArguments) (*searchAnswer, error) {
 	q := queryOf(map[string]string{"q": in.Query, "mission_id": in.MissionID, "limit": searchResults})
-	filter := newSpecFilter(callOf(r).account, q.id("mission_id"))
+	filter := newSpecFilter(c.account, q.id("mission_id"))
 	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if strings.TrimSpace(in.Query) == "" {
 		q.fail("q", "required", "must have a word to search for")
 	}
 	if err := q.err(); err != nil {
-		return searchAnswer{}, err
+		return nil, err
 	}
-	found, err := s.findSpecs(r.Context(), filter, order)
+	found, err := s.findSpecs(ctx, filter, order)
 	if err != nil {
-		return searchAnswer{}, err
+		return nil, err
 	}
-	out := searchAnswer{Specs: []specLine{}, Next: "Nothing was found: call search_specs with other or fewer words."}
+	out := &searchAnswer{Specs: []specLine{}, Next: "Nothing was found: call search_specs with other or fewer words."}
 	for _, v := range found.Items {
 		line := lineOf(v)
 		line.MissionID = v.MissionID

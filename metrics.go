@@ -173,16 +173,13 @@ func (h *histogram) observe(d time.Duration) {
 	h.sum.Add(int64(d))
 }
 
-func (s *Server) metricsRoutes(p permission) {
-	s.handle(p, "GET /internal/metrics", s.getMetrics)
+func (s *Server) operatorRoutes(mux *http.ServeMux, p permission) {
+	s.register(mux, route{pattern: "GET /internal/metrics", permission: p, answer: withoutQuery(s.getMetrics)})
 }
 
 // getMetrics is GET /internal/metrics, in Prometheus's text format 0.0.4.
 // Without a database the series that come from there are left out.
-func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
+func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request, c *call) error {
 	var x exposition
 	s.metrics.writeRequests(&x)
 	s.metrics.writeLive(&x)
@@ -193,7 +190,7 @@ func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeGo(&x)
 	writeProcess(&x, s.started)
-	writeBytes(w, r, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.Bytes())
+	writeBytes(w, r, c, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.Bytes())
 	return nil
 }
 

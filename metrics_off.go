@@ -2,7 +2,10 @@
 
 package main
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // metrics stands in for the counters, of which there are none.
 type metrics struct{}
@@ -33,4 +36,4 @@ func (*metrics) leaseExpired(int) {}
 
 func (*metrics) deliveryLag(time.Duration) {}
 
-func (s *Server) metricsRoutes(permission) {}
+func (s *Server) operatorRoutes(*http.ServeMux, permission) {}

@@ -14,24 +14,28 @@ import (
 )
 
 // call is what the server knows about one request. The middleware makes it,
-// admission and the handlers fill it in, the access log reads it at the end.
-// It belongs to the request's goroutine.
+// register and admit complete it before the handler runs, and the access log
+// reads it at the end. It belongs to the request's goroutine.
 type call struct {
 	requestID  string
 	addr       netip.Addr
 	pattern    string     // of the route; "" where none matched
-	account    account    // zero where nobody is signed in
-	admitted   time.Time  // when the account was last looked at
-	permission permission // what it was admitted with
-	target     target     // the mission or spec that the path names
-	bodyHash   []byte     // SHA-256 of the body, once decoded
+	traits     trait      // of the route
+	permission permission // that was asked for
+	token      string     // the credential; "" where nobody is signed in
+	account    account    // that it belongs to
+	admitted   time.Time  // when the account was last looked up
+	target     target     // what the path names
+	ifMatch    []string   // the If-Match headers
+	key        string     // the Idempotency-Key; "" without one
+	hash       []byte     // of method, path, query and body, where the route takes a key
 	cause      error      // what the access log has to say about a failure
 }
 
 type callKey struct{}
 
-// callOf returns the request's call. Every request that came through the
-// middleware has one.
+// callOf returns the request's call, for what stands around the handlers, which
+// are given it. Every request that came through the middleware has one.
 func callOf(r *http.Request) *call { return r.Context().Value(callKey{}).(*call) }
 
 // middleware wraps the routes in what every request gets, outermost first:
@@ -143,8 +147,7 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 			if rec, ok := w.(*recorder); ok && rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}
-			writeProblem(w, r, problem(http.StatusInternalServerError, "internal_error",
-				"Something went wrong on the server. The request id helps to find it in the log."))
+			writeProblem(w, r, callOf(r), errInternal())
 		}()
 		next.ServeHTTP(w, r)
 	})
@@ -157,9 +160,7 @@ func (s *Server) setHeaders(next http.Handler) http.Handler {
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // the next request goes elsewhere
 		}
-		if strings.HasPrefix(r.URL.Path, "/api/") || strings.HasPrefix(r.URL.Path, "/internal/") || r.URL.Path == "/mcp" {
-			w.Header().Set("Cache-Control", "no-store")
-		}
+		w.Header().Set("Cache-Control", "no-store") // but for what says otherwise
 		next.ServeHTTP(w, r)
 	})
 }
@@ -262,13 +263,4 @@ func (b *timedBody) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
-}
-
-// newLogger returns the process's logger as LOG_LEVEL and LOG_FORMAT ask.
-func newLogger(c Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }

@@ -187,8 +187,8 @@ func TestCrossOriginRequests(t *testing.T) {
 func TestPanicIsAnAnswerAndALogLine(t *testing.T) {
 	t.Parallel()
 	s, book := newLoggedServer(t)
-	s.handle(public, "GET /test/panic", func(http.ResponseWriter, *http.Request) error { panic("the secret reason") })
-	s.handle(public, "GET /test/late", func(w http.ResponseWriter, _ *http.Request) error {
+	s.handle(forAnyone, "GET /test/panic", func(http.ResponseWriter, *http.Request, *call) error { panic("the secret reason") })
+	s.handle(forAnyone, "GET /test/late", func(w http.ResponseWriter, _ *http.Request, _ *call) error {
 		_, _ = w.Write(bytes.Repeat([]byte("half an answer"), 1000))
 		panic("too late")
 	})

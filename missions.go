@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net/http"
 	"strings"
 	"time"
 
@@ -27,6 +26,9 @@ type missionView struct {
 	CreatedAt   time.Time       `json:"created_at"`
 	UpdatedAt   time.Time       `json:"updated_at"`
 }
+
+func (m *missionView) etag() string     { return etagOf(m.Version) }
+func (m *missionView) location() string { return "/api/v1/missions/" + m.ID }
 
 // missionStats are a mission's counters, read from the head of its stream.
 type missionStats struct {
@@ -94,27 +96,12 @@ func readMission(ctx context.Context, q querier, a account, id string) (missionV
 	return m, notFoundOr(err, "reading a mission")
 }
 
-// askMissionView queues a read of a mission as it then is, counters included,
-// and returns what gives it once it was sent.
-func (t *tx) askMissionView(id string) (view func() (missionView, error), err error) {
+// askMissionView queues a read of a mission as it then is, counters included.
+func (t *tx) askMissionView(id string) (*missionView, error) {
 	if err := t.flush(); err != nil {
 		return nil, err
 	}
-	row := askOne(t, oneMissionSQL, []any{t.account.userID, t.account.admin(), id}, scanMission)
-	return func() (missionView, error) {
-		m, err := row()
-		return m, notFoundOr(err, "reading a mission")
-	}, nil
-}
-
-// missionReply answers with the mission as it is in the end.
-func (t *tx) missionReply(id string, status int) (reply, error) {
-	view, err := t.askMissionView(id)
-	return reply{status: status, finish: func(a *reply) error {
-		m, err := view()
-		a.body, a.etag = m, etagOf(m.Version)
-		return err
-	}}, err
+	return askFor(t, oneMissionSQL, []any{t.account.userID, t.account.admin(), id}, scanMission), nil
 }
 
 // missionSorts are the sort keys of the mission list, and how they compare.
@@ -125,9 +112,8 @@ var missionSorts = map[string]sortKey[missionView]{
 }
 
 // listMissions is GET /api/v1/missions.
-func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "status", "tag", "q", "sort", "limit", "cursor")
-	filter := newListFilter(callOf(r).account)
+func (s *Server) listMissions(ctx context.Context, c *call, q *query) (list[missionView], error) {
+	filter := newListFilter(c.account)
 	filter.missionStatus(q.choice("status", "", missionStatuses...))
 	if tag := q.text("tag", 64); tag != "" {
 		filter.having(`m.tags @> ARRAY[$?]`, tag)
@@ -136,13 +122,9 @@ func (s *Server) listMissions(w http.ResponseWriter, r *http.Request) error {
 	}
 	order := readOrder(q, missionSorts, "-created_at", filter)
 	if err := q.err(); err != nil {
-		return err
+		return list[missionView]{}, err
 	}
-	missions, err := s.findMissions(r.Context(), filter, order)
-	if err != nil {
-		return err
-	}
-	return respondOK(w, r, missions)
+	return s.findMissions(ctx, filter, order)
 }
 
 func (f *listFilter) missionStatus(status string) {
@@ -245,14 +227,7 @@ func missionsSQL(q *statement, f *listFilter, o order[missionView], few *idQuery
 }
 
 // getMission is GET /api/v1/missions/{id}.
-func (s *Server) getMission(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	a := callOf(r).account
-	m, err := s.missions.get(r.Context(), lookup{userID: a.userID, admin: a.admin(), id: callOf(r).target.mission})
-	if err != nil {
-		return notFoundOr(err, "reading a mission")
-	}
-	return respond(w, r, reply{status: http.StatusOK, body: m, etag: etagOf(m.Version)})
+func (s *Server) getMission(ctx context.Context, c *call) (*missionView, error) {
+	m, err := s.missions.get(ctx, lookup{userID: c.account.userID, admin: c.account.admin(), id: c.target.mission})
+	return &m, notFoundOr(err, "reading a mission")
 }

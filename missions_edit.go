@@ -14,35 +14,33 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// newMission is a mission to be made.
+type newMission struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description"`
+	Tags        []string        `json:"tags"`
+	Metadata    json.RawMessage `json:"metadata"`
+}
+
+func (in *newMission) validate(v *violations, _ *Config) {
+	v.mission(missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}, missionFields{})
+	in.Tags = orEmpty(in.Tags)
+	if in.Metadata == nil || string(in.Metadata) == "null" {
+		in.Metadata = json.RawMessage("{}")
+	}
+}
+
 // createMission is POST /api/v1/missions.
-func (s *Server) createMission(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name        string          `json:"name"`
-		Description string          `json:"description"`
-		Tags        []string        `json:"tags"`
-		Metadata    json.RawMessage `json:"metadata"`
+func (s *Server) createMission(_ context.Context, t *tx, _ *call, in *newMission) (*missionView, error) {
+	m := &missionView{
+		ID: newID(), Name: in.Name, Description: in.Description, Status: "draft", Tags: in.Tags, Metadata: in.Metadata,
+		OwnerID: t.account.userID, MyRole: accessOwner.String(), Version: 1,
 	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	fields := missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}
-	if err := fields.validate(missionFields{}); err != nil {
-		return err
-	}
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m := missionView{
-			ID: newID(), Name: fields.Name, Description: fields.Description, Status: "draft", Tags: fields.Tags,
-			Metadata: fields.Metadata, OwnerID: t.account.userID, MyRole: accessOwner.String(), Version: 1,
-		}
-		t.ask(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)
-			RETURNING created_at, updated_at`,
-			[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata}, &m.CreatedAt, &m.UpdatedAt)
-		t.emit("mission.created", m.ID, "", "", map[string]any{"name": fields.Name})
-		return reply{status: http.StatusCreated, location: "/api/v1/missions/" + m.ID, etag: etagOf(m.Version), finish: func(a *reply) error {
-			a.body = m
-			return nil
-		}}, nil
-	})
+	t.ask(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)
+		RETURNING created_at, updated_at`,
+		[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata}, &m.CreatedAt, &m.UpdatedAt)
+	t.emit("mission.created", m.ID, "", "", map[string]any{"name": m.Name})
+	return m, nil
 }
 
 // missionFields are what may be written of a mission.
@@ -54,24 +52,15 @@ type missionFields struct {
 	OwnerID     string
 }
 
-// validate checks the fields, which are to replace the stored ones, and fills
-// in what may be left out. Metadata that stays is left alone: PostgreSQL writes
-// it longer than it came.
-func (f *missionFields) validate(stored missionFields) error {
-	var v violations
+// mission checks fields that are to replace the stored ones. Metadata that stays
+// is left alone: PostgreSQL writes it longer than it came.
+func (v *violations) mission(f, stored missionFields) {
 	v.line("name", f.Name, 1, 200)
 	v.text("description", f.Description, 0, 2000)
 	v.tags("tags", f.Tags)
 	if !sameJSON(f.Metadata, stored.Metadata) {
 		v.object("metadata", f.Metadata)
 	}
-	if f.Tags == nil {
-		f.Tags = []string{}
-	}
-	if f.Metadata == nil || string(f.Metadata) == "null" {
-		f.Metadata = json.RawMessage("{}")
-	}
-	return v.err()
 }
 
 // tags checks a list of at most 32 different tags of 1 to 64 characters.
@@ -88,49 +77,56 @@ func (v *violations) tags(field string, tags []string) {
 	}
 }
 
-// updateMission is PATCH /api/v1/missions/{id}, a merge patch (RFC 7396).
-func (s *Server) updateMission(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name        optional[string]         `json:"name"`
-		Description optional[string]         `json:"description"`
-		Tags        optional[[]string]       `json:"tags"`
-		Metadata    optional[map[string]any] `json:"metadata"`
-		OwnerID     optional[string]         `json:"owner_id"`
+// missionPatch is a merge patch (RFC 7396) of a mission. What it makes of the
+// mission is checked once that is read.
+type missionPatch struct {
+	Name        optional[string]         `json:"name"`
+	Description optional[string]         `json:"description"`
+	Tags        optional[[]string]       `json:"tags"`
+	Metadata    optional[map[string]any] `json:"metadata"`
+	OwnerID     optional[string]         `json:"owner_id"`
+}
+
+func (*missionPatch) validate(*violations, *Config) {}
+
+// updateMission is PATCH /api/v1/missions/{id}.
+func (s *Server) updateMission(ctx context.Context, t *tx, c *call, in *missionPatch) (*missionView, error) {
+	m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessEditor)
+	if err != nil {
+		return nil, err
 	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
+	now, err := readMission(ctx, t, t.account, m.ID)
+	if err != nil {
+		return nil, err
 	}
-	id := callOf(r).target.mission
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
-		if err != nil {
-			return reply{}, err
-		}
-		now, err := readMission(ctx, t, t.account, id)
-		if err != nil {
-			return reply{}, err
-		}
-		before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.OwnerID}
-		after := before
-		in.Name.apply(&after.Name, "")
-		in.Description.apply(&after.Description, "")
-		in.Tags.apply(&after.Tags, []string{})
-		in.OwnerID.apply(&after.OwnerID, "")
-		after.OwnerID = strings.ToLower(after.OwnerID)
-		if err := after.mergeMetadata(in.Metadata); err != nil {
-			return reply{}, err
-		}
-		if err := after.validate(before); err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, m.Version); err != nil {
-			return reply{}, err
-		}
-		if err := t.storeMission(ctx, m, before, after); err != nil {
-			return reply{}, err
-		}
-		return t.missionReply(id, http.StatusOK)
-	})
+	before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.OwnerID}
+	after, err := in.applied(before)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkVersion(m.Version); err != nil {
+		return nil, err
+	}
+	if err := t.storeMission(ctx, m, before, after); err != nil {
+		return nil, err
+	}
+	return t.askMissionView(m.ID)
+}
+
+// applied is what the patch makes of a mission, or why it can't be.
+func (in *missionPatch) applied(before missionFields) (missionFields, error) {
+	after := before
+	in.Name.apply(&after.Name, "")
+	in.Description.apply(&after.Description, "")
+	in.Tags.apply(&after.Tags, []string{})
+	in.OwnerID.apply(&after.OwnerID, "")
+	after.OwnerID = strings.ToLower(after.OwnerID)
+	if err := after.mergeMetadata(in.Metadata); err != nil {
+		return after, err
+	}
+	var v violations
+	v.mission(after, before)
+	return after, v.err()
 }
 
 // mergeMetadata applies a merge patch to the metadata; null empties it.
@@ -218,29 +214,24 @@ func validOrNil(id string) string {
 }
 
 // deleteMission is DELETE /api/v1/missions/{id}.
-func (s *Server) deleteMission(w http.ResponseWriter, r *http.Request) error {
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
+func (s *Server) deleteMission(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
+	m, err := t.mission(ctx, c.target, lockUpdate, accessOwner)
+	if err != nil {
+		return nil, err
 	}
-	id := callOf(r).target.mission
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: id}, lockUpdate, accessOwner)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, m.Version); err != nil {
-			return reply{}, err
-		}
-		if m.Status == "active" {
-			return reply{}, problem(http.StatusConflict, "mission_active", "An active mission can't be deleted. Pause or cancel it first.")
-		}
-		t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR UPDATE`, id)
-		// The edges first: a cascade would find specs that others depend on.
-		t.queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, id)
-		t.queue(`DELETE FROM missions WHERE id = $1`, id)
-		t.emit("mission.deleted", id, "", "", map[string]any{"name": m.Name})
-		return reply{status: http.StatusNoContent}, nil
-	})
+	if err := c.checkVersion(m.Version); err != nil {
+		return nil, err
+	}
+	if m.Status == "active" {
+		return nil, problem(http.StatusConflict, "mission_active",
+			"An active mission can't be deleted. Pause or cancel it first.")
+	}
+	t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR UPDATE`, m.ID)
+	// The edges first: a cascade would find specs that others depend on.
+	t.queue(`DELETE FROM dependencies WHERE spec_id IN (SELECT id FROM specs WHERE mission_id = $1)`, m.ID)
+	t.queue(`DELETE FROM missions WHERE id = $1`, m.ID)
+	t.emit("mission.deleted", m.ID, "", "", map[string]any{"name": m.Name})
+	return nil, nil
 }
 
 // missionStatuses are what a mission goes through, as the API names it.
@@ -261,31 +252,25 @@ var missionActions = map[string]struct {
 	"archive":  {[]string{"completed", "cancelled"}, "archived", "mission.archived"},
 }
 
-// actMission is POST /api/v1/missions/{id}/{start,pause,resume,complete,cancel,archive}.
-func (s *Server) actMission(action string) handler {
+// stepMission is POST /api/v1/missions/{id}/{start,pause,resume,complete,cancel,archive}.
+func stepMission(action string) func(context.Context, *tx, *call, *nothing) (*missionView, error) {
 	step := missionActions[action]
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := decodeRequest(r, &struct{}{}); err != nil {
-			return err
+	return func(ctx context.Context, t *tx, c *call, _ *nothing) (*missionView, error) {
+		m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessEditor)
+		if err != nil {
+			return nil, err
 		}
-		id := callOf(r).target.mission
-		return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-			m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessEditor)
-			if err != nil {
-				return reply{}, err
+		if !slices.Contains(step.from, m.Status) {
+			return nil, errInvalidTransition("mission", m.Status, allowedActions(m.Status))
+		}
+		if action == "cancel" || action == "archive" {
+			if err := t.endLeases(ctx, m, "the mission was "+step.to); err != nil {
+				return nil, err
 			}
-			if !slices.Contains(step.from, m.Status) {
-				return reply{}, errInvalidTransition("mission", m.Status, allowedActions(m.Status))
-			}
-			if action == "cancel" || action == "archive" {
-				if err := t.endLeases(ctx, m, "the mission was "+step.to); err != nil {
-					return reply{}, err
-				}
-			}
-			t.moveMission(&m, step.to, step.event)
-			t.completeIfDone(&m)
-			return t.missionReply(id, http.StatusOK)
-		})
+		}
+		t.moveMission(&m, step.to, step.event)
+		t.completeIfDone(&m)
+		return t.askMissionView(m.ID)
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,18 +19,17 @@ type memberView struct {
 }
 
 // listMembers is GET /api/v1/missions/{id}/members, by e-mail.
-func (s *Server) listMembers(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "limit", "cursor")
+func (s *Server) listMembers(ctx context.Context, c *call, q *query) (none list[memberView], err error) {
 	limit := int(q.number("limit", 50, 1, 200))
 	after := q.cursor("members")
 	if err := q.err(); err != nil {
-		return err
+		return none, err
 	}
-	a, id := callOf(r).account, callOf(r).target.mission
-	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
-		return err
+	a, id := c.account, c.target.mission
+	if _, err := readMission(ctx, s.db, a, id); err != nil {
+		return none, err
 	}
-	rows, err := s.db.Query(r.Context(), `
+	rows, err := s.db.Query(ctx, `
 		WITH mission AS (SELECT m.id, m.owner_id, m.created_at FROM missions m WHERE m.id = $3 AND `+readableSQL+`),
 		people AS (
 			SELECT owner_id AS user_id, 'owner' AS role, created_at FROM mission
@@ -43,44 +40,36 @@ func (s *Server) listMembers(w http.ResponseWriter, r *http.Request) error {
 		SELECT p.user_id, u.email, u.name, p.role, p.created_at FROM people p JOIN users u ON u.id = p.user_id
 		WHERE u.email > $4 ORDER BY u.email LIMIT $5`, a.userID, a.admin(), id, after, limit+1)
 	if err != nil {
-		return fmt.Errorf("listing members: %w", err)
+		return none, fmt.Errorf("listing members: %w", err)
 	}
 	members, err := pgx.CollectRows(rows, pgx.RowToStructByPos[memberView])
 	if err != nil {
-		return fmt.Errorf("listing members: %w", err)
+		return none, fmt.Errorf("listing members: %w", err)
 	}
-	return respondOK(w, r, page(members, limit, func(m memberView) string { return encodeCursor("members", m.Email) }))
+	return page(members, limit, func(m memberView) string { return encodeCursor("members", m.Email) }), nil
 }
 
-// setMember is PUT /api/v1/missions/{id}/members.
-func (s *Server) setMember(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Email string `json:"email"`
-		Role  string `json:"role"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	var v violations
-	email, ok := normalizeEmail(in.Email)
-	if !ok {
-		v.add("email", "not_an_email", "must be an e-mail address")
-	}
+// memberRequest says who is to have which role in a mission.
+type memberRequest struct {
+	Email string `json:"email"`
+	Role  string `json:"role"`
+}
+
+func (in *memberRequest) validate(v *violations, _ *Config) {
+	in.Email = v.email("email", in.Email)
 	if in.Role != "editor" && in.Role != "viewer" {
 		v.add("role", "unknown_value", "must be editor or viewer")
 	}
-	if err := v.err(); err != nil {
-		return err
+}
+
+// setMember is PUT /api/v1/missions/{id}/members.
+func (s *Server) setMember(ctx context.Context, t *tx, c *call, in *memberRequest) (*memberView, error) {
+	m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessOwner)
+	if err != nil {
+		return nil, err
 	}
-	id := callOf(r).target.mission
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessOwner)
-		if err != nil {
-			return reply{}, err
-		}
-		member, err := t.putMember(ctx, m, email, in.Role)
-		return reply{status: http.StatusOK, body: member}, err
-	})
+	member, err := t.putMember(ctx, m, in.Email, in.Role)
+	return &member, err
 }
 
 // putMember makes somebody a member, or changes the role of one.
@@ -117,26 +106,18 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 }
 
 // removeMember is DELETE /api/v1/missions/{id}/members/{user_id}.
-func (s *Server) removeMember(w http.ResponseWriter, r *http.Request) error {
-	id, userID := callOf(r).target.mission, strings.ToLower(r.PathValue("user_id"))
-	if !validID(userID) {
-		return errNotFound()
+func (s *Server) removeMember(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
+	m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessOwner)
+	if err != nil {
+		return nil, err
 	}
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
+	tag, err := t.Exec(ctx, `DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, c.target.user)
+	if err != nil {
+		return nil, fmt.Errorf("removing a member: %w", err)
 	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.mission(ctx, target{mission: id}, lockNoKeyUpdate, accessOwner); err != nil {
-			return reply{}, err
-		}
-		tag, err := t.Exec(ctx, `DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, id, userID)
-		if err != nil {
-			return reply{}, fmt.Errorf("removing a member: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return reply{}, errNotFound()
-		}
-		t.emit("member.removed", id, "", "", map[string]any{"user_id": userID})
-		return reply{status: http.StatusNoContent}, nil
-	})
+	if tag.RowsAffected() == 0 {
+		return nil, errNotFound()
+	}
+	t.emit("member.removed", m.ID, "", "", map[string]any{"user_id": c.target.user})
+	return nil, nil
 }

@@ -22,16 +22,19 @@ const maxCursor = 4096
 
 // query is the query string of one request. Its methods return a parameter's
 // value, or the default when it is absent or wrong; err then tells all that is
-// wrong, so a handler reads everything first and looks at err once.
+// wrong, the parameters that nobody asked for too. So a handler reads
+// everything first and looks at err once.
 type query struct {
 	values   map[string]string
+	names    []string            // in the order in which they came
+	known    map[string]struct{} // those that were asked for
 	problems violations
 }
 
-// newQuery parses the query string of r, in which only the known parameters
-// may be, each at most once, in valid percent-encoded UTF-8 without NUL.
-func newQuery(r *http.Request, known ...string) *query {
-	q := &query{values: make(map[string]string)}
+// newQuery parses the query string of r, in which each parameter may be once,
+// in valid percent-encoded UTF-8 without NUL.
+func newQuery(r *http.Request) *query {
+	q := queryOf(nil)
 	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
 		if pair == "" {
 			continue
@@ -46,15 +49,14 @@ func newQuery(r *http.Request, known ...string) *query {
 			continue
 		}
 		value, ok := unescapeParameter(rawValue)
+		_, twice := q.values[name]
 		switch {
-		case !slices.Contains(known, name):
-			q.fail(clip(name), "unknown_parameter", "isn't a parameter here")
 		case !ok:
-			q.fail(name, "malformed_query", "isn't percent-encoded UTF-8 text")
-		case q.has(name):
-			q.fail(name, "repeated_parameter", "may be given once")
+			q.fail(clip(name), "malformed_query", "isn't percent-encoded UTF-8 text")
+		case twice:
+			q.fail(clip(name), "repeated_parameter", "may be given once")
 		default:
-			q.values[name] = value
+			q.values[name], q.names = value, append(q.names, name)
 		}
 	}
 	return q
@@ -63,7 +65,7 @@ func newQuery(r *http.Request, known ...string) *query {
 // queryOf is a query that doesn't come from a query string. Empty values count
 // as absent.
 func queryOf(values map[string]string) *query {
-	q := &query{values: make(map[string]string)}
+	q := &query{values: make(map[string]string), known: make(map[string]struct{})}
 	for name, value := range values {
 		if value != "" {
 			q.values[name] = value
@@ -80,21 +82,36 @@ func unescapeParameter(raw string) (string, bool) {
 }
 
 // err is nil, or a 422 with every problem found so far.
-func (q *query) err() error { return q.problems.err() }
+func (q *query) err() error {
+	for _, name := range q.names {
+		if _, ok := q.known[name]; !ok && len(q.problems.fields) < maxProblems {
+			q.fail(clip(name), "unknown_parameter", "isn't a parameter here")
+		}
+	}
+	q.names = nil
+	return q.problems.err()
+}
 
 // fail adds a problem that only the handler can see.
 func (q *query) fail(field, code, message string, args ...any) {
 	q.problems.add(field, code, message, args...)
 }
 
+// get is the text of a parameter, and whether it is there.
+func (q *query) get(name string) (value string, ok bool) {
+	q.known[name] = struct{}{}
+	value, ok = q.values[name]
+	return value, ok
+}
+
 func (q *query) has(name string) bool {
-	_, ok := q.values[name]
+	_, ok := q.get(name)
 	return ok
 }
 
 // text is a text of at most maxLen characters, or "".
 func (q *query) text(name string, maxLen int) string {
-	value := q.values[name]
+	value, _ := q.get(name)
 	if utf8.RuneCountInString(value) > maxLen {
 		q.fail(name, "too_long", "may have at most %d characters", maxLen)
 		return ""
@@ -117,7 +134,7 @@ func (q *query) number(name string, def, lo, hi int64) int64 {
 
 // flag is true, false, or nil when it is absent.
 func (q *query) flag(name string) *bool {
-	value, ok := q.values[name]
+	value, ok := q.get(name)
 	if !ok {
 		return nil
 	}

@@ -1,8 +1,14 @@
 package main
 
+// The adapters between a route and its handler: what decodes and checks a
+// request, runs the handler, in a transaction where it writes, and sends what
+// it returns. Tools have adapters of their own in mcp_tools.go.
+
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -13,31 +19,156 @@ import (
 // gzipFrom is the size in bytes from which a compressible body is compressed.
 const gzipFrom = 1024
 
-// reply is a successful answer, still to be encoded. A transaction keeps a
-// copy of it when the request has an Idempotency-Key.
-type reply struct {
-	status   int
-	body     any    // encoded as JSON; nil: no body
-	location string // of a thing just made
-	etag     string // see etagOf
+// serveRead adapts a read without parameters.
+func serveRead[Out any](do func(ctx context.Context, c *call) (Out, error)) handler {
+	return serveQuery(func(ctx context.Context, c *call, q *query) (out Out, err error) {
+		if err := q.err(); err != nil {
+			return out, err
+		}
+		return do(ctx, c)
+	})
+}
 
-	// finish fills in what is known only once all statements of the write were
-	// sent; nil if nothing is.
-	finish func(a *reply) error
+// serveQuery adapts a read with parameters, which has to look at q.err before it does
+// anything.
+func serveQuery[Out any](do func(ctx context.Context, c *call, q *query) (Out, error)) handler {
+	return func(w http.ResponseWriter, r *http.Request, c *call) error {
+		out, err := do(r.Context(), c, newQuery(r))
+		if err != nil {
+			return err
+		}
+		return respond(w, r, c, out)
+	}
+}
+
+// withoutQuery adapts what answers by itself, and takes no parameters.
+func withoutQuery(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, c *call) error {
+		if err := newQuery(r).err(); err != nil {
+			return err
+		}
+		return h(w, r, c)
+	}
+}
+
+// request is a body, or a tool's arguments. validate checks what can be checked
+// without the database, and brings the fields into the form they are stored in.
+type request[T any] interface {
+	*T
+	validate(v *violations, config *Config)
+}
+
+// nothing is the request of routes that take none, and the response of those
+// that have none: these return nil, which is a 204.
+type nothing struct{}
+
+func (*nothing) validate(*violations, *Config) {}
+
+// serveBody adapts what takes a body.
+func serveBody[T any, In request[T], Out any](s *Server, do func(ctx context.Context, c *call, in In) (*Out, error)) handler {
+	return func(w http.ResponseWriter, r *http.Request, c *call) error {
+		in := In(new(T))
+		hash, err := decodeRequest(r, in)
+		if err != nil {
+			return err
+		}
+		c.hash = hash
+		if err := s.validate(in); err != nil {
+			return err
+		}
+		out, err := do(r.Context(), c, in)
+		if kept, ok := errors.AsType[*keptResponse](err); ok {
+			kept.write(w, r, c)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if out == nil {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		return respond(w, r, c, out)
+	}
+}
+
+// validate is a 422 with all that is wrong with a request, if anything is.
+func (s *Server) validate(in interface{ validate(*violations, *Config) }) error {
+	var v violations
+	in.validate(&v, &s.config)
+	return v.err()
+}
+
+// serveWrite adapts what takes a body and does all of its work in one transaction.
+func serveWrite[T any, In request[T], Out any](s *Server, do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
+	return serveBody(s, inOneTx(s, do))
+}
+
+// inOneTx puts a function into a transaction of its own.
+func inOneTx[In, Out any](s *Server, do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) func(context.Context, *call, In) (*Out, error) {
+	return func(ctx context.Context, c *call, in In) (*Out, error) {
+		return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) { return do(ctx, t, c, in) })
+	}
+}
+
+// response is a success, ready to be sent, or to be kept under an
+// Idempotency-Key.
+type response struct {
+	status         int
+	body           []byte // JSON
+	location, etag string // "" for none
+}
+
+// newResponse encodes what a handler returns.
+func newResponse(c *call, out any) (made response, err error) {
+	made.status = http.StatusOK
+	if c.traits&creates != 0 {
+		made.status = http.StatusCreated
+		if at, ok := out.(interface{ location() string }); ok {
+			made.location = at.location()
+		}
+	}
+	if versioned, ok := out.(interface{ etag() string }); ok {
+		made.etag = versioned.etag()
+	}
+	if made.body, err = encode(out); err != nil {
+		return made, fmt.Errorf("encoding a response: %w", err)
+	}
+	return made, nil
+}
+
+func (a response) write(w http.ResponseWriter, r *http.Request, c *call) {
+	if a.location != "" {
+		w.Header().Set("Location", a.location)
+	}
+	if a.etag != "" {
+		w.Header().Set("ETag", a.etag)
+	}
+	writeBytes(w, r, c, a.status, "application/json", a.body)
+}
+
+// respond answers with what a handler returned. Nothing is sent if it can't be
+// encoded.
+func respond(w http.ResponseWriter, r *http.Request, c *call, out any) error {
+	made, err := newResponse(c, out)
+	if err != nil {
+		return err
+	}
+	made.write(w, r, c)
+	return nil
 }
 
 // etagOf is the entity tag of a version of a mission or spec.
 func etagOf(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
-// checkIfMatch holds a request's If-Match against the version of the thing it
-// changes: a 412 when none of the tags given is that version's. Weak tags
-// count, since proxies that compress weaken them.
-func checkIfMatch(r *http.Request, version int64) error {
-	given := r.Header.Values("If-Match")
-	if len(given) == 0 {
+// checkVersion holds If-Match against the version of what is changed: a 412
+// when none of the tags given is that version's. Weak tags count, since proxies
+// that compress weaken them.
+func (c *call) checkVersion(version int64) error {
+	if len(c.ifMatch) == 0 {
 		return nil
 	}
-	for tag := range strings.SplitSeq(strings.Join(given, ","), ",") {
+	for tag := range strings.SplitSeq(strings.Join(c.ifMatch, ","), ",") {
 		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
 		if tag == "*" || tag == etagOf(version) {
 			return nil
@@ -46,53 +177,6 @@ func checkIfMatch(r *http.Request, version int64) error {
 	return problem(http.StatusPreconditionFailed, "version_mismatch",
 		"It has changed since you read it: it is now version %d. Read it again, then decide.", version).
 		with("version", version)
-}
-
-// respond encodes the reply and writes it. Nothing is sent if it can't be encoded.
-func respond(w http.ResponseWriter, r *http.Request, answer reply) error {
-	encoded, err := answer.encode()
-	if err != nil {
-		return err
-	}
-	return answer.write(w, r, encoded)
-}
-
-// respondOK answers 200 with body.
-func respondOK(w http.ResponseWriter, r *http.Request, body any) error {
-	return respond(w, r, reply{status: http.StatusOK, body: body})
-}
-
-func (a *reply) encode() ([]byte, error) {
-	if a.finish != nil {
-		if err := a.finish(a); err != nil {
-			return nil, err
-		}
-		a.finish = nil
-	}
-	if a.body == nil {
-		return nil, nil
-	}
-	encoded, err := encode(a.body)
-	if err != nil {
-		return nil, fmt.Errorf("encoding an answer: %w", err)
-	}
-	return encoded, nil
-}
-
-// write sends the reply with its body, which is already encoded.
-func (a reply) write(w http.ResponseWriter, r *http.Request, encoded []byte) error {
-	if a.location != "" {
-		w.Header().Set("Location", a.location)
-	}
-	if a.etag != "" {
-		w.Header().Set("ETag", a.etag)
-	}
-	if encoded == nil {
-		w.WriteHeader(a.status)
-		return nil
-	}
-	writeBytes(w, r, a.status, "application/json", encoded)
-	return nil
 }
 
 // list is the answer of every route that lists things.
@@ -121,12 +205,12 @@ var gzipWriters = sync.Pool{New: func() any {
 }}
 
 // writeBytes sends a whole body, compressed where that pays and the client
-// takes it. What is under /auth isn't: it holds secrets beside what a client
-// sent, and the length of a compressed answer tells them apart (BREACH).
-func writeBytes(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {
+// takes it. What holds secrets beside what a client sent isn't: the length of a
+// compressed response tells them apart (BREACH).
+func writeBytes(w http.ResponseWriter, r *http.Request, c *call, status int, contentType string, body []byte) {
 	header := w.Header()
 	header.Set("Content-Type", contentType)
-	if len(body) > gzipFrom && !strings.HasPrefix(r.URL.Path, "/api/v1/auth/") {
+	if len(body) > gzipFrom && c.traits&secret == 0 {
 		header.Add("Vary", "Accept-Encoding")
 		if acceptsGzip(r) {
 			header.Set("Content-Encoding", "gzip")

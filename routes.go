@@ -13,75 +13,97 @@ import (
 
 // handler answers a request or returns why it can't. It never writes an error
 // itself.
-type handler func(w http.ResponseWriter, r *http.Request) error
+type handler func(w http.ResponseWriter, r *http.Request, c *call) error
 
-// Deadlines of routes that take longer than REQUEST_TIMEOUT.
-const bulkTime = 10 * time.Minute // import and export
+// bulkTime is how long imports and exports may take.
+const bulkTime = 10 * time.Minute
+
+// route is a line of the route table.
+type route struct {
+	pattern    string
+	permission permission
+	answer     handler
+	traits     trait
+}
+
+// trait is something special about a route. Those of one are added up.
+type trait uint
+
+const (
+	takesKey   trait = 1 << iota // its responses are kept under an Idempotency-Key
+	idempotent                   // a POST that needs no key: the same body again changes nothing
+	creates                      // a success is a 201
+	secret                       // its responses hold secrets
+	bulk                         // it takes or gives whole missions
+	waits                        // it may wait for work
+	streams                      // it may be followed live, and bounds itself then
+	unbounded                    // it bounds itself
+)
 
 // routes builds the route table: who may call, what, and who answers.
 func (s *Server) routes() {
 	s.mux = http.NewServeMux()
 
-	s.handle(guest, "POST /api/v1/auth/register", s.register)
-	s.handle(guest, "POST /api/v1/auth/login", s.login)
-	s.handle(guest, "POST /api/v1/auth/refresh", s.refresh)
-	s.handle(session, "POST /api/v1/auth/logout", s.logout)
-	s.handle(signedIn, "GET /api/v1/auth/me", s.getMe)
-	s.handle(session, "PATCH /api/v1/auth/me", s.updateMe)
-	s.handle(session, "POST /api/v1/auth/change-password", s.changePassword)
+	s.handle(forGuests, "POST /api/v1/auth/register", serveBody(s, s.registerUser), secret, creates)
+	s.handle(forGuests, "POST /api/v1/auth/login", serveBody(s, s.login), secret)
+	s.handle(forGuests, "POST /api/v1/auth/refresh", serveWrite(s, s.refresh), secret)
+	s.handle(forSessions, "POST /api/v1/auth/logout", serveWrite(s, s.logout), secret)
+	s.handle(forAccounts, "GET /api/v1/auth/me", serveRead(s.getMe), secret)
+	s.handle(forSessions, "PATCH /api/v1/auth/me", serveWrite(s, s.updateMe), secret)
+	s.handle(forSessions, "POST /api/v1/auth/change-password", serveBody(s, s.changePassword), secret)
 
-	s.handle(session, "POST /api/v1/api-keys", s.createKey)
-	s.handle(signedIn, "GET /api/v1/api-keys", s.listKeys)
-	s.handle(session, "DELETE /api/v1/api-keys/{id}", s.deleteKey)
+	s.handle(forSessions, "POST /api/v1/api-keys", serveWrite(s, s.createKey), secret, creates)
+	s.handle(forAccounts, "GET /api/v1/api-keys", serveQuery(s.listKeys))
+	s.handle(forSessions, "DELETE /api/v1/api-keys/{id}", serveWrite(s, s.deleteKey))
 
-	s.handle(admin, "GET /api/v1/users", s.listUsers)
-	s.handle(manager, "POST /api/v1/users", s.createUser)
-	s.handle(manager, "PATCH /api/v1/users/{id}", s.updateUser)
+	s.handle(mayAdminister, "GET /api/v1/users", serveQuery(s.listUsers))
+	s.handle(mayManage, "POST /api/v1/users", serveBody(s, s.createUser), creates)
+	s.handle(mayManage, "PATCH /api/v1/users/{id}", serveBody(s, s.updateUser))
 
-	s.handle(maker, "POST /api/v1/missions", s.createMission)
-	s.handle(signedIn, "GET /api/v1/missions", s.listMissions)
-	s.handle(reader, "GET /api/v1/missions/{id}", s.getMission)
-	s.handle(editor, "PATCH /api/v1/missions/{id}", s.updateMission)
-	s.handle(owner, "DELETE /api/v1/missions/{id}", s.deleteMission)
-	s.handle(editor, "POST /api/v1/missions/{id}/start", s.actMission("start"))
-	s.handle(editor, "POST /api/v1/missions/{id}/pause", s.actMission("pause"))
-	s.handle(editor, "POST /api/v1/missions/{id}/resume", s.actMission("resume"))
-	s.handle(editor, "POST /api/v1/missions/{id}/complete", s.actMission("complete"))
-	s.handle(editor, "POST /api/v1/missions/{id}/cancel", s.actMission("cancel"))
-	s.handle(editor, "POST /api/v1/missions/{id}/archive", s.actMission("archive"))
-	s.handle(reader, "GET /api/v1/missions/{id}/members", s.listMembers)
-	s.handle(owner, "PUT /api/v1/missions/{id}/members", s.setMember)
-	s.handle(owner, "DELETE /api/v1/missions/{id}/members/{user_id}", s.removeMember)
+	s.handle(mayCreate, "POST /api/v1/missions", serveWrite(s, s.createMission), takesKey, creates)
+	s.handle(forAccounts, "GET /api/v1/missions", serveQuery(s.listMissions))
+	s.handle(mayRead, "GET /api/v1/missions/{id}", serveRead(s.getMission))
+	s.handle(mayEdit, "PATCH /api/v1/missions/{id}", serveWrite(s, s.updateMission))
+	s.handle(mayOwn, "DELETE /api/v1/missions/{id}", serveWrite(s, s.deleteMission))
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/start", serveWrite(s, stepMission("start")), takesKey)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/pause", serveWrite(s, stepMission("pause")), takesKey)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/resume", serveWrite(s, stepMission("resume")), takesKey)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/complete", serveWrite(s, stepMission("complete")), takesKey)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/cancel", serveWrite(s, stepMission("cancel")), takesKey)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/archive", serveWrite(s, stepMission("archive")), takesKey)
+	s.handle(mayRead, "GET /api/v1/missions/{id}/members", serveQuery(s.listMembers))
+	s.handle(mayOwn, "PUT /api/v1/missions/{id}/members", serveWrite(s, s.setMember))
+	s.handle(mayOwn, "DELETE /api/v1/missions/{id}/members/{user_id}", serveWrite(s, s.removeMember))
 
-	s.handleWithin(s.bulk(), editor, "POST /api/v1/missions/{id}/import", s.importSpecs)
-	s.handleWithin(s.bulk(), reader, "GET /api/v1/missions/{id}/export", s.exportSpecs)
-	s.handle(reader, "GET /api/v1/missions/{id}/graph", s.getGraph)
-	s.handleWithin(s.streaming(), reader, "GET /api/v1/missions/{id}/events", s.listMissionEvents)
-	s.handleWithin(s.streaming(), signedIn, "GET /api/v1/events", s.listOwnEvents)
-	s.handle(editor, "POST /api/v1/missions/{id}/logs", s.appendLogs)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/import", s.importSpecs, bulk, idempotent)
+	s.handle(mayRead, "GET /api/v1/missions/{id}/export", withoutQuery(s.exportSpecs), bulk)
+	s.handle(mayRead, "GET /api/v1/missions/{id}/graph", s.getGraph)
+	s.handle(mayRead, "GET /api/v1/missions/{id}/events", s.listMissionEvents, streams)
+	s.handle(forAccounts, "GET /api/v1/events", s.listOwnEvents, streams)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/logs", serveBody(s, s.appendLogs), takesKey, creates)
 
-	s.handle(editor, "POST /api/v1/missions/{id}/specs", s.createSpec)
-	s.handle(signedIn, "GET /api/v1/specs", s.listSpecs)
-	s.handle(reader, "GET /api/v1/specs/{id}", s.getSpec)
-	s.handle(editor, "PATCH /api/v1/specs/{id}", s.updateSpec)
-	s.handle(editor, "DELETE /api/v1/specs/{id}", s.deleteSpec)
-	s.handle(reader, "GET /api/v1/specs/{id}/explain", s.explainSpec)
-	s.handle(editor, "POST /api/v1/specs/{id}/status", s.setStatus)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/specs", serveWrite(s, s.createSpec), takesKey, creates)
+	s.handle(forAccounts, "GET /api/v1/specs", serveQuery(s.listSpecs))
+	s.handle(mayRead, "GET /api/v1/specs/{id}", withoutQuery(s.getSpec))
+	s.handle(mayEdit, "PATCH /api/v1/specs/{id}", serveWrite(s, s.updateSpec))
+	s.handle(mayEdit, "DELETE /api/v1/specs/{id}", serveWrite(s, s.deleteSpec))
+	s.handle(mayRead, "GET /api/v1/specs/{id}/explain", serveRead(s.explainSpec))
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/status", serveWrite(s, s.setStatus), takesKey)
 
-	s.handleWithin(s.waiting(), editor, "POST /api/v1/missions/{id}/claim", s.claimSpec)
-	s.handle(editor, "POST /api/v1/specs/{id}/heartbeat", s.heartbeat)
-	s.handle(editor, "POST /api/v1/specs/{id}/progress", s.progressSpec)
-	s.handle(editor, "POST /api/v1/specs/{id}/complete", s.completeSpec)
-	s.handle(editor, "POST /api/v1/specs/{id}/fail", s.failSpec)
-	s.handle(editor, "POST /api/v1/specs/{id}/release", s.releaseSpec)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, waits)
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey)
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/progress", serveWrite(s, s.progressSpec), takesKey)
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/complete", serveWrite(s, s.completeSpec), takesKey)
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/fail", serveWrite(s, s.failSpec), takesKey)
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/release", serveWrite(s, s.releaseSpec), takesKey)
 
-	s.handleWithin(s.waiting(), agent, "POST /mcp", s.serveMCP)
-	s.handle(public, "GET /api/v1/openapi.json", s.getOpenAPI)
-	s.handle(public, "GET /api/v1/docs", s.getDocs)
-	s.handle(public, "GET /{$}", s.getRoot)
+	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), waits)
+	s.handle(forAnyone, "GET /api/v1/openapi.json", withoutQuery(s.getOpenAPI))
+	s.handle(forAnyone, "GET /api/v1/docs", withoutQuery(s.getDocs))
+	s.handle(forAnyone, "GET /{$}", withoutQuery(getRoot))
 
-	s.handle(probe, "GET /internal/health/live", s.getLive)
-	s.handle(probe, "GET /internal/health/ready", s.getReady)
+	s.handle(forProbes, "GET /internal/health/live", serveRead(s.getLive))
+	s.handle(forProbes, "GET /internal/health/ready", withoutQuery(s.getReady))
 	s.internalRoutes()
 	s.socketRoutes()
 }
@@ -89,22 +111,21 @@ func (s *Server) routes() {
 // internalRoutes adds what is for operators: for admins on the public port, or
 // for whoever reaches INTERNAL_ADDR, and then on the public port not at all.
 func (s *Server) internalRoutes() {
-	anyone, operator := probe, admin
-	if public := s.mux; s.config.InternalAddr != "" {
+	mux, operator := s.mux, mayAdminister
+	if s.config.InternalAddr != "" {
 		s.internal = http.NewServeMux()
-		s.mux, operator = s.internal, probe
-		defer func() { s.mux = public }()
-		s.handle(anyone, "GET /internal/health/live", s.getLive)
-		s.handle(anyone, "GET /internal/health/ready", s.getReady)
+		mux, operator = s.internal, forProbes
+		s.register(mux, route{"GET /internal/health/live", forProbes, serveRead(s.getLive), 0})
+		s.register(mux, route{"GET /internal/health/ready", forProbes, withoutQuery(s.getReady), 0})
 	}
-	s.handle(anyone, "GET /internal/health", s.getHealth)
-	s.handle(operator, "GET /internal/connections", s.listConnections)
-	s.handleWithin(limits{}, operator, "GET /internal/debug/pprof/", profile)
-	s.metricsRoutes(operator)
+	s.register(mux, route{"GET /internal/health", forProbes, withoutQuery(s.getHealth), 0})
+	s.register(mux, route{"GET /internal/connections", operator, serveRead(s.listConnections), 0})
+	s.register(mux, route{"GET /internal/debug/pprof/", operator, profile, unbounded})
+	s.operatorRoutes(mux, operator)
 }
 
 // profile is GET /internal/debug/pprof/…
-func profile(w http.ResponseWriter, r *http.Request) error {
+func profile(w http.ResponseWriter, r *http.Request, _ *call) error {
 	const prefix = "/internal/debug/pprof/"
 	switch name := r.URL.Path[len(prefix):]; name {
 	case "cmdline":
@@ -126,90 +147,86 @@ func profile(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// usual bounds a request as the configuration says.
-func (s *Server) usual() limits {
-	return limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout}
-}
-
-// bulk bounds imports and exports.
-func (s *Server) bulk() limits {
-	return limits{body: s.config.MaxImportBytes, time: bulkTime, stall: s.config.RequestTimeout}
-}
-
-// streaming bounds what may be followed live, and then bounds itself.
-func (s *Server) streaming() limits {
-	return limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout, unlessStream: true}
-}
-
-// waiting bounds claims, which may wait for work.
-func (s *Server) waiting() limits {
-	return limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout + maxWait*time.Second}
-}
-
-// handle registers a route with the usual bounds.
-func (s *Server) handle(p permission, pattern string, h handler) {
-	s.handleWithin(s.usual(), p, pattern, h)
-}
-
-// handleWithin registers a route. It is the only way to do so, and it can't be
-// done without a permission.
-func (s *Server) handleWithin(l limits, p permission, pattern string, h handler) {
-	if p.name == "" {
-		panic("the route " + pattern + " has no permission")
+// limitsOf are the bounds of a request to a route with these traits.
+func (s *Server) limitsOf(t trait) limits {
+	if t&unbounded != 0 {
+		return limits{}
 	}
-	s.table = append(s.table, route{pattern, p})
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	l := limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout, unlessStream: t&streams != 0}
+	if t&bulk != 0 {
+		l = limits{body: s.config.MaxImportBytes, time: bulkTime, stall: s.config.RequestTimeout}
+	}
+	if t&waits != 0 {
+		l.time += maxWait * time.Second
+	}
+	return l
+}
+
+// handle adds a route to the public port.
+func (s *Server) handle(p permission, pattern string, h handler, traits ...trait) {
+	rt := route{pattern: pattern, permission: p, answer: h}
+	for _, t := range traits {
+		rt.traits |= t
+	}
+	s.register(s.mux, rt)
+}
+
+// register adds a route. It is the only way to do so, and it can't be done
+// without a permission.
+func (s *Server) register(mux *http.ServeMux, rt route) {
+	if rt.permission.name == "" {
+		panic("the route " + rt.pattern + " has no permission")
+	}
+	s.table = append(s.table, rt)
+	bounds := s.limitsOf(rt.traits)
+	mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r)
-		c.pattern = pattern
-		r, cancel := l.bound(w, r)
+		c.pattern, c.traits, c.permission = rt.pattern, rt.traits, rt.permission
+		r, cancel := bounds.bound(w, r)
 		defer cancel()
-		err := s.admit(w, r, p)
+		err := s.admit(w, r, c)
 		if err == nil {
-			err = refuseIdempotencyKey(r)
-		}
-		if err == nil {
-			err = h(w, r)
+			err = rt.answer(w, r, c)
 		}
 		if err != nil {
-			s.fail(w, r, p, err)
+			s.fail(w, r, c, err)
 		}
 	})
 }
 
 // fail answers with an error. A client that has gone is told nothing at all.
-func (s *Server) fail(w http.ResponseWriter, r *http.Request, p permission, err error) {
-	e := s.hideFrom(r.Context(), callOf(r), p, asProblem(err))
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, c *call, err error) {
+	e := s.hideFrom(r.Context(), c, asProblem(err))
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		e = problem(statusClientGone, "client_gone", "The client went before the answer was ready.")
 	}
-	callOf(r).cause = e.cause
-	writeProblem(w, r, e)
+	c.cause = e.cause
+	writeProblem(w, r, c, e)
 }
 
 // statusClientGone is what the access log says of a request whose client has
 // gone, as nginx does.
 const statusClientGone = 499
 
-// refuseIdempotencyKey refuses the header on the POSTs that hand out secrets,
-// whose answers aren't kept, and for tools, which have no place for a key of
-// their own. Imports are idempotent by what they hold, and all
-// other POSTs take it.
-func refuseIdempotencyKey(r *http.Request) error {
-	if r.Method != http.MethodPost || r.Header.Get("Idempotency-Key") == "" {
+// readKey reads the Idempotency-Key of a POST. Routes that hand out secrets,
+// whose responses aren't kept, and tools, which have no place for a key of their
+// own, refuse it.
+func (c *call) readKey(r *http.Request) error {
+	given := r.Header.Values("Idempotency-Key")
+	if r.Method != http.MethodPost || len(given) == 0 || c.traits&idempotent != 0 {
 		return nil
 	}
-	for _, prefix := range []string{"/api/v1/auth/", "/api/v1/api-keys", "/api/v1/users", "/mcp"} {
-		if strings.HasPrefix(r.URL.Path, prefix) {
-			return problem(http.StatusBadRequest, "idempotency_key_not_supported", "This route takes no Idempotency-Key: its answers aren't kept.")
-		}
+	if c.traits&takesKey == 0 {
+		return problem(http.StatusBadRequest, "idempotency_key_not_supported",
+			"This route takes no Idempotency-Key: its responses aren't kept.")
 	}
+	invisible := func(c rune) bool { return c <= ' ' || c >= 0x7f }
+	if len(given) > 1 || given[0] == "" || len(given[0]) > 255 || strings.ContainsFunc(given[0], invisible) {
+		return problem(http.StatusBadRequest, "invalid_idempotency_key",
+			"Send one Idempotency-Key of 1 to 255 visible ASCII characters.")
+	}
+	c.key = given[0]
 	return nil
-}
-
-// route is a line of the route table, for those who walk it.
-type route struct {
-	pattern    string
-	permission permission
 }
 
 // dispatch hands requests to the routes; what none of them takes gets a
@@ -219,11 +236,11 @@ func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 		h, pattern := mux.Handler(r)
 		if pattern == "" {
 			var cancel context.CancelFunc
-			r, cancel = s.usual().bound(w, r)
+			r, cancel = s.limitsOf(0).bound(w, r)
 			defer cancel()
 		}
 		if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
-			writeProblem(w, r, errNotFound()) // http.ServeMux would redirect, in HTML
+			writeProblem(w, r, callOf(r), errNotFound()) // http.ServeMux would redirect, in HTML
 			return
 		}
 		if pattern != "" {
@@ -233,10 +250,10 @@ func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 		var miss missRecorder
 		h.ServeHTTP(&miss, r)
 		if miss.status != http.StatusMethodNotAllowed {
-			writeProblem(w, r, errNotFound())
+			writeProblem(w, r, callOf(r), errNotFound())
 			return
 		}
-		writeProblem(w, r, problem(http.StatusMethodNotAllowed, "method_not_allowed",
+		writeProblem(w, r, callOf(r), problem(http.StatusMethodNotAllowed, "method_not_allowed",
 			"This path takes %s.", miss.header.Get("Allow")).withHeader("Allow", miss.header.Get("Allow")))
 	})
 }

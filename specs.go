@@ -50,6 +50,9 @@ type specSummary struct {
 	cycle         int // how many specs depend on each other in its circle; 0 for none
 }
 
+func (v *specSummary) etag() string     { return etagOf(v.Version) }
+func (v *specSummary) location() string { return "/api/v1/specs/" + v.ID }
+
 // specView is a spec as it is shown alone.
 type specView struct {
 	specSummary
@@ -168,49 +171,32 @@ func scanSpec(row pgx.CollectableRow) (v specRow, err error) {
 	return v, err
 }
 
-// askView queues a read of a spec as it then is, and returns what gives it
-// once it was sent.
-func (t *tx) askView(id string) func() (specView, error) {
-	row := askOne(t, oneSpecSQL, []any{t.account.userID, t.account.admin(), id, noVersion}, scanSpec)
-	return func() (specView, error) {
-		found, err := row()
-		if err != nil {
-			return specView{}, notFoundOr(err, "reading a spec")
-		}
-		return found.view(), nil
-	}
-}
-
-// specReply answers with the spec as it is in the end.
-func (t *tx) specReply(id string, status int) reply {
-	view := t.askView(id)
-	return reply{status: status, finish: func(a *reply) error {
-		v, err := view()
-		a.body, a.etag = v, etagOf(v.Version)
-		return err
-	}}
+// askView queues a read of a spec as it then is.
+func (t *tx) askView(id string) *specView {
+	return askFor(t, oneSpecSQL, []any{t.account.userID, t.account.admin(), id, noVersion},
+		func(row pgx.CollectableRow) (specView, error) {
+			v, err := scanSpec(row)
+			return v.view(), err
+		})
 }
 
 // getSpec is GET /api/v1/specs/{id}: the object, or with Accept: text/markdown
 // the file.
-func (s *Server) getSpec(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	v, err := s.readSpec(r.Context(), callOf(r).account, callOf(r).target.spec)
+func (s *Server) getSpec(w http.ResponseWriter, r *http.Request, c *call) error {
+	v, err := s.readSpec(r.Context(), c.account, c.target.spec)
 	if err != nil {
 		return err
 	}
 	w.Header().Add("Vary", "Accept")
-	w.Header().Set("ETag", etagOf(v.Version))
+	w.Header().Set("ETag", v.etag())
 	if strings.Contains(r.Header.Get("Accept"), "text/markdown") {
-		writeBytes(w, r, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.markdown))
+		writeBytes(w, r, c, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.markdown))
 		return nil
 	}
 	encoded, err := v.encode()
 	if err != nil {
 		return err
 	}
-	writeBytes(w, r, http.StatusOK, "application/json", encoded)
+	writeBytes(w, r, c, http.StatusOK, "application/json", encoded)
 	return nil
 }

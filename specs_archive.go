@@ -181,11 +181,8 @@ const exportPage = 100
 
 // exportSpecs is GET /api/v1/missions/{id}/export: a tar of the spec files, in
 // pages, so that a slow client holds no connection to the database.
-func (s *Server) exportSpecs(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	a, id := callOf(r).account, callOf(r).target.mission
+func (s *Server) exportSpecs(w http.ResponseWriter, r *http.Request, c *call) error {
+	a, id := c.account, c.target.mission
 	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
 		return err
 	}
@@ -201,27 +198,27 @@ func (s *Server) exportSpecs(w http.ResponseWriter, r *http.Request) error {
 		_ = control.SetWriteDeadline(time.Now().Add(s.config.RequestTimeout)) // a recorder in a test has none
 		for _, f := range files {
 			if err := f.write(out); err != nil {
-				s.abort(r, err)
+				c.abort(err)
 			}
 		}
 		if files, err = s.exportFiles(r.Context(), a, id, files[len(files)-1].id); err != nil {
-			s.abort(r, err)
+			c.abort(err)
 		}
 	}
 	// The last page is empty also for who may not read the mission any more.
 	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
-		s.abort(r, err)
+		c.abort(err)
 	}
 	if err := out.Close(); err != nil {
-		s.abort(r, err)
+		c.abort(err)
 	}
 	return nil
 }
 
 // abort ends an answer of which a part is sent already, so that no client
 // takes it for the whole.
-func (s *Server) abort(r *http.Request, err error) {
-	callOf(r).cause = err
+func (c *call) abort(err error) {
+	c.cause = err
 	panic(http.ErrAbortHandler)
 }
 

@@ -27,63 +27,76 @@ type leaseView struct {
 
 // claimRequest is what an agent asks for.
 type claimRequest struct {
-	Agent        string   `json:"agent"`
-	LeaseSeconds *int     `json:"lease_seconds"`
-	WaitSeconds  int      `json:"wait_seconds"`
-	Tags         []string `json:"tags"`
-	Phase        string   `json:"phase"`
+	Agent        string   `json:"agent" doc:"your name, the same in every call"`
+	LeaseSeconds *int     `json:"lease_seconds,omitempty" doc:"how long you may be silent"`
+	WaitSeconds  int      `json:"wait_seconds,omitempty" doc:"wait so long if nothing is ready, at most 50"`
+	Tags         []string `json:"tags,omitempty" doc:"only specs with all of these"`
+	Phase        string   `json:"phase,omitempty" doc:"only specs of this phase"`
+}
+
+func (in *claimRequest) validate(v *violations, config *Config) {
+	v.line("agent", in.Agent, 1, 100)
+	v.line("phase", in.Phase, 0, 200)
+	v.tags("tags", in.Tags)
+	if in.WaitSeconds < 0 || in.WaitSeconds > maxWait {
+		v.add("wait_seconds", "out_of_range", "must be between 0 and %d", maxWait)
+	}
+	v.leaseSeconds(in.LeaseSeconds, config)
+}
+
+// leaseSeconds checks how long a lease is asked for.
+func (v *violations) leaseSeconds(seconds *int, config *Config) {
+	least, most := int(minLease/time.Second), int(config.LeaseMax/time.Second)
+	if seconds != nil && (*seconds < least || *seconds > most) {
+		v.add("lease_seconds", "out_of_range", "must be between %d and %d", least, most)
+	}
+}
+
+// leaseTime is how long a lease is asked for: LEASE_DEFAULT unless given.
+func (s *Server) leaseTime(seconds *int) time.Duration {
+	if seconds == nil {
+		return s.config.LeaseDefault
+	}
+	return time.Duration(*seconds) * time.Second
 }
 
 // errNothingReady rolls a claim back that found nothing to take.
 var errNothingReady = errors.New("nothing is ready")
 
-// claimSpec is POST /api/v1/missions/{id}/claim. It gives out the ready spec of
-// the highest priority, then the lowest number, and waits for one if asked to:
-// outside any transaction, woken by the mission's events.
-func (s *Server) claimSpec(w http.ResponseWriter, r *http.Request) error {
-	var in claimRequest
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	lease, err := s.validateClaim(in)
-	if err != nil {
-		return err
-	}
-	missionID := callOf(r).target.mission
-	err = s.claimPatiently(r.Context(), missionID, in, func() error {
-		return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-			given, err := s.claim(ctx, r, t, missionID, in, lease)
-			return reply{status: http.StatusOK, finish: func(a *reply) (err error) {
-				a.body, err = given()
-				return err
-			}}, err
-		})
-	})
+// claimSpec is POST /api/v1/missions/{id}/claim.
+func (s *Server) claimSpec(ctx context.Context, c *call, in *claimRequest) (*claimed, error) {
+	given, err := s.claimPatiently(ctx, c, in)
 	if errors.Is(err, errNothingReady) {
-		w.WriteHeader(http.StatusNoContent)
-		return nil
+		return nil, nil
 	}
-	return err
+	return given, err
 }
 
-// claimPatiently tries to claim until that gives something else than
-// errNothingReady, or the time is over that the request may wait.
-func (s *Server) claimPatiently(ctx context.Context, missionID string, in claimRequest, try func() error) error {
-	grown, stop := s.hub.watch(missionID)
+// claimPatiently gives out the ready spec of the highest priority, then the
+// lowest number, and waits for one if asked to: outside any transaction, woken
+// by the mission's events. Its error is errNothingReady when the time is over.
+func (s *Server) claimPatiently(ctx context.Context, c *call, in *claimRequest) (*claimed, error) {
+	grown, stop := s.hub.watch(c.target.mission)
 	defer stop()
 	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
 	defer patience.Stop()
 	for {
-		err := try()
+		given, err := transact(ctx, s, c, func(within context.Context, t *tx) (*claimed, error) {
+			given, err := s.claim(within, t, c.target.mission, in)
+			if err == nil {
+				err = ctx.Err() // a client that has gone wouldn't know of its lease
+			}
+			return given, err
+		})
 		if !errors.Is(err, errNothingReady) {
-			return err
+			return given, err
 		}
-		again, waitErr := s.awaitReady(ctx, missionID, in, grown, patience.C)
+		again, waitErr := s.awaitReady(ctx, c.target.mission, in, grown, patience.C)
 		if waitErr != nil {
-			return waitErr
+			return nil, waitErr
 		}
 		if !again {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -91,7 +104,8 @@ func (s *Server) claimPatiently(ctx context.Context, missionID string, in claimR
 // awaitReady waits until another try may find something, which it reports, or
 // until it is time to give up. Of many that wait, those an event doesn't help
 // find out with one read.
-func (s *Server) awaitReady(ctx context.Context, missionID string, in claimRequest, grown <-chan struct{}, patience <-chan time.Time) (again bool, err error) {
+func (s *Server) awaitReady(ctx context.Context, missionID string, in *claimRequest, grown <-chan struct{},
+	patience <-chan time.Time) (again bool, err error) {
 	for {
 		select {
 		case <-grown:
@@ -173,39 +187,14 @@ func (q *statement) nextOfFirst(missionID string, phases, tags []string) string 
 		q.claimable(missionID, phases, nil), handedOut, walkedClaims, q.bind(tags), unblockedSQL, takeFirst)
 }
 
-func (s *Server) validateClaim(in claimRequest) (lease time.Duration, err error) {
-	var v violations
-	v.line("agent", in.Agent, 1, 100)
-	v.line("phase", in.Phase, 0, 200)
-	v.tags("tags", in.Tags)
-	if in.WaitSeconds < 0 || in.WaitSeconds > maxWait {
-		v.add("wait_seconds", "out_of_range", "must be between 0 and %d", maxWait)
-	}
-	lease = s.leaseTime(&v, in.LeaseSeconds)
-	return lease, v.err()
-}
-
-// leaseTime is how long a lease is asked for: LEASE_DEFAULT unless given.
-func (s *Server) leaseTime(v *violations, seconds *int) time.Duration {
-	if seconds == nil {
-		return s.config.LeaseDefault
-	}
-	least, most := int(minLease/time.Second), int(s.config.LeaseMax/time.Second)
-	if *seconds < least || *seconds > most {
-		v.add("lease_seconds", "out_of_range", "must be between %d and %d", least, most)
-	}
-	return time.Duration(*seconds) * time.Second
-}
-
 // claimed is a spec with the lease that its holder was given.
 type claimed struct {
-	Spec  specView  `json:"spec"`
+	Spec  *specView `json:"spec"`
 	Lease leaseView `json:"lease"`
 }
 
-// claim takes the next ready spec, after taking back what has expired. What it
-// gives is known once all that it queues was sent.
-func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID string, in claimRequest, lease time.Duration) (given func() (claimed, error), err error) {
+// claim takes the next ready spec, after taking back what has expired.
+func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRequest) (*claimed, error) {
 	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
 	var expired bool
 	t.ask(`SELECT EXISTS (`+expiredSQL+`)`, []any{missionID}, &expired)
@@ -216,32 +205,26 @@ func (s *Server) claim(ctx context.Context, r *http.Request, t *tx, missionID st
 		return nil, err
 	}
 	if m.Status != "active" {
-		return nil, problem(http.StatusConflict, "mission_not_active", "The mission is %s: only an active one hands out work.", m.Status).with("current_status", m.Status)
+		return nil, problem(http.StatusConflict, "mission_not_active",
+			"The mission is %s: only an active one hands out work.", m.Status).with("current_status", m.Status)
 	}
 	if expired {
 		if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
 			return nil, err
 		}
 	}
-	v, err := t.grant(ctx, m.ID, in, lease)
+	specID, lease, err := t.grant(ctx, m.ID, in, s.leaseTime(in.LeaseSeconds))
 	if errors.Is(err, errNothingReady) && len(t.events) > 0 {
 		err = andCommit(err) // what was taken back stays so
-	}
-	if err == nil {
-		err = r.Context().Err() // a client that has gone wouldn't know of its lease
 	}
 	if err != nil {
 		return nil, err
 	}
-	spec := t.askView(v.Spec.ID)
-	return func() (claimed, error) {
-		v.Spec, err = spec()
-		return v, err
-	}, nil
+	return &claimed{t.askView(specID), lease}, nil
 }
 
 // grant makes an agent the holder of the next ready spec.
-func (t *tx) grant(ctx context.Context, missionID string, in claimRequest, lease time.Duration) (claimed, error) {
+func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest, lasts time.Duration) (specID string, lease leaseView, err error) {
 	tries := [][]string{nil}
 	if in.Phase != "" {
 		tries = slices.Collect(slices.Chunk(phaseNames(in.Phase), 1)) // each by its own stretch of the index
@@ -250,25 +233,25 @@ func (t *tx) grant(ctx context.Context, missionID string, in claimRequest, lease
 		if len(in.Tags) > 0 {
 			var q statement
 			next := q.nextOfFirst(missionID, phases, in.Tags)
-			given, err := t.grantFound(ctx, missionID, in, lease, next, q)
+			specID, lease, err = t.grantFound(ctx, missionID, in.Agent, lasts, next, q)
 			if !errors.Is(err, errNothingReady) {
-				return given, err
+				return specID, lease, err
 			}
 		}
 		var q statement
 		next := q.next(missionID, phases, in.Tags)
-		given, err := t.grantFound(ctx, missionID, in, lease, next, q)
+		specID, lease, err = t.grantFound(ctx, missionID, in.Agent, lasts, next, q)
 		if !errors.Is(err, errNothingReady) {
-			return given, err
+			return specID, lease, err
 		}
 	}
-	return claimed{}, errNothingReady
+	return "", leaseView{}, errNothingReady
 }
 
 // grantFound makes an agent the holder of the spec that next locks, whose
 // arguments q has.
-func (t *tx) grantFound(ctx context.Context, missionID string, in claimRequest, lease time.Duration, next string, q statement) (claimed, error) {
-	given := claimed{Lease: leaseView{Token: newSecret("lt_")}}
+func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time.Duration, next string, q statement) (specID string, lease leaseView, err error) {
+	lease.Token = newSecret("lt_")
 	sql := `
 		WITH next AS MATERIALIZED (` + next + `), spec AS (
 			UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1,
@@ -276,49 +259,40 @@ func (t *tx) grantFound(ctx context.Context, missionID string, in claimRequest, 
 			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
 		)
 		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
-		SELECT spec_id, $1, ` + q.bind(t.account.userID) + `, ` + q.bind(in.Agent) + `, ` + q.bind(given.Lease.Token) + `,
-		       attempts, clock_timestamp() + ` + q.bind(lease) + `::interval
+		SELECT spec_id, $1, ` + q.bind(t.account.userID) + `, ` + q.bind(agent) + `, ` + q.bind(lease.Token) + `,
+		       attempts, clock_timestamp() + ` + q.bind(lasts) + `::interval
 		FROM spec RETURNING spec_id, attempt, expires_at`
-	err := t.QueryRow(ctx, sql, q.args...).Scan(&given.Spec.ID, &given.Lease.Attempt, &given.Lease.ExpiresAt)
+	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return given, errNothingReady
+		return "", lease, errNothingReady
 	}
 	if err != nil {
-		return given, fmt.Errorf("granting a lease: %w", err)
+		return "", lease, fmt.Errorf("granting a lease: %w", err)
 	}
 	t.claimed++
 	t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
-	t.emit("spec.claimed", missionID, given.Spec.ID, in.Agent,
-		map[string]any{"attempt": given.Lease.Attempt, "expires_at": given.Lease.ExpiresAt})
-	return given, nil
+	t.emit("spec.claimed", missionID, specID, agent, map[string]any{"attempt": lease.Attempt, "expires_at": lease.ExpiresAt})
+	return specID, lease, nil
+}
+
+// leaseExtension is a heartbeat: a lease, and how long it is to last from now on.
+type leaseExtension struct {
+	LeaseToken   string `json:"lease_token"`
+	LeaseSeconds *int   `json:"lease_seconds"`
+}
+
+func (in *leaseExtension) validate(v *violations, config *Config) {
+	v.leaseToken(in.LeaseToken)
+	v.leaseSeconds(in.LeaseSeconds, config)
 }
 
 // heartbeat is POST /api/v1/specs/{id}/heartbeat.
-func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		LeaseToken   string `json:"lease_token"`
-		LeaseSeconds *int   `json:"lease_seconds"`
+func (s *Server) heartbeat(ctx context.Context, t *tx, c *call, in *leaseExtension) (*leaseView, error) {
+	if _, err := t.mission(ctx, c.target, lockKeyShare, accessEditor); err != nil {
+		return nil, err
 	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	var v violations
-	v.leaseToken(in.LeaseToken)
-	lease := s.leaseTime(&v, in.LeaseSeconds)
-	if err := v.err(); err != nil {
-		return err
-	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.mission(ctx, at, lockKeyShare, accessEditor); err != nil {
-			return reply{}, err
-		}
-		kept, err := t.prolong(ctx, at.spec, in.LeaseToken, lease)
-		if err != nil {
-			return reply{}, err
-		}
-		return reply{status: http.StatusOK, body: kept}, nil
-	})
+	kept, err := t.prolong(ctx, c.target.spec, in.LeaseToken, s.leaseTime(in.LeaseSeconds))
+	return &kept, err
 }
 
 // prolong makes a lease last from now on for so long.
@@ -342,31 +316,28 @@ func (v *violations) leaseToken(token string) {
 	}
 }
 
+// leaseRelease gives a spec back. The mission's owner and admins need no token.
+type leaseRelease struct {
+	LeaseToken string `json:"lease_token"`
+}
+
+func (*leaseRelease) validate(*violations, *Config) {}
+
 // releaseSpec is POST /api/v1/specs/{id}/release. The attempt is given back.
-// The mission's owner and admins need no token.
-func (s *Server) releaseSpec(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		LeaseToken string `json:"lease_token"`
+func (s *Server) releaseSpec(ctx context.Context, t *tx, c *call, in *leaseRelease) (*specView, error) {
+	m, spec, err := t.lockSpec(ctx, c.target, lockKeyShare, alone)
+	if err != nil {
+		return nil, err
 	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
+	if in.LeaseToken == "" && m.access < accessOwner {
+		var v violations
+		v.leaseToken("")
+		return nil, v.err()
 	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, at, lockKeyShare, alone)
-		if err != nil {
-			return reply{}, err
-		}
-		if in.LeaseToken == "" && m.access < accessOwner {
-			var v violations
-			v.leaseToken("")
-			return reply{}, v.err()
-		}
-		if err := t.release(ctx, spec, in.LeaseToken, ""); err != nil {
-			return reply{}, err
-		}
-		return t.specReply(spec.id, http.StatusOK), nil
-	})
+	if err := t.release(ctx, spec, in.LeaseToken, ""); err != nil {
+		return nil, err
+	}
+	return t.askView(spec.id), nil
 }
 
 // release gives a locked spec back: token is the lease's, or "" for whichever

@@ -275,8 +275,8 @@ type graphView struct {
 }
 
 // getGraph is GET /api/v1/missions/{id}/graph?format=json|mermaid&cursor=.
-func (s *Server) getGraph(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "format", "limit", "cursor")
+func (s *Server) getGraph(w http.ResponseWriter, r *http.Request, c *call) error {
+	q := newQuery(r)
 	format := q.choice("format", "json", "json", "mermaid")
 	limit := int(q.number("limit", graphPage, 1, graphPage))
 	after := q.cursors("graph", 2)
@@ -286,15 +286,15 @@ func (s *Server) getGraph(w http.ResponseWriter, r *http.Request) error {
 	if err := q.err(); err != nil {
 		return err
 	}
-	graph, err := s.readGraph(r.Context(), callOf(r).account, callOf(r).target.mission, after, limit)
+	graph, err := s.readGraph(r.Context(), c.account, c.target.mission, after, limit)
 	if err != nil {
 		return err
 	}
 	if format == "mermaid" {
-		writeBytes(w, r, http.StatusOK, "text/vnd.mermaid; charset=utf-8", []byte(mermaid(graph)))
+		writeBytes(w, r, c, http.StatusOK, "text/vnd.mermaid; charset=utf-8", []byte(mermaid(graph)))
 		return nil
 	}
-	return respondOK(w, r, graph)
+	return respond(w, r, c, graph)
 }
 
 // readGraph reads the page behind a spec's number and id, which are "" for the
@@ -399,23 +399,20 @@ type reasonSpec struct {
 	Status string `json:"status"`
 }
 
+// explanation says whether a spec is ready, and if not why.
+type explanation struct {
+	Ready   bool     `json:"ready"`
+	Reasons []reason `json:"reasons"`
+}
+
 // explainSpec is GET /api/v1/specs/{id}/explain.
-func (s *Server) explainSpec(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	spec, err := s.readSpec(r.Context(), callOf(r).account, callOf(r).target.spec)
+func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) {
+	spec, err := s.readSpec(ctx, c.account, c.target.spec)
 	if err != nil {
-		return err
+		return explanation{}, err
 	}
 	reasons, err := whyNotReady(spec.specSummary)
-	if err != nil {
-		return err
-	}
-	return respondOK(w, r, struct {
-		Ready   bool     `json:"ready"`
-		Reasons []reason `json:"reasons"`
-	}{spec.Ready, orEmpty(reasons)})
+	return explanation{spec.Ready, orEmpty(reasons)}, err
 }
 
 // whyNotReady gives every reason that keeps a spec from being claimed, none if

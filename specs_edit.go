@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -51,78 +52,75 @@ func validKey(key string) bool {
 	})
 }
 
-// createSpec is POST /api/v1/missions/{id}/specs.
-func (s *Server) createSpec(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Key              string   `json:"key"`
-		Title            string   `json:"title"`
-		Body             string   `json:"body"`
-		Number           string   `json:"number"`
-		Phase            string   `json:"phase"`
-		Status           *string  `json:"status"`
-		Priority         *int     `json:"priority"`
-		Tags             []string `json:"tags"`
-		EstimatedContext string   `json:"estimated_context"`
-		Dependencies     []string `json:"dependencies"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	fields := specFields{in.Key, in.Number, in.Title, in.Phase, specfile.DefaultPriority, orEmpty(in.Tags),
-		in.EstimatedContext, in.Body}
+// newSpec is a spec to be made.
+type newSpec struct {
+	Key              string   `json:"key"`
+	Title            string   `json:"title"`
+	Body             string   `json:"body"`
+	Number           string   `json:"number"`
+	Phase            string   `json:"phase"`
+	Status           *string  `json:"status"`
+	Priority         *int     `json:"priority"`
+	Tags             []string `json:"tags"`
+	EstimatedContext string   `json:"estimated_context"`
+	Dependencies     []string `json:"dependencies"`
+}
+
+func (in *newSpec) validate(v *violations, _ *Config) {
+	v.spec(in.fields(), specFields{})
+	v.specStatus(in.status())
+}
+
+func (in *newSpec) fields() specFields {
+	f := specFields{in.Key, in.Number, in.Title, in.Phase, specfile.DefaultPriority, orEmpty(in.Tags), in.EstimatedContext, in.Body}
 	if in.Priority != nil {
-		fields.Priority = *in.Priority
+		f.Priority = *in.Priority
 	}
-	status := "planned"
+	return f
+}
+
+func (in *newSpec) status() string {
 	if in.Status != nil {
-		status = *in.Status
+		return *in.Status
 	}
-	var v violations
-	v.spec(fields, specFields{})
-	v.specStatus(status)
-	if err := v.err(); err != nil {
-		return err
+	return "planned"
+}
+
+// createSpec is POST /api/v1/missions/{id}/specs.
+func (s *Server) createSpec(ctx context.Context, t *tx, c *call, in *newSpec) (*specView, error) {
+	m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessEditor)
+	if err != nil {
+		return nil, err
 	}
-	criteria := specfile.Criteria(fields.Body)
-	missionID := callOf(r).target.mission
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: missionID}, lockNoKeyUpdate, accessEditor)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := m.open(); err != nil {
-			return reply{}, err
-		}
-		id := newID()
-		others := slices.DeleteFunc(slices.Clone(in.Dependencies), func(name string) bool { return name == fields.Key })
-		dependencies, unmet, err := t.resolveSpecs(ctx, m.ID, others)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := t.insertSpec(ctx, m, id, fields, status, unmet, criteria); err != nil {
-			return reply{}, err
-		}
-		if len(others) < len(in.Dependencies) {
-			return reply{}, errCycle([]string{fields.Key})
-		}
-		t.addDependencies(id, dependencies) // nothing depends on a new spec: they can't close a cycle
-		t.emit("spec.created", m.ID, id, "", map[string]any{"key": fields.Key, "title": fields.Title, "status": status})
-		if status != "completed" && status != "deferred" {
-			t.reopen(&m)
-		} else {
-			t.completeIfDone(&m)
-		}
-		answer := t.specReply(id, http.StatusCreated)
-		answer.location = "/api/v1/specs/" + id
-		return answer, nil
-	})
+	if err := m.open(); err != nil {
+		return nil, err
+	}
+	others := slices.DeleteFunc(slices.Clone(in.Dependencies), func(name string) bool { return name == in.Key })
+	dependencies, unmet, err := t.resolveSpecs(ctx, m.ID, others)
+	if err != nil {
+		return nil, err
+	}
+	id, status := newID(), in.status()
+	if err := t.insertSpec(ctx, m, id, in.fields(), status, unmet); err != nil {
+		return nil, err
+	}
+	if len(others) < len(in.Dependencies) {
+		return nil, errCycle([]string{in.Key})
+	}
+	t.addDependencies(id, dependencies) // nothing depends on a new spec: they can't close a cycle
+	t.emit("spec.created", m.ID, id, "", map[string]any{"key": in.Key, "title": in.Title, "status": status})
+	if status != "completed" && status != "deferred" {
+		t.reopen(&m)
+	} else {
+		t.completeIfDone(&m)
+	}
+	return t.askView(id), nil
 }
 
 // insertSpec stores a new spec, without its dependencies, of which unmet
 // aren't completed.
-func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int,
-	criteria []specfile.Criterion) error {
-	done := doneFlags(criteria)
+func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int) error {
+	done := doneFlags(specfile.Criteria(f.Body))
 	t.queue(`
 		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
@@ -157,73 +155,75 @@ func doneFlags(criteria []specfile.Criterion) []bool {
 	return done
 }
 
-// updateSpec is PATCH /api/v1/specs/{id}, a merge patch (RFC 7396). The status
-// has a route of its own, since it follows a workflow.
-func (s *Server) updateSpec(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Key              optional[string]   `json:"key"`
-		Title            optional[string]   `json:"title"`
-		Body             optional[string]   `json:"body"`
-		Number           optional[string]   `json:"number"`
-		Phase            optional[string]   `json:"phase"`
-		Priority         optional[int]      `json:"priority"`
-		Tags             optional[[]string] `json:"tags"`
-		EstimatedContext optional[string]   `json:"estimated_context"`
-		Dependencies     optional[[]string] `json:"dependencies"`
+// specPatch is a merge patch (RFC 7396) of a spec. The status has a route of its
+// own, since it follows a workflow. What the patch makes of the spec is checked
+// once that is read.
+type specPatch struct {
+	Key              optional[string]   `json:"key"`
+	Title            optional[string]   `json:"title"`
+	Body             optional[string]   `json:"body"`
+	Number           optional[string]   `json:"number"`
+	Phase            optional[string]   `json:"phase"`
+	Priority         optional[int]      `json:"priority"`
+	Tags             optional[[]string] `json:"tags"`
+	EstimatedContext optional[string]   `json:"estimated_context"`
+	Dependencies     optional[[]string] `json:"dependencies"`
+}
+
+func (*specPatch) validate(*violations, *Config) {}
+
+// applied is what the patch makes of a spec, or why it can't be.
+func (in *specPatch) applied(before specFields) (specFields, error) {
+	after := before
+	in.Key.apply(&after.Key, "")
+	in.Title.apply(&after.Title, "")
+	in.Body.apply(&after.Body, "")
+	in.Number.apply(&after.Number, "")
+	in.Phase.apply(&after.Phase, "")
+	in.Priority.apply(&after.Priority, specfile.DefaultPriority)
+	in.Tags.apply(&after.Tags, []string{})
+	in.EstimatedContext.apply(&after.EstimatedContext, "")
+	var v violations
+	v.spec(after, before)
+	return after, v.err()
+}
+
+// updateSpec is PATCH /api/v1/specs/{id}.
+func (s *Server) updateSpec(ctx context.Context, t *tx, c *call, in *specPatch) (*specView, error) {
+	m, spec, err := t.lockSpec(ctx, c.target, lockNoKeyUpdate, alone)
+	if err != nil {
+		return nil, err
 	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
+	now, err := readWholeSpec(ctx, t, t.account, spec.id)
+	if err != nil {
+		return nil, err
 	}
-	target := callOf(r).target
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate, alone)
+	before := specFields{now.Key, now.Number, now.Title, now.Phase, now.Priority, now.Tags, now.EstimatedContext, now.Body}
+	after, err := in.applied(before)
+	if err = cmp.Or(err, m.open()); err != nil {
+		return nil, err
+	}
+	if err := c.checkVersion(spec.version); err != nil {
+		return nil, err
+	}
+	if before.Body != after.Body && now.Claim != nil {
+		return nil, problem(http.StatusConflict, "leased",
+			"%s works on this spec: its body can't be edited until the lease ends.", now.Claim.Agent)
+	}
+	changed := before.differences(after)
+	if in.Dependencies.Set {
+		moved, err := t.replaceDependencies(ctx, &spec, now.cycle > 0, in.Dependencies.Value)
 		if err != nil {
-			return reply{}, err
+			return nil, err
 		}
-		now, err := readWholeSpec(ctx, t, t.account, target.spec)
-		if err != nil {
-			return reply{}, err
+		if moved {
+			changed = append(changed, "dependencies")
 		}
-		before := specFields{now.Key, now.Number, now.Title, now.Phase, now.Priority, now.Tags, now.EstimatedContext, now.Body}
-		after := before
-		in.Key.apply(&after.Key, "")
-		in.Title.apply(&after.Title, "")
-		in.Body.apply(&after.Body, "")
-		in.Number.apply(&after.Number, "")
-		in.Phase.apply(&after.Phase, "")
-		in.Priority.apply(&after.Priority, specfile.DefaultPriority)
-		in.Tags.apply(&after.Tags, []string{})
-		in.EstimatedContext.apply(&after.EstimatedContext, "")
-		var v violations
-		v.spec(after, before)
-		if err := v.err(); err != nil {
-			return reply{}, err
-		}
-		if err := m.open(); err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, spec.version); err != nil {
-			return reply{}, err
-		}
-		if before.Body != after.Body && now.Claim != nil {
-			return reply{}, problem(http.StatusConflict, "leased",
-				"%s works on this spec: its body can't be edited until the lease ends.", now.Claim.Agent)
-		}
-		changed := before.differences(after)
-		if in.Dependencies.Set {
-			moved, err := t.replaceDependencies(ctx, &spec, now.cycle > 0, in.Dependencies.Value)
-			if err != nil {
-				return reply{}, err
-			}
-			if moved {
-				changed = append(changed, "dependencies")
-			}
-		}
-		if err := t.storeSpec(ctx, spec, before, after, changed); err != nil {
-			return reply{}, err
-		}
-		return t.specReply(target.spec, http.StatusOK), nil
-	})
+	}
+	if err := t.storeSpec(ctx, spec, before, after, changed); err != nil {
+		return nil, err
+	}
+	return t.askView(spec.id), nil
 }
 
 // differences names the fields in which two versions of a spec differ.
@@ -279,33 +279,25 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFie
 }
 
 // deleteSpec is DELETE /api/v1/specs/{id}.
-func (s *Server) deleteSpec(w http.ResponseWriter, r *http.Request) error {
-	if err := decodeRequest(r, &struct{}{}); err != nil {
-		return err
+func (s *Server) deleteSpec(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
+	m, spec, err := t.lockSpec(ctx, c.target, lockNoKeyUpdate, alone)
+	if err = cmp.Or(err, m.open()); err != nil {
+		return nil, err
 	}
-	target := callOf(r).target
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, target, lockNoKeyUpdate, alone)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := m.open(); err != nil {
-			return reply{}, err
-		}
-		if err := checkIfMatch(r, spec.version); err != nil {
-			return reply{}, err
-		}
-		var key string
-		err = t.QueryRow(ctx, `DELETE FROM specs WHERE id = $1 RETURNING key`, target.spec).Scan(&key)
-		if violated(err) == "dependencies_dependents" {
-			return reply{}, problem(http.StatusConflict, "has_dependents", "Other specs depend on this one. Take it out of their dependencies first.")
-		}
-		if err != nil {
-			return reply{}, fmt.Errorf("deleting a spec: %w", err)
-		}
-		t.count(m.ID, spec.tally(), nil)
-		t.emit("spec.deleted", m.ID, target.spec, "", map[string]any{"key": key})
-		t.completeIfDone(&m)
-		return reply{status: http.StatusNoContent}, nil
-	})
+	if err := c.checkVersion(spec.version); err != nil {
+		return nil, err
+	}
+	var key string
+	err = t.QueryRow(ctx, `DELETE FROM specs WHERE id = $1 RETURNING key`, spec.id).Scan(&key)
+	if violated(err) == "dependencies_dependents" {
+		return nil, problem(http.StatusConflict, "has_dependents",
+			"Other specs depend on this one. Take it out of their dependencies first.")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("deleting a spec: %w", err)
+	}
+	t.count(m.ID, spec.tally(), nil)
+	t.emit("spec.deleted", m.ID, spec.id, "", map[string]any{"key": key})
+	t.completeIfDone(&m)
+	return nil, nil
 }

@@ -38,16 +38,16 @@ var errDryRun = errors.New("dry run")
 // importSpecs is POST /api/v1/missions/{id}/import?dry_run=. All files are read
 // and parsed before the transaction that stores them begins. The same files
 // again change nothing.
-func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "dry_run")
+func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) error {
+	q := newQuery(r)
 	dryRun := q.flag("dry_run")
 	if err := q.err(); err != nil {
 		return err
 	}
-	if err := admitToMission(r.Context(), s.db, callOf(r), editor); err != nil { // before a large body is read
+	if err := admitToMission(r.Context(), s.db, c); err != nil { // before a large body is read
 		return err
 	}
-	account := callOf(r).account.userID
+	account := c.account.userID
 	if !s.imports.take(account, maxImports, maxImportsOfEach) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
 	}
@@ -60,29 +60,28 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	missionID := callOf(r).target.mission
 	var report importReport
-	err = s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, err := t.mission(ctx, target{mission: missionID}, lockNoKeyUpdate, accessEditor)
+	_, err = transact(r.Context(), s, c, func(ctx context.Context, t *tx) (*nothing, error) {
+		m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessEditor)
 		if err != nil {
-			return reply{}, err
+			return nil, err
 		}
 		if err := m.open(); err != nil {
-			return reply{}, err
+			return nil, err
 		}
 		if report, err = t.importFiles(ctx, &m, files); err != nil {
-			return reply{}, err
+			return nil, err
 		}
 		report.Skipped = orEmpty(sources.skipped)
 		if dryRun != nil && *dryRun {
-			return reply{}, errDryRun
+			return nil, errDryRun
 		}
-		return reply{status: http.StatusOK, body: report}, nil
+		return nil, nil
 	})
-	if errors.Is(err, errDryRun) {
-		return respondOK(w, r, report)
+	if err != nil && !errors.Is(err, errDryRun) {
+		return err
 	}
-	return err
+	return respond(w, r, c, report)
 }
 
 // importedSpec is a file of an import, parsed.

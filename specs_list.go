@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 
@@ -102,9 +101,8 @@ func (f *specFilter) held() {
 }
 
 // listSpecs is GET /api/v1/specs.
-func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "mission_id", "status", "phase", "tag", "ready", "claimed", "q", "sort", "limit", "cursor")
-	filter := newSpecFilter(callOf(r).account, q.id("mission_id"))
+func (s *Server) listSpecs(ctx context.Context, c *call, q *query) (list[specSummary], error) {
+	filter := newSpecFilter(c.account, q.id("mission_id"))
 	if q.choice("claimed", "", "mine") == "mine" {
 		filter.held()
 	}
@@ -114,13 +112,9 @@ func (s *Server) listSpecs(w http.ResponseWriter, r *http.Request) error {
 	filter.byStatus(q.choice("status", "", specStatuses...))
 	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if err := q.err(); err != nil {
-		return err
+		return list[specSummary]{}, err
 	}
-	specs, err := s.findSpecs(r.Context(), filter, order)
-	if err != nil {
-		return err
-	}
-	return respondOK(w, r, specs)
+	return s.findSpecs(ctx, filter, order)
 }
 
 // findSpecs reads a page of specs: their ids first, by the index that leaves

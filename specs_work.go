@@ -129,45 +129,33 @@ func (t *tx) move(spec specLock, status string, attempts int) {
 // progress is what an agent reports of a spec that it holds.
 type progress struct {
 	LeaseToken string `json:"lease_token"`
-	Check      []int  `json:"check"`
-	Uncheck    []int  `json:"uncheck"`
-	Message    string `json:"message"`
+	Check      []int  `json:"check,omitempty" doc:"numbers of criteria that are met now"`
+	Uncheck    []int  `json:"uncheck,omitempty"`
+	Message    string `json:"message,omitempty" doc:"what you have done, in a sentence"`
 }
 
-func (v *violations) progress(p progress) {
-	v.leaseToken(p.LeaseToken)
-	v.text("message", p.Message, 0, 2000)
-	if len(p.Check)+len(p.Uncheck) > maxCriteriaSet {
+func (in *progress) validate(v *violations, _ *Config) {
+	v.leaseToken(in.LeaseToken)
+	v.text("message", in.Message, 0, 2000)
+	if len(in.Check)+len(in.Uncheck) > maxCriteriaSet {
 		v.add("check", "too_many", "names more than %d criteria, with uncheck", maxCriteriaSet)
 	}
 }
 
 // progressSpec is POST /api/v1/specs/{id}/progress.
-func (s *Server) progressSpec(w http.ResponseWriter, r *http.Request) error {
-	var in progress
-	if err := decodeRequest(r, &in); err != nil {
-		return err
+func (s *Server) progressSpec(ctx context.Context, t *tx, c *call, in *progress) (*specView, error) {
+	_, spec, agent, err := t.lockLease(ctx, c.target, lockKeyShare, alone, in.LeaseToken)
+	if err != nil {
+		return nil, err
 	}
-	var v violations
-	v.progress(in)
-	if err := v.err(); err != nil {
-		return err
+	if err := t.progress(spec, agent, in); err != nil {
+		return nil, err
 	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		_, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := t.progress(spec, agent, in); err != nil {
-			return reply{}, err
-		}
-		return t.specReply(spec.id, http.StatusOK), nil
-	})
+	return t.askView(spec.id), nil
 }
 
 // progress notes what the holder of a locked spec reports.
-func (t *tx) progress(spec specLock, agent string, p progress) error {
+func (t *tx) progress(spec specLock, agent string, p *progress) error {
 	done, err := checkCriteria(spec.done, p.Check, p.Uncheck)
 	if err != nil {
 		return err
@@ -211,44 +199,44 @@ func checkCriteria(done []bool, check, uncheck []int) ([]bool, error) {
 // completion is what ends a spec well: notes, and if criteria are still open
 // the reason to pass over them.
 type completion struct {
-	Notes    string `json:"notes"`
-	Override string `json:"override"`
+	Notes    string `json:"notes,omitempty" doc:"what was done, for who reads the history"`
+	Override string `json:"override,omitempty" doc:"why criteria stay open"`
 }
 
-func (v *violations) completion(c completion) {
-	v.text("notes", c.Notes, 0, 2000)
-	v.text("override", c.Override, 0, 2000)
-	if c.Override != "" && strings.TrimSpace(c.Override) == "" {
+func (in *completion) validate(v *violations, _ *Config) {
+	v.text("notes", in.Notes, 0, 2000)
+	v.text("override", in.Override, 0, 2000)
+	if in.Override != "" && strings.TrimSpace(in.Override) == "" {
 		v.add("override", "required", "must give the reason, or be left out")
 	}
 }
 
-// completeSpec is POST /api/v1/specs/{id}/complete.
-func (s *Server) completeSpec(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		LeaseToken string `json:"lease_token"`
-		completion
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	var v violations
+// heldCompletion is a completion by the holder of a lease.
+type heldCompletion struct {
+	LeaseToken string `json:"lease_token"`
+	completion
+}
+
+func (in *heldCompletion) validate(v *violations, config *Config) {
 	v.leaseToken(in.LeaseToken)
-	v.completion(in.completion)
-	if err := v.err(); err != nil {
-		return err
+	in.completion.validate(v, config)
+}
+
+// completeSpec is POST /api/v1/specs/{id}/complete.
+func (s *Server) completeSpec(ctx context.Context, t *tx, c *call, in *heldCompletion) (*specView, error) {
+	if _, err := t.completeHeld(ctx, c.target, in); err != nil {
+		return nil, err
 	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := t.complete(ctx, &m, spec, agent, in.completion); err != nil {
-			return reply{}, err
-		}
-		return t.specReply(spec.id, http.StatusOK), nil
-	})
+	return t.askView(c.target.spec), nil
+}
+
+// completeHeld finishes a spec for its holder, and returns its mission's id.
+func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (missionID string, err error) {
+	m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
+	if err != nil {
+		return "", err
+	}
+	return m.ID, t.complete(ctx, &m, spec, agent, in.completion)
 }
 
 // complete finishes a locked spec, and its mission if it was the last.
@@ -285,56 +273,42 @@ func (t *tx) errCriteriaUnmet(ctx context.Context, spec specLock) error {
 // made, as it may unless that is said.
 type failure struct {
 	LeaseToken string `json:"lease_token"`
-	Reason     string `json:"reason"`
-	Retry      *bool  `json:"retry"`
+	Reason     string `json:"reason" doc:"what stood in the way, for who tries next"`
+	Retry      *bool  `json:"retry,omitempty"`
 }
 
-func (v *violations) failure(f failure) {
-	v.leaseToken(f.LeaseToken)
-	v.text("reason", f.Reason, 1, 2000)
+func (in *failure) validate(v *violations, _ *Config) {
+	v.leaseToken(in.LeaseToken)
+	v.text("reason", in.Reason, 1, 2000)
 }
 
 // failSpec is POST /api/v1/specs/{id}/fail.
-func (s *Server) failSpec(w http.ResponseWriter, r *http.Request) error {
-	var in failure
-	if err := decodeRequest(r, &in); err != nil {
-		return err
+func (s *Server) failSpec(ctx context.Context, t *tx, c *call, in *failure) (*specView, error) {
+	if _, _, err := t.fail(ctx, c.target, in, s.config.MaxAttempts); err != nil {
+		return nil, err
 	}
-	var v violations
-	v.failure(in)
-	if err := v.err(); err != nil {
-		return err
-	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.fail(ctx, at, in, s.config.MaxAttempts); err != nil {
-			return reply{}, err
-		}
-		return t.specReply(at.spec, http.StatusOK), nil
-	})
+	return t.askView(c.target.spec), nil
 }
 
-// fail ends the attempt of a lease's holder, and returns the mission with the
-// spec's status then.
-func (t *tx) fail(ctx context.Context, at target, f failure, maxAttempts int) (ended endedSpec, err error) {
-	m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, f.LeaseToken)
+// fail ends the attempt of a lease's holder, and returns the id of the mission
+// and the spec's status then.
+func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) (missionID, status string, err error) {
+	m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
 	if err != nil {
-		return ended, err
+		return "", "", err
 	}
-	ended = endedSpec{m.ID, "planned"}
-	if spec.attempts >= maxAttempts || f.Retry != nil && !*f.Retry {
-		ended.status = "blocked"
+	status = "planned"
+	if spec.attempts >= maxAttempts || in.Retry != nil && !*in.Retry {
+		status = "blocked"
 	}
-	t.move(spec, ended.status, spec.attempts)
-	t.emit("spec.failed", m.ID, spec.id, agent, map[string]any{"reason": f.Reason, "attempt": spec.attempts, "status": ended.status})
-	if ended.status == "blocked" {
-		err = t.notifyBlocked(ctx, spec, f.Reason)
+	t.move(spec, status, spec.attempts)
+	t.emit("spec.failed", m.ID, spec.id, agent,
+		map[string]any{"reason": in.Reason, "attempt": spec.attempts, "status": status})
+	if status == "blocked" {
+		err = t.notifyBlocked(ctx, spec, in.Reason)
 	}
-	return ended, err
+	return m.ID, status, err
 }
-
-// endedSpec is what became of a spec that its holder has given back.
-type endedSpec struct{ missionID, status string }
 
 // notifyBlocked tells the mission's owner of a spec that failed for good.
 func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error {
@@ -359,41 +333,33 @@ var statusSteps = map[string][]string{
 	"completed":   {"in_progress"},
 }
 
+// statusStep is a step of the workflow, by hand.
+type statusStep struct {
+	Status string `json:"status"`
+	completion
+}
+
+func (in *statusStep) validate(v *violations, config *Config) {
+	v.specStatus(in.Status)
+	in.completion.validate(v, config)
+}
+
 // setStatus is POST /api/v1/specs/{id}/status. It ends the lease that somebody
 // has on the spec.
-func (s *Server) setStatus(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Status string `json:"status"`
-		completion
+func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) (*specView, error) {
+	m, spec, err := t.lockSpec(ctx, c.target, lockNoKeyUpdate, withDependents)
+	if err = cmp.Or(err, m.open()); err != nil {
+		return nil, err
 	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
+	if steps := statusSteps[spec.status]; !slices.Contains(steps, in.Status) {
+		return nil, errInvalidTransition("spec", spec.status, steps)
 	}
-	var v violations
-	v.specStatus(in.Status)
-	v.completion(in.completion)
-	if err := v.err(); err != nil {
-		return err
+	if in.Status != "completed" {
+		t.step(&m, spec, in.Status, in.Notes)
+	} else if err := t.complete(ctx, &m, spec, "", in.completion); err != nil {
+		return nil, err
 	}
-	at := callOf(r).target
-	return s.writeOnce(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		m, spec, err := t.lockSpec(ctx, at, lockNoKeyUpdate, withDependents)
-		if err != nil {
-			return reply{}, err
-		}
-		if err := m.open(); err != nil {
-			return reply{}, err
-		}
-		if steps := statusSteps[spec.status]; !slices.Contains(steps, in.Status) {
-			return reply{}, errInvalidTransition("spec", spec.status, steps)
-		}
-		if in.Status != "completed" {
-			t.step(&m, spec, in.Status, in.Notes)
-		} else if err := t.complete(ctx, &m, spec, "", in.completion); err != nil {
-			return reply{}, err
-		}
-		return t.specReply(spec.id, http.StatusOK), nil
-	})
+	return t.askView(spec.id), nil
 }
 
 // step takes a locked spec to any status but completed. Whoever unblocks one

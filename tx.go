@@ -3,13 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,6 +50,7 @@ type tx struct {
 	heads   map[string]int64    // stream → its newest seq, of those that grew
 	claimed int                 // leases granted
 	expired int                 // leases taken back
+	answers []func() error      // see then
 }
 
 // begin takes a connection and queues what begins a transaction on it. The
@@ -108,19 +107,34 @@ func (t *tx) ask(sql string, args []any, dest ...any) (found *bool) {
 	return found
 }
 
-// askOne queues a query for one row of T. What it returns gives the row once it
-// was sent, or pgx.ErrNoRows.
-func askOne[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) func() (T, error) {
-	var row T
-	err := pgx.ErrNoRows
+// askFor queues a query for one row of T, which goes to what it returns once it
+// was sent. That there is none fails the write.
+func askFor[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) *T {
+	row, err := new(T), pgx.ErrNoRows
 	t.queue(sql, args...).Query(func(rows pgx.Rows) (readErr error) {
-		if row, readErr = pgx.CollectExactlyOneRow(rows, scan); errors.Is(readErr, pgx.ErrNoRows) {
+		if *row, readErr = pgx.CollectExactlyOneRow(rows, scan); errors.Is(readErr, pgx.ErrNoRows) {
 			return nil // see ask
 		}
 		err = readErr
 		return readErr
 	})
-	return func() (T, error) { return row, err }
+	t.then(func() error { return notFoundOr(err, "reading what was written") })
+	return row
+}
+
+// then has fn called once all that is queued was sent, in order with others: it
+// completes a response with what is known only then.
+func (t *tx) then(fn func() error) { t.answers = append(t.answers, fn) }
+
+// finish calls what then was given.
+func (t *tx) finish() error {
+	for _, fn := range t.answers {
+		if err := fn(); err != nil {
+			return err
+		}
+	}
+	t.answers = nil
+	return nil
 }
 
 // send sends what is queued, in one round trip, and waits for all of it.
@@ -255,7 +269,10 @@ func (s *Server) tryTx(ctx context.Context, a account, fn func(ctx context.Conte
 		return commitErr
 	}
 	s.published(t)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.finish()
 }
 
 // published wakes, after the commit, whoever waits for what t changed.
@@ -271,137 +288,109 @@ func (s *Server) published(t *tx) {
 	s.metrics.leaseExpired(t.expired)
 }
 
-// writeFunc is the work of one request's write, as of inTx.
-type writeFunc func(ctx context.Context, t *tx) (reply, error)
-
-// write runs fn as inTx does, and answers once that is committed.
+// transact runs fn as inTx does, for the caller of a request. What fn returns is
+// complete once that is committed. With an Idempotency-Key it is kept: within 24
+// hours the same request with the same key gets it as a keptResponse. An error
+// isn't kept.
 //
 // The transaction doesn't end with the client's connection: what has begun is
 // finished, within the request's time.
-func (s *Server) write(w http.ResponseWriter, r *http.Request, fn writeFunc) error {
-	return s.writeUnder("", w, r, fn)
-}
-
-// writeOnce is write for routes that take an Idempotency-Key (POST of
-// missions, specs, logs and leases): within 24 hours the same request with the
-// same key gets the first one's answer. An error isn't kept, nor the answer
-// that there is nothing to claim.
-func (s *Server) writeOnce(w http.ResponseWriter, r *http.Request, fn writeFunc) error {
-	given := r.Header.Values("Idempotency-Key")
-	if len(given) == 0 {
-		return s.write(w, r, fn)
+func transact[Out any](ctx context.Context, s *Server, c *call, fn func(ctx context.Context, t *tx) (*Out, error)) (out *Out, err error) {
+	if err := s.readmit(ctx, c); err != nil {
+		return nil, err
 	}
-	key := given[0]
-	invisible := func(c rune) bool { return c <= ' ' || c >= 0x7f }
-	if len(given) > 1 || key == "" || len(key) > 255 || strings.ContainsFunc(key, invisible) {
-		return problem(http.StatusBadRequest, "invalid_idempotency_key", "Send one Idempotency-Key of 1 to 255 visible ASCII characters.")
-	}
-	return s.writeUnder(key, w, r, fn)
-}
-
-func (s *Server) writeUnder(key string, w http.ResponseWriter, r *http.Request, fn writeFunc) error {
-	answer, encoded, err := s.commit(r, key, fn)
-	if err != nil {
-		return err
-	}
-	return answer.write(w, r, encoded)
-}
-
-// commit runs fn until it commits and returns the answer with its encoded
-// body. With a key it keeps the answer, in the same transaction.
-func (s *Server) commit(r *http.Request, key string, fn writeFunc) (answer reply, encoded []byte, err error) {
-	if err := s.readmit(r); err != nil {
-		return reply{}, nil, err
-	}
-	ctx, cancel := context.WithoutCancel(r.Context()), context.CancelFunc(func() {})
-	if deadline, ok := r.Context().Deadline(); ok {
-		ctx, cancel = context.WithDeadline(ctx, deadline)
+	within, cancel := context.WithoutCancel(ctx), context.CancelFunc(func() {})
+	if deadline, ok := ctx.Deadline(); ok {
+		within, cancel = context.WithDeadline(within, deadline)
 	}
 	defer cancel()
-	if key != "" {
-		err = s.inTx(ctx, callOf(r).account, func(ctx context.Context, t *tx) (err error) {
-			answer, encoded, err = t.once(ctx, r, key, fn)
-			return err
-		})
-		return answer, encoded, err
-	}
-	err = s.inTx(ctx, callOf(r).account, func(ctx context.Context, t *tx) (err error) {
-		answer, err = fn(ctx, t)
+	err = s.inTx(within, c.account, func(ctx context.Context, t *tx) (err error) {
+		if c.key != "" {
+			out, err = transactOnce(ctx, t, c, fn)
+		} else {
+			out, err = fn(ctx, t)
+		}
 		return err
 	})
 	if err != nil {
-		return reply{}, nil, err
+		return nil, err
 	}
-	encoded, err = answer.encode()
-	return answer, encoded, err
+	return out, nil
 }
 
-// once runs fn and keeps its answer under the key, or finds the answer that an
-// earlier request with this key got.
-func (t *tx) once(ctx context.Context, r *http.Request, key string, fn writeFunc) (answer reply, encoded []byte, err error) {
-	answer, encoded, replayed, err := t.replay(ctx, r, key)
-	if c := callOf(r); replayed && c.permission.access != accessNone {
-		err = admitToMission(ctx, t, c, c.permission) // who has lost access gets no kept answer either
+// transactOnce runs fn and keeps its response under the key, unless an earlier request
+// with this key got one.
+func transactOnce[Out any](ctx context.Context, t *tx, c *call, fn func(ctx context.Context, t *tx) (*Out, error)) (*Out, error) {
+	if err := t.takeKey(ctx, c); err != nil {
+		return nil, err
 	}
-	if replayed || err != nil {
-		return answer, encoded, err
-	}
-	if answer, err = fn(ctx, t); err != nil {
-		if isCommitted(err) { // only answers that are kept take the key
-			t.queue(`DELETE FROM idempotency_keys WHERE user_id = $1 AND key = $2`, t.account.userID, key)
+	out, err := fn(ctx, t)
+	if err != nil {
+		if isCommitted(err) { // only what is kept takes the key
+			t.queue(`DELETE FROM idempotency_keys WHERE user_id = $1 AND key = $2`, t.account.userID, c.key)
 		}
-		return answer, nil, err
+		return nil, err
 	}
 	if err := t.flush(); err != nil {
-		return answer, nil, err
+		return nil, err
 	}
-	if err := t.send(ctx); err != nil { // what the answer is made of
-		return answer, nil, err
+	if err := t.send(ctx); err != nil { // what the response is made of
+		return nil, err
 	}
-	if encoded, err = answer.encode(); err != nil {
-		return answer, nil, err
+	if err := t.finish(); err != nil {
+		return nil, err
+	}
+	made, err := newResponse(c, out)
+	if err != nil {
+		return nil, err
 	}
 	t.queue(`UPDATE idempotency_keys SET status = $3, body = $4, location = $5, etag = $6 WHERE user_id = $1 AND key = $2`,
-		t.account.userID, key, answer.status, encoded, answer.location, answer.etag)
-	return answer, encoded, nil
+		t.account.userID, c.key, made.status, made.body, made.location, made.etag)
+	return out, nil
 }
 
-// replay takes the key for this transaction, or finds the answer kept under
-// it. A twin that is still in flight makes the INSERT wait for its end.
-func (t *tx) replay(ctx context.Context, r *http.Request, key string) (answer reply, encoded []byte, replayed bool, err error) {
-	request := requestHash(r)
+// keptResponse is what an earlier request with the same Idempotency-Key got. It
+// is an error, so that it passes by a handler that has nothing left to do.
+type keptResponse struct{ response }
+
+func (*keptResponse) Error() string { return "a request with this Idempotency-Key was answered before" }
+
+// takeKey takes the call's key for this transaction, or finds the keptResponse.
+// A twin that is still in flight makes the INSERT wait for its end.
+func (t *tx) takeKey(ctx context.Context, c *call) error {
+	if c.hash == nil {
+		return errors.New("a route that takes keys has not read its body")
+	}
 	tag, err := t.Exec(ctx, `
 		INSERT INTO idempotency_keys AS k (user_id, key, request) VALUES ($1, $2, $3)
 		ON CONFLICT (user_id, key) DO UPDATE SET request = excluded.request, created_at = clock_timestamp()
-		WHERE k.created_at < clock_timestamp() - interval '24 hours'`, t.account.userID, key, request)
+		WHERE k.created_at < clock_timestamp() - interval '24 hours'`, t.account.userID, c.key, c.hash)
 	if sqlState(err) == "55P03" {
-		return reply{}, nil, false, problem(http.StatusConflict, "idempotency_conflict",
+		return problem(http.StatusConflict, "idempotency_conflict",
 			"A request with this Idempotency-Key is still running. Try again in a moment.").withHeader("Retry-After", "1")
 	}
 	if err != nil {
-		return reply{}, nil, false, fmt.Errorf("taking an idempotency key: %w", err)
+		return fmt.Errorf("taking an idempotency key: %w", err)
 	}
 	if tag.RowsAffected() == 1 {
-		return reply{}, nil, false, nil
+		return nil
 	}
 	var first []byte
+	var kept keptResponse
 	err = t.QueryRow(ctx, `SELECT request, status, body, location, etag FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
-		t.account.userID, key).Scan(&first, &answer.status, &encoded, &answer.location, &answer.etag)
+		t.account.userID, c.key).Scan(&first, &kept.status, &kept.body, &kept.location, &kept.etag)
 	if err != nil {
-		return reply{}, nil, false, fmt.Errorf("reading a kept answer: %w", err)
+		return fmt.Errorf("reading a kept response: %w", err)
 	}
-	if !bytes.Equal(first, request) {
-		return reply{}, nil, false, invalidField("Idempotency-Key", "reused", "was used for another request; make a new one")
+	if c.permission.access != accessNone {
+		if err := admitToMission(ctx, t, c); err != nil { // who has lost access gets no kept response either
+			return err
+		}
 	}
-	return answer, encoded, true, nil
-}
-
-// requestHash says whether two requests are the same one.
-func requestHash(r *http.Request) []byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %s\n", r.Method, r.URL.RequestURI())
-	h.Write(callOf(r).bodyHash)
-	return h.Sum(nil)
+	if !bytes.Equal(first, c.hash) {
+		return invalidField("Idempotency-Key", "reused", "was used for another request; make a new one")
+	}
+	return &kept
 }
 
 // committed wraps an error that is answered although what was done stays done.
@@ -480,7 +469,7 @@ func (m *missionLock) check(need access) error {
 	case !*m.found || m.access < accessReader:
 		return errNotFound()
 	case m.access < need:
-		return errForbidden("You may read this mission, but not do this with it.")
+		return errReadOnly()
 	}
 	return nil
 }

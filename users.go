@@ -35,21 +35,28 @@ func normalizeEmail(email string) (string, bool) {
 	return strings.ToLower(email), true
 }
 
-// validateAccount checks what a new account is made of, besides what v has
-// found, brings its e-mail into normal form and hashes its password, which takes
-// a while.
-func (s *Server) validateAccount(ctx context.Context, v violations, email *string, password, name string) (hash string, err error) {
-	normal, ok := normalizeEmail(*email)
+// email checks an e-mail address and returns it in normal form.
+func (v *violations) email(field, address string) string {
+	normal, ok := normalizeEmail(address)
 	if !ok {
-		v.add("email", "not_an_email", "must be an e-mail address")
+		v.add(field, "not_an_email", "must be an e-mail address")
 	}
+	return normal
+}
+
+// credentials checks what a new account is made of, and returns its e-mail in
+// normal form.
+func (v *violations) credentials(email, password, name string) string {
+	normal := v.email("email", email)
 	v.password("password", normal, password)
 	v.line("name", name, 0, 200)
-	if err := v.err(); err != nil {
-		return "", err
+	return normal
+}
+
+func (v *violations) role(role string) {
+	if roles[role] == roleNone {
+		v.add("role", "unknown_value", "must be admin, user or viewer")
 	}
-	*email = normal
-	return s.hasher.hash(ctx, password)
 }
 
 // insertUser makes an account. A name left out is the e-mail's local part.
@@ -80,83 +87,70 @@ func readUser(ctx context.Context, q querier, id string) (userView, error) {
 }
 
 // getMe is GET /api/v1/auth/me.
-func (s *Server) getMe(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
-	u, err := readUser(r.Context(), s.db, callOf(r).account.userID)
-	if err != nil {
-		return err
-	}
-	return respondOK(w, r, u)
+func (s *Server) getMe(ctx context.Context, c *call) (userView, error) {
+	return readUser(ctx, s.db, c.account.userID)
 }
 
-// updateMe is PATCH /api/v1/auth/me.
-func (s *Server) updateMe(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Name *string `json:"name"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	var v violations
+// ownPatch is what accounts may change of themselves.
+type ownPatch struct {
+	Name *string `json:"name"`
+}
+
+func (in *ownPatch) validate(v *violations, _ *Config) {
 	if in.Name != nil {
 		v.line("name", *in.Name, 1, 200)
 	}
-	if err := v.err(); err != nil {
-		return err
+}
+
+// updateMe is PATCH /api/v1/auth/me.
+func (s *Server) updateMe(ctx context.Context, t *tx, c *call, in *ownPatch) (*userView, error) {
+	if _, err := t.Exec(ctx, `UPDATE users SET name = coalesce($2, name) WHERE id = $1`, c.account.userID, in.Name); err != nil {
+		return nil, fmt.Errorf("updating an account: %w", err)
 	}
-	id := callOf(r).account.userID
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		if _, err := t.Exec(ctx, `UPDATE users SET name = coalesce($2, name) WHERE id = $1`, id, in.Name); err != nil {
-			return reply{}, fmt.Errorf("updating an account: %w", err)
-		}
-		u, err := readUser(ctx, t, id)
-		return reply{status: http.StatusOK, body: u}, err
-	})
+	u, err := readUser(ctx, t, c.account.userID)
+	return &u, err
 }
 
 // listUsers is GET /api/v1/users, by e-mail.
-func (s *Server) listUsers(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r, "limit", "cursor")
+func (s *Server) listUsers(ctx context.Context, _ *call, q *query) (none list[userView], err error) {
 	limit := int(q.number("limit", 50, 1, 200))
 	after := q.cursor("users")
 	if err := q.err(); err != nil {
-		return err
+		return none, err
 	}
-	rows, err := s.db.Query(r.Context(), `SELECT `+userColumns+` FROM users WHERE email > $1 ORDER BY email LIMIT $2`, after, limit+1)
+	rows, err := s.db.Query(ctx, `SELECT `+userColumns+` FROM users WHERE email > $1 ORDER BY email LIMIT $2`, after, limit+1)
 	if err != nil {
-		return fmt.Errorf("listing accounts: %w", err)
+		return none, fmt.Errorf("listing accounts: %w", err)
 	}
 	users, err := pgx.CollectRows(rows, pgx.RowToStructByPos[userView])
 	if err != nil {
-		return fmt.Errorf("listing accounts: %w", err)
+		return none, fmt.Errorf("listing accounts: %w", err)
 	}
-	return respondOK(w, r, page(users, limit, func(u userView) string { return encodeCursor("users", u.Email) }))
+	return page(users, limit, func(u userView) string { return encodeCursor("users", u.Email) }), nil
+}
+
+// newUser is an account to be made by an admin.
+type newUser struct {
+	Email    string `json:"email"`
+	Password string `json:"password"`
+	Name     string `json:"name"`
+	Role     string `json:"role"`
+}
+
+func (in *newUser) validate(v *violations, _ *Config) {
+	v.role(in.Role)
+	in.Email = v.credentials(in.Email, in.Password, in.Name)
 }
 
 // createUser is POST /api/v1/users.
-func (s *Server) createUser(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Email    string `json:"email"`
-		Password string `json:"password"`
-		Name     string `json:"name"`
-		Role     string `json:"role"`
-	}
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
-	var v violations
-	if roles[in.Role] == roleNone {
-		v.add("role", "unknown_value", "must be admin, user or viewer")
-	}
-	hash, err := s.validateAccount(r.Context(), v, &in.Email, in.Password, in.Name)
+func (s *Server) createUser(ctx context.Context, c *call, in *newUser) (*userView, error) {
+	hash, err := s.hasher.hash(ctx, in.Password)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*userView, error) {
 		u, err := insertUser(ctx, t, in.Email, in.Name, in.Role, hash)
-		return reply{status: http.StatusCreated, body: u}, err
+		return &u, err
 	})
 }
 
@@ -168,50 +162,49 @@ type userPatch struct {
 	Password *string `json:"password"`
 }
 
-// updateUser is PATCH /api/v1/users/{id}. What takes rights away holds at
-// once: a new password or a disabled account ends its sessions.
-func (s *Server) updateUser(w http.ResponseWriter, r *http.Request) error {
-	id := strings.ToLower(r.PathValue("id"))
-	if !validID(id) {
-		return errNotFound()
-	}
-	u, err := readUser(r.Context(), s.db, id)
-	if err != nil {
-		return err
-	}
-	var in userPatch
-	if err := decodeRequest(r, &in); err != nil {
-		return err
-	}
+func (*userPatch) validate(*violations, *Config) {} // a password depends on the e-mail
+
+// check is validate once the e-mail of the account is known.
+func (in *userPatch) check(email string) error {
 	var v violations
-	if in.Role != nil && roles[*in.Role] == roleNone {
-		v.add("role", "unknown_value", "must be admin, user or viewer")
+	if in.Role != nil {
+		v.role(*in.Role)
 	}
 	if in.Name != nil {
 		v.line("name", *in.Name, 1, 200)
 	}
 	if in.Password != nil {
-		v.password("password", u.Email, *in.Password)
+		v.password("password", email, *in.Password)
 	}
-	if err := v.err(); err != nil {
-		return err
+	return v.err()
+}
+
+// updateUser is PATCH /api/v1/users/{id}. What takes rights away holds at
+// once: a new password or a disabled account ends its sessions.
+func (s *Server) updateUser(ctx context.Context, c *call, in *userPatch) (*userView, error) {
+	u, err := readUser(ctx, s.db, c.target.user)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.check(u.Email); err != nil {
+		return nil, err
 	}
 	var hash *string
 	if in.Password != nil {
-		made, err := s.hasher.hash(r.Context(), *in.Password)
+		made, err := s.hasher.hash(ctx, *in.Password)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		hash = &made
 	}
-	return s.write(w, r, func(ctx context.Context, t *tx) (reply, error) {
-		u, err := t.storeUser(ctx, id, in, hash)
-		return reply{status: http.StatusOK, body: u}, err
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*userView, error) {
+		u, err := t.storeUser(ctx, c.target.user, in, hash)
+		return &u, err
 	})
 }
 
 // storeUser changes an account, unless that would take the last admin away.
-func (t *tx) storeUser(ctx context.Context, id string, in userPatch, hash *string) (userView, error) {
+func (t *tx) storeUser(ctx context.Context, id string, in *userPatch, hash *string) (userView, error) {
 	// All admins and the account itself, in order: of two who take each
 	// other's rights away at once, the later one sees what the first did.
 	if _, err := t.Exec(ctx, `SELECT FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`, id); err != nil {
@@ -259,8 +252,13 @@ func (s *Server) ensureAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.db.Exec(ctx, `INSERT INTO users (id, email, name, role, password_hash) VALUES ($1, $2, $3, 'admin', $4)
-		ON CONFLICT (email) DO NOTHING`, newID(), email, strings.Split(email, "@")[0], hash)
+	err = s.inTx(ctx, account{}, func(ctx context.Context, t *tx) error {
+		_, err := insertUser(ctx, t, email, "", "admin", hash)
+		return err
+	})
+	if e, ok := errors.AsType[*apiError](err); ok && e.code == "email_taken" {
+		return nil // another instance was faster
+	}
 	return err
 }
 

@@ -173,15 +173,12 @@ func (s *sockets) count() int {
 }
 
 func (s *Server) socketRoutes() {
-	s.handleWithin(limits{}, public, "GET /ws", s.serveSocket)
+	s.handle(forAnyone, "GET /ws", withoutQuery(s.serveSocket), unbounded)
 }
 
 // serveSocket is GET /ws. The credential is in the Authorization header, in a
 // subprotocol "bearer.<token>" beside "tachikoma.v1", or in the first message.
-func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
-	if err := newQuery(r).err(); err != nil {
-		return err
-	}
+func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, request *call) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return problem(http.StatusUpgradeRequired, "upgrade_required", "This is a WebSocket: ask for the upgrade.").
 			withHeader("Upgrade", "websocket")
@@ -193,7 +190,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := &socket{
-		id: newID(), addr: callOf(r).addr, since: time.Now(),
+		id: newID(), addr: request.addr, since: time.Now(),
 		renew: make(chan struct{}, 1), topics: make(map[string]*subscription),
 	}
 	c.queue = newQueue(s.config.WSQueue, func() {
@@ -205,7 +202,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) error {
 		if c.account, err = s.authenticate(r.Context(), c.token, c.addr); err != nil {
 			return err
 		}
-		callOf(r).account = c.account
+		request.account = c.account
 	}
 	if err := s.sockets.add(c, s.config); err != nil {
 		return err
@@ -250,7 +247,7 @@ func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire *wire) {
 // serveClient signs the client in, greets it, and serves it until it goes. It
 // owns the goroutines of the socket.
 func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *socket) {
-	if c.account.userID == "" && !s.signIn(ctx, c) {
+	if c.account.userID == "" && !s.signInSocket(ctx, c) {
 		return
 	}
 	if c.send(map[string]any{"type": "welcome", "connection_id": c.id, "limits": map[string]any{
@@ -286,8 +283,8 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 	}
 }
 
-// signIn waits for the first message, which has to sign in.
-func (s *Server) signIn(ctx context.Context, c *socket) bool {
+// signInSocket waits for the first message, which has to sign in.
+func (s *Server) signInSocket(ctx context.Context, c *socket) bool {
 	ctx, cancel := context.WithTimeout(ctx, socketHello)
 	defer cancel()
 	message, problem, err := c.receive(ctx)
