@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // events reads a mission's stream from its oldest event on, page by page.
@@ -271,5 +275,156 @@ func TestDeletedMissionKeepsItsLastEvent(t *testing.T) {
 	events, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if want := []string{"1 mission.created", "2 spec.created", "3 mission.deleted"}; err != nil || !slices.Equal(events, want) {
 		t.Errorf("got %q (%v), want %q", events, err, want)
+	}
+}
+
+// What has grown is announced at once where nothing was lately, and else
+// together with what follows.
+func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
+	t.Parallel()
+	databaseURL := newTestDatabase(t)
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	listener, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close(context.Background())
+	if _, err := listener.Exec(t.Context(), "LISTEN "+feedChannel); err != nil {
+		t.Fatal(err)
+	}
+	hear := func() map[string]int64 {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		n, err := listener.WaitForNotification(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parseHeads(n.Payload)
+	}
+
+	f := newFeed(pool, nil, nil, nil, slog.New(slog.DiscardHandler))
+	f.each = time.Hour
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f.announceAll(ctx)
+	}()
+	a, b := newID(), newID()
+	f.announce(map[string]int64{a: 1})
+	if got := hear(); !maps.Equal(got, map[string]int64{a: 1}) {
+		t.Errorf("at once: got %v", got)
+	}
+	f.announce(map[string]int64{a: 2})
+	f.announce(map[string]int64{b: 7})
+	f.announce(map[string]int64{a: 3})
+	stop() // or else they would come in an hour
+	if got := hear(); !maps.Equal(got, map[string]int64{a: 3, b: 7}) {
+		t.Errorf("gathered: got %v", got)
+	}
+	<-ended
+}
+
+// Log entries of many requests go together; each of these gets an answer of its
+// own all the same, and numbers that are its own entries'.
+func TestLogsWrittenTogetherAreAnsweredApart(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, eve := s.signUp("ada", "user"), s.signUp("eve", "user")
+	missions := []string{ada.newMission("One"), ada.newMission("Two"), ada.newMission("Three")}
+	theirs := ada.newSpec(missions[0], "theirs", nil)
+	var mu sync.Mutex
+	last := make(map[string]map[int64]string) // mission → last_seq → message of that entry
+	var writing sync.WaitGroup
+	for n := range 60 {
+		writing.Go(func() {
+			mission, as, want := missions[n%3], ada, http.StatusCreated
+			entry := func(i int) fields { return fields{"level": "info", "message": fmt.Sprint(n, " ", i)} }
+			entries := []any{entry(0), entry(1)}
+			switch n % 10 {
+			case 7:
+				as, want = eve, http.StatusNotFound
+			case 8: // a spec of another mission
+				mission, want = missions[1], http.StatusUnprocessableEntity
+				entries[1].(fields)["spec_id"] = path.Base(theirs)
+			case 9:
+				entries[1].(fields)["fields"] = fields{"n": 1}
+			}
+			a, err := as.try(t.Context(), "POST", mission+"/logs", fields{"entries": entries})
+			if err != nil || a.status != want {
+				t.Errorf("%d: %v %v, want %d", n, err, a, want)
+				return
+			}
+			if want != http.StatusCreated {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if last[mission] == nil {
+				last[mission] = make(map[int64]string)
+			}
+			last[mission][int64(a.number("last_seq"))] = fmt.Sprint(n, " 1")
+		})
+	}
+	writing.Wait()
+	for _, mission := range missions {
+		var events eventsView
+		ada.get(mission + "/events?limit=200").want(http.StatusOK).into(&events)
+		for i, e := range events.Items {
+			data, _ := e.Data.(map[string]any)
+			if e.Seq != int64(i)+1 {
+				t.Fatalf("event %d has number %d", i+1, e.Seq)
+			}
+			if want, ok := last[mission][e.Seq]; ok && data["message"] != want {
+				t.Errorf("event %d says %v, and its request was told it is %q", e.Seq, data["message"], want)
+			}
+			delete(last[mission], e.Seq)
+		}
+		if len(last[mission]) > 0 {
+			t.Errorf("answered and not there: %v", last[mission])
+		}
+	}
+}
+
+// A mission that is locked for its deletion keeps nobody else's entries waiting.
+func TestLogsOfALockedMissionHoldUpNoOthers(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	locked, free := ada.newMission("Locked"), ada.newMission("Free")
+	held, err := s.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Rollback(t.Context()) //nolint:errcheck // there is nothing to keep
+	if _, err := held.Exec(t.Context(), `SELECT FROM missions WHERE id = $1 FOR UPDATE`, idOf(locked)); err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan int)
+	go func() {
+		a, err := ada.try(t.Context(), "POST", locked+"/logs", fields{"entries": []any{fields{"level": "info", "message": "x"}}})
+		if err != nil {
+			t.Error(err)
+		}
+		waits <- a.status
+	}()
+	for range 20 {
+		ada.post(free+"/logs", fields{"entries": []any{fields{"level": "info", "message": "x"}}}).want(http.StatusCreated)
+	}
+	select {
+	case status := <-waits:
+		t.Fatalf("the locked mission's entries were answered with %d", status)
+	default:
+	}
+	if err := held.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if status := <-waits; status != http.StatusCreated {
+		t.Errorf("once it is free its entries get %d", status)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -367,6 +368,130 @@ func TestMissionsAreFoundByTheirWords(t *testing.T) {
 		}
 		if !slices.Equal(got, want) || a.at("next_cursor") != nil {
 			t.Errorf("%s: got %s, want %q", q, a.body, want)
+		}
+	}
+}
+
+// TestMissionActions tries every action in every status.
+func TestMissionActions(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	leads := map[string]string{
+		"start": "active", "pause": "paused", "resume": "active", "complete": "completed", "cancel": "cancelled", "archive": "archived",
+	}
+	for status, allowed := range map[string][]string{
+		"draft":     {"cancel", "start"},
+		"active":    {"cancel", "complete", "pause"},
+		"paused":    {"cancel", "complete", "resume"},
+		"completed": {"archive"},
+		"cancelled": {"archive"},
+		"archived":  {},
+	} {
+		for action, to := range leads {
+			mission := ada.newMission(status + " " + action)
+			if _, err := s.db.Exec(t.Context(), `UPDATE missions SET status = $2 WHERE id = $1`, path.Base(mission), status); err != nil {
+				t.Fatal(err)
+			}
+			a := ada.post(mission+"/"+action, nil)
+			if !slices.Contains(allowed, action) {
+				a.wantProblem(http.StatusConflict, "invalid_transition")
+				if got := fmt.Sprint(a.at("allowed")); got != fmt.Sprint(allowed) || a.text("current_status") != status {
+					t.Errorf("%s %s: %s, want %v to be allowed", action, status, a.body, allowed)
+				}
+				continue
+			}
+			a.want(http.StatusOK)
+			if a.text("status") != to || a.header.Get("ETag") != `"2"` || len(ada.eventsOf(mission)) != 2 {
+				t.Errorf("%s %s: %s", action, status, a.body)
+			}
+		}
+	}
+}
+
+func TestMissionThatHasEndedKeepsItsSpecs(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Over")
+	spec := ada.newSpec(mission, "kept", nil)
+	ada.post(mission+"/cancel", nil).want(http.StatusOK)
+	for _, status := range []string{"cancelled", "archived"} {
+		ada.post(mission+"/specs", fields{"key": "new", "title": "New"}).wantProblem(http.StatusConflict, "mission_closed")
+		ada.patch(spec, fields{"title": "New"}).wantProblem(http.StatusConflict, "mission_closed")
+		ada.delete(spec).wantProblem(http.StatusConflict, "mission_closed")
+		ada.post(spec+"/status", fields{"status": "blocked"}).wantProblem(http.StatusConflict, "mission_closed")
+		ada.post(mission+"/claim", fields{"agent": "bot"}).wantProblem(http.StatusConflict, "mission_not_active")
+		if status == "cancelled" {
+			ada.post(mission+"/archive", nil).want(http.StatusOK)
+		}
+	}
+}
+
+func TestMissionCompletesByItself(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	for _, test := range []struct {
+		name  string
+		specs []string // their statuses when the mission starts
+		then  func(mission string, specs []string)
+		want  string
+	}{
+		{"nothing to do", nil, nil, "active"},
+		{"all done at the start", []string{"completed", "deferred"}, nil, "completed"},
+		{"all deferred", []string{"deferred", "deferred"}, nil, "active"},
+		{"the last deferred", []string{"completed", "planned"}, func(_ string, specs []string) {
+			ada.post(specs[1]+"/status", fields{"status": "deferred"}).want(http.StatusOK)
+		}, "completed"},
+		{"the last deleted", []string{"completed", "planned"}, func(_ string, specs []string) {
+			ada.delete(specs[1]).want(http.StatusNoContent)
+		}, "completed"},
+		{"a deferred one taken up", []string{"completed", "deferred"}, func(_ string, specs []string) {
+			ada.post(specs[1]+"/status", fields{"status": "planned"}).want(http.StatusOK)
+		}, "active"},
+		{"one blocked", []string{"in_progress", "blocked"}, func(m string, specs []string) { finish(ada, m, specs[0]) }, "active"},
+		{"while paused", []string{"in_progress"}, func(m string, specs []string) {
+			ada.post(m+"/pause", nil).want(http.StatusOK)
+			finish(ada, m, specs[0])
+		}, "completed"},
+	} {
+		mission := ada.newMission(test.name)
+		var specs []string
+		for i, status := range test.specs {
+			specs = append(specs, ada.newSpec(mission, fmt.Sprintf("s%d", i), fields{"status": status}))
+		}
+		ada.post(mission+"/start", nil).want(http.StatusOK)
+		if test.then != nil {
+			test.then(mission, specs)
+		}
+		if got := ada.get(mission).text("status"); got != test.want {
+			t.Errorf("%s: the mission is %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+func TestLastTwoSpecsFinishedAtOnceCompleteTheMissionOnce(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	for round := range 25 {
+		mission := ada.newActive(fmt.Sprintf("Round %d", round))
+		ada.newSpec(mission, "left", nil)
+		ada.newSpec(mission, "right", nil)
+		var finishing sync.WaitGroup
+		for range 2 {
+			spec, token := ada.claim(mission, "bot")
+			finishing.Go(func() {
+				a, err := ada.try(t.Context(), "POST", spec+"/complete", fields{"lease_token": token})
+				if err != nil || a.status != http.StatusOK {
+					t.Errorf("%v %+v", err, a)
+				}
+			})
+		}
+		finishing.Wait()
+		if got, n := ada.get(mission).text("status"), ada.countEvents(mission, "mission.completed"); got != "completed" || n != 1 {
+			t.Fatalf("round %d: the mission is %s, with %d events of its completion", round, got, n)
 		}
 	}
 }

@@ -338,3 +338,114 @@ func TestReadsFollowEveryChangeOfASpec(t *testing.T) {
 	}
 	eve.get(spec).wantProblem(http.StatusNotFound, "not_found")
 }
+
+// TestSpecWorkflow tries every step from every status.
+func TestSpecWorkflow(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Workflow")
+	for from, allowed := range map[string][]string{
+		"planned":     {"in_progress", "blocked", "deferred"},
+		"in_progress": {"planned", "in_review", "testing", "completed", "blocked"},
+		"in_review":   {"in_progress", "testing", "completed"},
+		"testing":     {"in_progress", "completed"},
+		"blocked":     {"planned", "in_progress"},
+		"deferred":    {"planned"},
+		"completed":   {"in_progress"},
+	} {
+		for _, to := range specStatuses {
+			spec := ada.newSpec(mission, from+"-"+to, fields{"status": from})
+			a := ada.post(spec+"/status", fields{"status": to, "notes": "why"})
+			if slices.Contains(allowed, to) {
+				if a.status != http.StatusOK || a.text("status") != to {
+					t.Errorf("%s to %s: %d %s", from, to, a.status, a.body)
+				}
+				continue
+			}
+			a.wantProblem(http.StatusConflict, "invalid_transition")
+			if got := fmt.Sprint(a.at("allowed")); got != fmt.Sprint(allowed) || a.text("current_status") != from {
+				t.Errorf("%s to %s: %s, want %v to be allowed", from, to, a.body, allowed)
+			}
+		}
+	}
+	spec := ada.newSpec(mission, "x", nil)
+	ada.post(spec+"/status", fields{"status": "done"}).wantFields("status")
+	ada.post(spec+"/status", fields{}).wantFields("status")
+	ada.post(spec+"/status", fields{"status": "blocked", "notes": "waits for the vendor"}).want(http.StatusOK)
+	last := ada.get(mission + "/events").number("last_seq")
+	data := ada.get(fmt.Sprintf("%s/events?after=%d", mission, last-1)).want(http.StatusOK).at("items.0.data")
+	if want := "map[from:planned notes:waits for the vendor to:blocked]"; fmt.Sprint(data) != want {
+		t.Errorf("the event says %v, want %s", data, want)
+	}
+}
+
+func TestCompletingWantsAllCriteriaChecked(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	for _, way := range []string{"lease", "status"} {
+		mission := ada.newActive(way)
+		ada.newSpec(mission, "only", fields{"body": "## Acceptance Criteria\n- [ ] one\n- [x] two\n- [ ] three\n"})
+		spec, token := ada.claim(mission, "bot")
+		complete := func(more fields) *answer {
+			body := fields{"lease_token": token}
+			action := "/complete"
+			if way == "status" {
+				body, action = fields{"status": "completed"}, "/status"
+			}
+			for name, value := range more {
+				body[name] = value
+			}
+			return ada.post(spec+action, body)
+		}
+		refused := complete(fields{"notes": "done"}).wantProblem(http.StatusConflict, "criteria_unmet")
+		if refused.text("criteria.0.text") != "one" || refused.number("criteria.1.index") != 3 || refused.at("criteria.2") != nil {
+			t.Errorf("%s: got %s", way, refused.body)
+		}
+		if ada.get(spec).at("claim") == nil {
+			t.Errorf("%s: a refused completion ended the lease", way)
+		}
+		complete(fields{"notes": "shipped", "override": "three can wait"}).want(http.StatusOK)
+		data := ada.lastEvent(mission, "spec.completed")
+		if data["override"] != "three can wait" || data["open_criteria"] != 2. || data["notes"] != "shipped" {
+			t.Errorf("%s: the event says %v", way, data)
+		}
+	}
+}
+
+func TestReopenedSpecHoldsItsDependentsBack(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Reopen")
+	first := ada.newSpec(mission, "first", nil)
+	second := ada.newSpec(mission, "second", fields{"dependencies": []string{"first"}})
+	spec, token := ada.claim(mission, "bot")
+	ada.post(spec+"/complete", fields{"lease_token": token}).want(http.StatusOK)
+	if ada.get(second).at("ready") != true {
+		t.Error("what depends on a completed spec isn't ready")
+	}
+	ada.post(first+"/status", fields{"status": "in_progress"}).want(http.StatusOK)
+	if ada.get(second).at("ready") != false || ada.get(mission).number("stats.ready") != 0 {
+		t.Error("what depends on a reopened spec is ready")
+	}
+	ada.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusNoContent)
+
+	finish(ada, mission, first)
+	spec, _ = ada.claim(mission, "bot")
+	finish(ada, mission, spec)
+	if got := ada.get(mission).text("status"); got != "completed" {
+		t.Fatalf("the mission is %s", got)
+	}
+	ada.post(first+"/status", fields{"status": "in_progress"}).want(http.StatusOK)
+	if got := ada.get(mission).text("status"); got != "active" {
+		t.Errorf("with a reopened spec the mission is %s", got)
+	}
+	ada.newSpec(mission, "third", fields{"status": "completed"})
+	finish(ada, mission, first)
+	ada.newSpec(mission, "fourth", nil)
+	if got := ada.get(mission).text("status"); got != "active" {
+		t.Errorf("with a new spec the mission is %s", got)
+	}
+}
