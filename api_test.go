@@ -17,8 +17,12 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"tachikoma/internal/argon2id"
 	"tachikoma/internal/pgserver/pgtest"
 )
+
+// cheapArgon2 is the least that argon2 can be asked for.
+var cheapArgon2 = argon2id.Params{Memory: 8, Time: 1, Threads: 1}
 
 // testServer is a whole server, run by run on a database of its own, that
 // listens on loopback until the test ends.
@@ -53,7 +57,7 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.hasher = newPasswordHasher(cheapArgon2)
+	s.hasher = argon2id.New(cheapArgon2)
 	s.tracers = append(s.tracers, &sentStatements)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan struct{})
@@ -98,7 +102,7 @@ const testPassword = "correct horse battery staple"
 // signUp makes an account of a role, straight in the database, and logs it in.
 func (s *testServer) signUp(name, role string) *client {
 	s.t.Helper()
-	hash, err := s.hasher.hash(s.t.Context(), testPassword)
+	hash, err := s.hasher.Hash(s.t.Context(), testPassword)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -404,11 +408,11 @@ func (c *client) ask(method, path string, body any) (*answer, error) {
 func BenchmarkLogIn(b *testing.B) {
 	for _, c := range []struct {
 		name   string
-		params argon2Params
-	}{{"cheap", cheapArgon2}, {"real", todaysArgon2}} {
+		params argon2id.Params
+	}{{"cheap", cheapArgon2}, {"real", argon2id.Recommended}} {
 		b.Run(c.name, func(b *testing.B) {
 			s := newTestServer(b, nil)
-			s.hasher = newPasswordHasher(c.params)
+			s.hasher = argon2id.New(c.params)
 			ada := s.signUp("ada", "user")
 			body := map[string]any{"email": ada.user.Email, "password": testPassword}
 			for b.Loop() { // more at a time than cores would only queue

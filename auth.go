@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/clientaddr"
+	"tachikoma/internal/ratelimit"
 )
 
 // role is what an account may do on the server, from least to most.
@@ -242,24 +245,24 @@ func (s *Server) limitRate(w http.ResponseWriter, c *call) error {
 	}
 	by, key := s.rate, c.account.credential()
 	if key == "" {
-		key = limitKey(c.addr)
+		key = clientaddr.Key(c.addr)
 	}
 	if c.permission.sensitive {
 		by = s.authRate
 	}
-	v := by.take(key, time.Now())
-	v.setHeaders(w.Header())
-	if !v.allowed {
+	v := by.Take(key, time.Now())
+	v.SetHeaders(w.Header())
+	if !v.Allowed {
 		s.metrics.rateLimited()
 		return errRateLimited(v)
 	}
 	return nil
 }
 
-func errRateLimited(v verdict) error {
+func errRateLimited(v ratelimit.Verdict) error {
 	return problem(http.StatusTooManyRequests, "rate_limited",
 		"Too many requests. Slow down, and try again after the time in Retry-After.").
-		withHeader("Retry-After", roundedUp(v.retryAfter))
+		withHeader("Retry-After", ratelimit.Seconds(v.RetryAfter))
 }
 
 // bearerToken reads the Authorization header.
@@ -292,12 +295,12 @@ func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr
 
 // lookUpKeyFor is lookUpKey at the expense of addr, unless the key is known.
 func (s *Server) lookUpKeyFor(ctx context.Context, hash []byte, addr netip.Addr) (account, time.Duration, error) {
-	if v := s.rate.peek(limitKey(addr), time.Now()); !v.allowed {
+	if v := s.rate.Peek(clientaddr.Key(addr), time.Now()); !v.Allowed {
 		return account{}, 0, errRateLimited(v)
 	}
 	a, lasts, err := s.lookUpKey(ctx, hash)
 	if err != nil {
-		s.rate.take(limitKey(addr), time.Now())
+		s.rate.Take(clientaddr.Key(addr), time.Now())
 	}
 	return a, lasts, err
 }

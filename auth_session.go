@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/clientaddr"
 )
 
 const (
@@ -55,7 +57,7 @@ func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*se
 	if err := v.err(); err != nil {
 		return nil, err
 	}
-	hash, err := s.hasher.hash(ctx, in.Password)
+	hash, err := s.hasher.Hash(ctx, in.Password)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +139,7 @@ func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*session
 	if !ok {
 		return nil, errInvalidCredentials()
 	}
-	address := limitKey(c.addr)
+	address := clientaddr.Key(c.addr)
 	u, hash, known, err := s.accountByEmail(ctx, email, address)
 	if err != nil {
 		return nil, err
@@ -147,7 +149,7 @@ func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*session
 			return nil, err
 		}
 	}
-	ok, weak, err := s.hasher.verify(ctx, hash, in.Password)
+	ok, weak, err := s.hasher.Verify(ctx, hash, in.Password)
 	switch {
 	case err != nil:
 		return nil, err
@@ -158,7 +160,7 @@ func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*session
 	}
 	stronger := ""
 	if weak {
-		if stronger, err = s.hasher.hash(ctx, in.Password); err != nil {
+		if stronger, err = s.hasher.Hash(ctx, in.Password); err != nil {
 			return nil, err
 		}
 	}
@@ -382,14 +384,14 @@ func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange
 	if err := s.chargeFailure(ctx, email); err != nil {
 		return nil, err
 	}
-	ok, _, err := s.hasher.verify(ctx, current, in.CurrentPassword)
+	ok, _, err := s.hasher.Verify(ctx, current, in.CurrentPassword)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
 		return nil, invalidField("current_password", "wrong", "isn't the current password")
 	}
-	hash, err := s.hasher.hash(ctx, in.NewPassword)
+	hash, err := s.hasher.Hash(ctx, in.NewPassword)
 	if err != nil {
 		return nil, err
 	}

@@ -346,7 +346,7 @@ func TestLogInLosesAgainstAPasswordChangeInBetween(t *testing.T) {
 			t.Parallel()
 			s := newTestServer(t, nil)
 			ada := s.signUp("ada", "user")
-			hash, err := s.hasher.hash(t.Context(), "another horse, another battery")
+			hash, err := s.hasher.Hash(t.Context(), "another horse, another battery")
 			if err != nil {
 				t.Fatal(err)
 			}

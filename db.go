@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"tachikoma/internal/gather"
 )
 
 // openState connects to a database that is migrated.
@@ -43,8 +45,8 @@ func (s *state) openState(ctx context.Context, databaseURL string) error {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	s.hub.db = s.db
-	s.missions = newGatherer(s.db, oneMissionSQL, (*missionView).scan)
-	s.specs = newGatherer(s.db, oneSpecSQL, (*specRow).scan)
+	s.missions = gather.New(s.db, oneMissionSQL, (*missionView).scan)
+	s.specs = gather.New(s.db, oneSpecSQL, (*specRow).scan)
 	s.credentials = newCredentials(func() bool { return s.feed.fresh() })
 	s.feed = newFeed(s.db, s.hub, s.forget, s.conns.cut, s.log)
 	if s.secret, err = s.sharedSecret(ctx); err != nil {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"tachikoma/internal/argon2id"
 )
 
 // apiError is the one error type that reaches a client. Handlers return it,
@@ -143,6 +145,10 @@ func notFoundOr(err error, doing string) error {
 func asProblem(err error) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
+	}
+	if errors.Is(err, argon2id.ErrBusy) {
+		return problem(http.StatusServiceUnavailable, "busy",
+			"Too many people are signing in right now. Try again in a moment.").withHeader("Retry-After", "1").because(err)
 	}
 	if databaseGone(err) {
 		return problem(http.StatusServiceUnavailable, "database_unavailable",

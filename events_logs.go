@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -82,7 +83,7 @@ type logCall struct {
 }
 
 // logWriter writes log entries with few transactions: the calls that wait right
-// now go together, of whichever missions. As with a gatherer there is no timer
+// now go together, of whichever missions. As with a gather.Gatherer there is no timer
 // and no delay. Safe for concurrent use.
 type logWriter struct {
 	*Server
@@ -92,9 +93,9 @@ type logWriter struct {
 	running int        // rounds on their way
 }
 
-// maxLogRounds is how many rounds are on their way at most: twice as many as of
-// reads, since half of their time they wait for the disk.
-var maxLogRounds = 2 * maxRounds
+// maxLogRounds is how many rounds are on their way at most: twice as many as a
+// gather.Gatherer has, since half of their time they wait for the disk.
+var maxLogRounds = 2 * max(2, runtime.GOMAXPROCS(0))
 
 // logRoundEntries is how many entries a round takes, unless one call has more.
 const logRoundEntries = 1000

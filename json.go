@@ -18,13 +18,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"tachikoma/internal/ijson"
 )
 
-const (
-	maxDepth     = 32   // levels of nesting in a body
-	maxProblems  = 100  // problems told of one request; the rest would only be noise
-	maxNumberLen = 1000 // bytes of one number; PostgreSQL's numeric ends at 16,383 decimals
-)
+// maxProblems is how many problems of one request are told; the rest would only be noise.
+const maxProblems = 100
 
 // decodeRequest reads the body of r into v, a pointer to a struct, and returns
 // what tells the request from others: a hash of its method, path, query and
@@ -105,6 +104,15 @@ func bodyProblem(err error) error {
 	}
 	return problem(http.StatusBadRequest, "incomplete_body",
 		"The body broke off before its end.").because(err)
+}
+
+// checkJSON reports what keeps body from being I-JSON that can be stored, as a
+// 400 malformed_json.
+func checkJSON(body []byte) error {
+	if e, ok := errors.AsType[*ijson.Error](ijson.Check(body)); ok {
+		return problem(http.StatusBadRequest, "malformed_json", "At byte %d of the body: %s.", e.Offset, e.Reason)
+	}
+	return nil
 }
 
 // decode fills v, a pointer to a struct, from a body that checkJSON accepts.

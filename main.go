@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"tachikoma/internal/pgserver"
+	"tachikoma/internal/sdnotify"
 )
 
 func main() {
@@ -86,7 +87,7 @@ func runServer(ctx context.Context, config Config, getenv func(string) string, s
 	if err != nil {
 		return err
 	}
-	s.systemd = notifier{getenv("NOTIFY_SOCKET"), s.log}
+	s.systemd = sdnotify.Notifier{Socket: getenv("NOTIFY_SOCKET"), Log: s.log}
 	return s.run(ctx, func() { s.greet(ctx, stdout) })
 }
 

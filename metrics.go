@@ -232,7 +232,7 @@ func (s *Server) writeServer(x *exposition) {
 	x.family("tachikoma_build_info", "gauge", "The version that runs; always 1.")
 	x.sample("tachikoma_build_info", 1, "version", version(), "goversion", runtime.Version())
 	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.", oneIf(s.status() == "ok"))
-	running, queued := s.hasher.inUse()
+	running, queued := s.hasher.InUse()
 	x.gauge("tachikoma_argon2_running", "Password hashes being computed.", float64(running))
 	x.gauge("tachikoma_argon2_queued", "Password hashes that wait to be computed.", float64(queued))
 	up := s.opened.Load() && !s.feed.down.Load()

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tachikoma/internal/clientaddr"
 )
 
 // call is what the server knows about one request. The middleware makes it,
@@ -53,7 +55,7 @@ func (s *Server) identify(next http.Handler) http.Handler {
 			id = newID()
 		}
 		w.Header().Set("X-Request-Id", id)
-		c := &call{requestID: id, addr: clientAddr(r, s.config.TrustedProxies)}
+		c := &call{requestID: id, addr: clientaddr.Of(r, s.config.TrustedProxies)}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 	})
 }
@@ -203,7 +205,7 @@ func (s *Server) refuseForeign(r *http.Request) error {
 		return nil
 	}
 	scheme := "http"
-	trusted := trusts(s.config.TrustedProxies, parseHop(r.RemoteAddr))
+	trusted := clientaddr.FromProxy(r, s.config.TrustedProxies)
 	if r.TLS != nil || trusted && r.Header.Get("X-Forwarded-Proto") == "https" {
 		scheme = "https"
 	}

@@ -12,6 +12,8 @@ import (
 	"testing/fstest"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/argon2id"
 )
 
 // testMigrations reads migrations from pairs of name and content.
@@ -257,7 +259,7 @@ func fillFirstSchema(t *testing.T, url string) {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	hash, err := newPasswordHasher(cheapArgon2).hash(t.Context(), testPassword)
+	hash, err := argon2id.New(cheapArgon2).Hash(t.Context(), testPassword)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/gather"
 )
 
 // missionView is a mission as clients see it.
@@ -228,6 +230,6 @@ func missionsSQL(q *statement, f *listFilter, o order[missionView], few *idQuery
 
 // getMission is GET /api/v1/missions/{id}.
 func (s *Server) getMission(ctx context.Context, c *call) (*missionView, error) {
-	m, err := s.missions.get(ctx, lookup{userID: c.account.userID, admin: c.account.admin(), id: c.target.mission})
+	m, err := s.missions.Get(ctx, gather.Lookup{UserID: c.account.userID, Admin: c.account.admin(), ID: c.target.mission})
 	return &m, notFoundOr(err, "reading a mission")
 }

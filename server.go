@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tachikoma/internal/pgserver"
+	"tachikoma/internal/sdnotify"
 )
 
 const (
@@ -35,7 +36,7 @@ type Server struct {
 	postgres *pgserver.Server
 	listener net.Listener
 	tls      *certificate
-	systemd  notifier
+	systemd  sdnotify.Notifier
 	work     sync.WaitGroup // the goroutines that open starts
 	stopWork context.CancelFunc
 }
@@ -130,7 +131,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 			return errors.Join(err, main.Close())
 		}
 	}
-	s.systemd.tellStarting()
+	s.systemd.Starting()
 	err := s.open(ctx)
 	if ctx.Err() != nil { // asked to stop before it was up, which is no failure
 		return s.drain(main, internal, 0)
@@ -140,7 +141,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 		if s.postgres != nil {
 			lost = s.postgres.Done()
 		}
-		s.systemd.tellReady(s.url())
+		s.systemd.Ready(s.url())
 		ready()
 		select {
 		case <-ctx.Done():
@@ -196,7 +197,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 // See docs/design.md, Drain.
 func (s *Server) drain(main, internal *http.Server, delay time.Duration) error {
 	s.draining.Store(true)
-	s.systemd.tellStopping(delay + s.config.ShutdownTimeout + closeTime)
+	s.systemd.Stopping(delay + s.config.ShutdownTimeout + closeTime)
 	s.log.Info("stopping", "drain_delay", delay)
 	time.Sleep(delay)
 

@@ -48,10 +48,10 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 		return err
 	}
 	account := c.account.userID
-	if !s.imports.take(account, maxImports, maxImportsOfEach) {
+	if !s.imports.Take(account, maxImports, maxImportsOfEach) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
 	}
-	defer s.imports.give(account)
+	defer s.imports.Give(account)
 	sources, err := readArchive(r, s.config.MaxImportBytes)
 	if err != nil {
 		return err

@@ -9,6 +9,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"tachikoma/internal/argon2id"
+	"tachikoma/internal/gather"
+	"tachikoma/internal/ratelimit"
 )
 
 // state is what all handlers share. It is filled in by newServer, what needs
@@ -20,21 +24,21 @@ type state struct {
 	tracers     []pgx.QueryTracer // of db, beside its acquireLimit; set before open
 	conns       *connections      // of db
 	secret      []byte            // signs access tokens; all else is derived from it
-	hasher      *passwordHasher
+	hasher      *argon2id.Hasher
 	hub         *hub
 	feed        *feed
 	credentials *credentials
-	rate        *limiter // of credentials and addresses
-	authRate    *limiter // of addresses on the public auth routes
+	rate        *ratelimit.Limiter // of credentials and addresses
+	authRate    *ratelimit.Limiter // of addresses on the public auth routes
 	metrics     *metrics
 	sockets     *sockets
-	missions    *gatherer[missionView]
-	specs       *gatherer[specRow]
+	missions    *gather.Gatherer[missionView]
+	specs       *gather.Gatherer[specRow]
 	contents    *specContents
 	logs        *logWriter
-	imports     *slots
-	streams     *slots        // for server-sent events
-	searches    chan struct{} // holds as many as run
+	imports     *ratelimit.Slots
+	streams     *ratelimit.Slots // for server-sent events
+	searches    chan struct{}    // holds as many as run
 	started     time.Time
 
 	opened   atomic.Bool   // the database is there and migrated
@@ -47,16 +51,16 @@ func newState(config Config, log *slog.Logger) state {
 	return state{
 		config:   config,
 		log:      log,
-		hasher:   newPasswordHasher(todaysArgon2),
+		hasher:   argon2id.New(argon2id.Recommended),
 		conns:    &connections{open: make(map[*pgx.Conn]struct{})},
 		hub:      newHub(log, counters, config.WSQueue),
-		rate:     newLimiter(config.RateLimit, limiterKeys),
-		authRate: newLimiter(config.AuthRateLimit, limiterKeys),
+		rate:     ratelimit.New(config.RateLimit, limiterKeys),
+		authRate: ratelimit.New(config.AuthRateLimit, limiterKeys),
 		metrics:  counters,
 		sockets:  newSockets(),
 		contents: newSpecContents(),
-		imports:  newSlots(),
-		streams:  newSlots(),
+		imports:  ratelimit.NewSlots(),
+		streams:  ratelimit.NewSlots(),
 		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
 		started:  time.Now(),
 		stopping: make(chan struct{}),

@@ -8,6 +8,7 @@ import (
 	"net/mail"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -144,7 +145,7 @@ func (in *newUser) validate(v *violations, _ *Config) {
 
 // createUser is POST /api/v1/users.
 func (s *Server) createUser(ctx context.Context, c *call, in *newUser) (*userView, error) {
-	hash, err := s.hasher.hash(ctx, in.Password)
+	hash, err := s.hasher.Hash(ctx, in.Password)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +192,7 @@ func (s *Server) updateUser(ctx context.Context, c *call, in *userPatch) (*userV
 	}
 	var hash *string
 	if in.Password != nil {
-		made, err := s.hasher.hash(ctx, *in.Password)
+		made, err := s.hasher.Hash(ctx, *in.Password)
 		if err != nil {
 			return nil, err
 		}
@@ -248,7 +249,7 @@ func (s *Server) ensureAdmin(ctx context.Context) error {
 	if err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE email = $1)`, email).Scan(&there); err != nil || there {
 		return err
 	}
-	hash, err := s.hasher.hash(ctx, s.config.AdminPassword)
+	hash, err := s.hasher.Hash(ctx, s.config.AdminPassword)
 	if err != nil {
 		return err
 	}
@@ -277,7 +278,7 @@ func (s *Server) setPassword(ctx context.Context, email, password string) error 
 	if err := checkPassword(normal, password); err != nil {
 		return err
 	}
-	hash, err := s.hasher.hash(ctx, password)
+	hash, err := s.hasher.Hash(ctx, password)
 	if err != nil {
 		return err
 	}
@@ -288,4 +289,32 @@ func (s *Server) setPassword(ctx context.Context, email, password string) error 
 		t.endSessions(id, "")
 		return nil
 	})
+}
+
+const (
+	minPasswordLength = 15   // characters: NIST SP 800-63B-4, 3.1.1.2, for a password alone
+	maxPasswordBytes  = 1024 // a hash costs the same at this length as at 15
+)
+
+// checkPassword returns nil, or a 422 on the field password.
+func checkPassword(email, password string) error {
+	var v violations
+	v.password("password", email, password)
+	return v.err()
+}
+
+// password adds what NIST SP 800-63B-4 has against password as the new one of
+// the account with that e-mail: too_short, too_long, or same_as_email, which
+// also stands for the part before the @ and doesn't look at case. There are no
+// rules of composition.
+func (v *violations) password(field, email, password string) {
+	local, _, _ := strings.Cut(email, "@")
+	switch {
+	case utf8.RuneCountInString(password) < minPasswordLength:
+		v.add(field, "too_short", "must have at least %d characters", minPasswordLength)
+	case len(password) > maxPasswordBytes:
+		v.add(field, "too_long", "may have at most %d bytes", maxPasswordBytes)
+	case strings.EqualFold(password, email), strings.EqualFold(password, local):
+		v.add(field, "same_as_email", "must not be the e-mail address")
+	}
 }

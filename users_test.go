@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"tachikoma/internal/argon2id"
 )
 
 func TestUsersAreListedInPages(t *testing.T) {
@@ -287,5 +290,34 @@ func TestReadKeysOnlyRead(t *testing.T) {
 	key.delete(mission).wantProblem(http.StatusForbidden, "forbidden")
 	if a := ada.get(mission); a.text("name") != "Mine" || a.text("status") != "draft" {
 		t.Errorf("got %s", a.body)
+	}
+}
+
+func TestCheckPassword(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		email, password string
+		want            []string
+	}{
+		{"ada@example.com", "correct horse battery", nil},
+		{"ada@example.com", "aaaaaaaaaaaaaaa", nil},
+		{"ada@example.com", "ééééééééééééééé", nil},
+		{"ada@example.com", "éééééééééééééé", []string{"password too_short"}},
+		{"ada@example.com", "", []string{"password too_short"}},
+		{"ada@example.com", strings.Repeat("a", 1024), nil},
+		{"ada@example.com", strings.Repeat("é", 513), []string{"password too_long"}},
+		{"ada@example.com", "Ada@Example.COM", []string{"password same_as_email"}},
+		{"ada.lovelace.1815@example.com", "ADA.lovelace.1815", []string{"password same_as_email"}},
+		{"ada.lovelace.1815@example.com", "ada.lovelace.1816", nil},
+	} {
+		wantFields(t, checkPassword(test.email, test.password), test.want...)
+	}
+}
+
+func TestWhoeverCannotWaitForAHashIsToldToComeBack(t *testing.T) {
+	t.Parallel()
+	e := wantProblem(t, asProblem(fmt.Errorf("signing in: %w: %w", argon2id.ErrBusy, context.Canceled)), http.StatusServiceUnavailable, "busy")
+	if e.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
 	}
 }

@@ -1,12 +1,10 @@
-package main
-
-// What I-JSON (RFC 7493) asks of a body beyond JSON.
+// Package ijson checks for I-JSON (RFC 7493), the JSON that every reader reads alike.
+package ijson
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,12 +13,24 @@ import (
 	"unicode/utf8"
 )
 
-// checkJSON reports what keeps body from being I-JSON (RFC 7493) that can be
-// stored, as a 400 malformed_json with the offset of the offending byte:
-// syntax, invalid UTF-8, lone surrogates, noncharacters, NUL, a name twice in
-// an object, over maxDepth levels, and numbers that a float64 can't hold.
-// See docs/design.md, I-JSON.
-func checkJSON(body []byte) error {
+const (
+	maxDepth     = 32   // levels of nesting
+	maxNumberLen = 1000 // bytes of one number; PostgreSQL's numeric ends at 16,383 decimals
+)
+
+// Error says which byte keeps a text from being I-JSON, and why.
+type Error struct {
+	Offset int
+	Reason string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("at byte %d: %s", e.Offset, e.Reason) }
+
+// Check returns nil, or an *Error with what keeps body from being I-JSON that
+// PostgreSQL can store: syntax, invalid UTF-8, lone surrogates, noncharacters,
+// NUL, a name twice in an object, over maxDepth levels, and numbers that a
+// float64 can't hold. See docs/design.md, I-JSON.
+func Check(body []byte) error {
 	if !utf8.Valid(body) {
 		return malformed(firstInvalid(body), "this isn't UTF-8")
 	}
@@ -46,7 +56,7 @@ func firstInvalid(body []byte) (offset int) {
 }
 
 func malformed(offset int, reason string) error {
-	return problem(http.StatusBadRequest, "malformed_json", "At byte %d of the body: %s.", offset, reason)
+	return &Error{offset, reason}
 }
 
 // container is an object or a list that checkIJSON is in.

@@ -1,4 +1,5 @@
-package main
+// Package gather reads single rows by id with few queries.
+package gather
 
 import (
 	"context"
@@ -6,24 +7,25 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// lookup is a read of one thing by its id, for an account.
-type lookup struct {
-	userID string
-	admin  bool
-	id     string
-	known  int64 // version of what the caller has already; 0 for none
+// Lookup is a read of one thing by its id, for an account.
+type Lookup struct {
+	UserID string
+	Admin  bool
+	ID     string
+	Known  int64 // version of what the caller has already; 0 for none
 }
 
-// gatherer reads single rows by id with few queries: the lookups that wait
+// Gatherer reads single rows by id with few queries: the lookups that wait
 // right now go together. There is no timer and no delay: who comes while the
 // queries that may run do run goes with the next one. Safe for concurrent use.
 // See docs/design.md, Gathered reads.
-type gatherer[T any] struct {
+type Gatherer[T any] struct {
 	db   *pgxpool.Pool
 	sql  string
 	scan func(into *T, row pgx.CollectableRow, before ...any) error
@@ -35,33 +37,36 @@ type gatherer[T any] struct {
 
 // round is one query and those who wait for it.
 type round[T any] struct {
-	keys  map[lookup]struct{}
+	keys  map[Lookup]struct{}
 	done  chan struct{} // closed when the following can be read
-	found map[lookup]T
+	found map[Lookup]T
 	err   error
 }
 
-// maxRounds is how many rounds of a gatherer are on their way at most: more
+// maxRounds is how many rounds of a Gatherer are on their way at most: more
 // would only make each smaller.
 var maxRounds = max(2, runtime.GOMAXPROCS(0))
 
-// newGatherer gathers single, a query for one row with the parameters of a
-// lookup: $1 the account, $2 whether it is an admin's, $3 the id, $4 the version
+// roundTimeout bounds a round, which doesn't end with the requests it is for.
+const roundTimeout = 4 * time.Second
+
+// New gathers single, a query for one row with the parameters of a
+// Lookup: $1 the account, $2 whether it is an admin's, $3 the id, $4 the version
 // known. scan reads a row of it, after the columns that go to before.
-func newGatherer[T any](db *pgxpool.Pool, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *gatherer[T] {
+func New[T any](db *pgxpool.Pool, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *Gatherer[T] {
 	wanted := strings.NewReplacer("$1", "want.user_id", "$2", "want.admin", "$3", "want.id", "$4", "want.known").Replace(single)
-	return &gatherer[T]{db: db, scan: scan, sql: `
+	return &Gatherer[T]{db: db, scan: scan, sql: `
 		SELECT want.user_id, want.admin, want.id, want.known, found.*
 		FROM unnest($1::uuid[], $2::boolean[], $3::uuid[], $4::bigint[]) AS want (user_id, admin, id, known)
 		CROSS JOIN LATERAL (` + wanted + `) AS found`}
 }
 
-// get returns what a lookup finds, or pgx.ErrNoRows.
-func (g *gatherer[T]) get(ctx context.Context, key lookup) (found T, err error) {
+// Get returns what a lookup finds, or pgx.ErrNoRows.
+func (g *Gatherer[T]) Get(ctx context.Context, key Lookup) (found T, err error) {
 	g.mu.Lock()
 	r := g.next
 	if r == nil {
-		r = &round[T]{keys: make(map[lookup]struct{}), done: make(chan struct{})}
+		r = &round[T]{keys: make(map[Lookup]struct{}), done: make(chan struct{})}
 		g.next = r
 	}
 	r.keys[key] = struct{}{}
@@ -87,7 +92,7 @@ func (g *gatherer[T]) get(ctx context.Context, key lookup) (found T, err error) 
 }
 
 // run reads a round, and then whatever has gathered meanwhile.
-func (g *gatherer[T]) run(ctx context.Context, r *round[T]) {
+func (g *Gatherer[T]) run(ctx context.Context, r *round[T]) {
 	for r != nil {
 		r.found, r.err = g.read(ctx, r.keys)
 		close(r.done)
@@ -99,24 +104,24 @@ func (g *gatherer[T]) run(ctx context.Context, r *round[T]) {
 	}
 }
 
-func (g *gatherer[T]) read(ctx context.Context, keys map[lookup]struct{}) (map[lookup]T, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*acquireTimeout)
+func (g *Gatherer[T]) read(ctx context.Context, keys map[Lookup]struct{}) (map[Lookup]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
 	users, admins, ids := make([]string, 0, len(keys)), make([]bool, 0, len(keys)), make([]string, 0, len(keys))
 	known := make([]int64, 0, len(keys))
 	for k := range keys {
-		users, admins, ids, known = append(users, k.userID), append(admins, k.admin), append(ids, k.id), append(known, k.known)
+		users, admins, ids, known = append(users, k.UserID), append(admins, k.Admin), append(ids, k.ID), append(known, k.Known)
 	}
 	rows, err := g.db.Query(ctx, g.sql, users, admins, ids, known)
 	if err != nil {
 		return nil, fmt.Errorf("reading by id: %w", err)
 	}
 	defer rows.Close()
-	found := make(map[lookup]T, len(keys))
+	found := make(map[Lookup]T, len(keys))
 	for rows.Next() {
-		var k lookup
+		var k Lookup
 		var v T
-		if err := g.scan(&v, rows, &k.userID, &k.admin, &k.id, &k.known); err != nil {
+		if err := g.scan(&v, rows, &k.UserID, &k.Admin, &k.ID, &k.Known); err != nil {
 			return nil, fmt.Errorf("reading by id: %w", err)
 		}
 		found[k] = v

@@ -1,24 +1,22 @@
-package main
-
-// Rate limits: how often a client may ask, and which address a client has.
+// Package ratelimit bounds how often a client may ask, and how much of something
+// it may have at a time.
+package ratelimit
 
 import (
 	"crypto/sha256"
 	"math"
 	"net/http"
-	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-// maxLimitKey is the length, in bytes, over which a limiter keeps a key's hash
+// maxLimitKey is the length, in bytes, over which a Limiter keeps a key's hash
 // instead, so that a number of keys is a bound on memory.
 const maxLimitKey = 64
 
-// limiter gives each key so many requests a minute, evenly, and a burst of as
+// Limiter gives each key so many requests a minute, evenly, and a burst of as
 // many: the generic cell rate algorithm (GCRA). A key's state is one number,
 // the moment at which its bucket will be full again; a request moves it one
 // interval ahead, and is refused if that would be more than a minute from now.
@@ -38,7 +36,7 @@ const maxLimitKey = 64
 // full. Measured on one core: one key 9 million requests a second, 50,000 keys
 // 2 million, a flood of new ones 1 million; so one mutex will do. It is safe for
 // concurrent use.
-type limiter struct {
+type Limiter struct {
 	perMinute int
 	capacity  int
 	interval  time.Duration // one request's share of a minute
@@ -63,19 +61,19 @@ type limitPlace struct {
 	at  int
 }
 
-// verdict is the state of a key's bucket after a request, or as it stands.
-type verdict struct {
-	allowed    bool
-	limit      int           // requests a minute; 0: no limit
-	remaining  int           // requests that would pass now
-	reset      time.Duration // until the bucket is full
-	retryAfter time.Duration // until a request passes; 0 if allowed
+// Verdict is the state of a key's bucket after a request, or as it stands.
+type Verdict struct {
+	Allowed    bool
+	Limit      int           // requests a minute; 0: no limit
+	Remaining  int           // requests that would pass now
+	Reset      time.Duration // until the bucket is full
+	RetryAfter time.Duration // until a request passes; 0 if Allowed
 }
 
-// newLimiter allows perMinute requests a minute for each of up to capacity
+// New allows perMinute requests a minute for each of up to capacity
 // keys, which is at least 1. With perMinute 0 it allows everything.
-func newLimiter(perMinute, capacity int) *limiter {
-	l := &limiter{perMinute: perMinute, capacity: capacity, start: time.Now(),
+func New(perMinute, capacity int) *Limiter {
+	l := &Limiter{perMinute: perMinute, capacity: capacity, start: time.Now(),
 		keys: make(map[string]*limitPlace), floor: math.MinInt64}
 	if perMinute > 0 {
 		l.interval = time.Minute / time.Duration(perMinute)
@@ -83,19 +81,19 @@ func newLimiter(perMinute, capacity int) *limiter {
 	return l
 }
 
-// take counts one request of key against its limit, unless it is refused.
-func (l *limiter) take(key string, now time.Time) verdict {
+// Take counts one request of key against its limit, unless it is refused.
+func (l *Limiter) Take(key string, now time.Time) Verdict {
 	return l.judge(key, now, true)
 }
 
-// peek is what take would say, without counting.
-func (l *limiter) peek(key string, now time.Time) verdict {
+// Peek is what Take would say, without counting.
+func (l *Limiter) Peek(key string, now time.Time) Verdict {
 	return l.judge(key, now, false)
 }
 
-func (l *limiter) judge(key string, now time.Time, count bool) verdict {
+func (l *Limiter) judge(key string, now time.Time, count bool) Verdict {
 	if l.perMinute <= 0 {
-		return verdict{allowed: true}
+		return Verdict{Allowed: true}
 	}
 	if len(key) > maxLimitKey {
 		sum := sha256.Sum256([]byte(key))
@@ -111,9 +109,9 @@ func (l *limiter) judge(key string, now time.Time, count bool) verdict {
 		full = max(at, l.heap[place.at].full)
 	}
 	burst := l.interval * time.Duration(l.perMinute)
-	v := verdict{limit: l.perMinute, allowed: full+l.interval <= at+burst}
-	if !v.allowed {
-		v.retryAfter = full + l.interval - at - burst
+	v := Verdict{Limit: l.perMinute, Allowed: full+l.interval <= at+burst}
+	if !v.Allowed {
+		v.RetryAfter = full + l.interval - at - burst
 	} else if count {
 		full += l.interval
 		if place != nil {
@@ -122,15 +120,15 @@ func (l *limiter) judge(key string, now time.Time, count bool) verdict {
 			l.add(key, full, at)
 		}
 	}
-	v.remaining = max(0, int((at+burst-full)/l.interval)) // 0 also if now is older than another caller's
-	v.reset = full - at
+	v.Remaining = max(0, int((at+burst-full)/l.interval)) // 0 also if now is older than another caller's
+	v.Reset = full - at
 	return v
 }
 
 // add holds a new key, if need be in the place of the first. It also lets go of
 // up to two full buckets, so that memory follows the number of active clients
 // down.
-func (l *limiter) add(key string, full, now time.Duration) {
+func (l *Limiter) add(key string, full, now time.Duration) {
 	key = strings.Clone(key) // it may be a small piece of a large string, which must not stay
 	if len(l.heap) < l.capacity {
 		state := limitState{full, &limitPlace{key: key}}
@@ -159,7 +157,7 @@ func (l *limiter) add(key string, full, now time.Duration) {
 
 // sink puts state where i is free, or below it. A bucket in use is near the
 // bottom already, so for it this takes few steps.
-func (l *limiter) sink(i int, state limitState) {
+func (l *Limiter) sink(i int, state limitState) {
 	for {
 		least := 4*i + 1
 		if least >= len(l.heap) {
@@ -180,7 +178,7 @@ func (l *limiter) sink(i int, state limitState) {
 }
 
 // rise puts state where i is free, or above it.
-func (l *limiter) rise(i int, state limitState) {
+func (l *Limiter) rise(i int, state limitState) {
 	for i > 0 {
 		parent := (i - 1) / 4
 		if l.heap[parent].full <= state.full {
@@ -192,112 +190,42 @@ func (l *limiter) rise(i int, state limitState) {
 	l.put(i, state)
 }
 
-func (l *limiter) put(i int, state limitState) {
+func (l *Limiter) put(i int, state limitState) {
 	l.heap[i] = state
 	state.place.at = i
 }
 
-// setHeaders tells the client where it stands, in whole seconds, rounded up.
+// SetHeaders tells the client where it stands, in whole seconds, rounded up.
 // Where there is no limit it sets nothing.
-func (v verdict) setHeaders(h http.Header) {
-	if v.limit == 0 {
+func (v Verdict) SetHeaders(h http.Header) {
+	if v.Limit == 0 {
 		return
 	}
-	h.Set("RateLimit-Limit", strconv.Itoa(v.limit))
-	h.Set("RateLimit-Remaining", strconv.Itoa(v.remaining))
-	h.Set("RateLimit-Reset", roundedUp(v.reset))
-	if !v.allowed {
-		h.Set("Retry-After", roundedUp(max(v.retryAfter, 1)))
+	h.Set("RateLimit-Limit", strconv.Itoa(v.Limit))
+	h.Set("RateLimit-Remaining", strconv.Itoa(v.Remaining))
+	h.Set("RateLimit-Reset", Seconds(v.Reset))
+	if !v.Allowed {
+		h.Set("Retry-After", Seconds(max(v.RetryAfter, 1)))
 	}
 }
 
-// roundedUp is d in whole seconds, no fewer than d.
-func roundedUp(d time.Duration) string {
+// Seconds is d in whole seconds, no fewer than d.
+func Seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
-// clientAddr is the address that a request counts against and that the access
-// log shows: the peer's, unless that is one of trusted. Then it is the rightmost
-// hop of X-Forwarded-For that isn't trusted, since whatever stands to the left of
-// it is only the client's word. If all are trusted, it is the leftmost; what no
-// hop can be read from ends the search at the proxy that wrote it.
-//
-// The address is never an IPv4 one in IPv6 form and has no zone. It is invalid
-// where the peer has none, as on a Unix socket; such a peer isn't trusted.
-func clientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
-	addr := parseHop(r.RemoteAddr)
-	// Lines of one header are one list, in order.
-	for _, line := range slices.Backward(r.Header["X-Forwarded-For"]) {
-		for more := true; more; {
-			if !trusts(trusted, addr) {
-				return addr
-			}
-			hop := line
-			if comma := strings.LastIndexByte(line, ','); comma >= 0 {
-				line, hop = line[:comma], line[comma+1:]
-			} else {
-				more = false
-			}
-			if hop = strings.Trim(hop, " \t"); hop == "" {
-				continue // RFC 9110, 5.6.1.2: empty elements of a list don't count
-			}
-			next := parseHop(hop)
-			if !next.IsValid() {
-				return addr
-			}
-			addr = next
-		}
-	}
-	return addr
-}
-
-// parseHop reads an address, with or without a port; IPv6 also in brackets. It
-// returns an invalid one for anything else.
-func parseHop(text string) netip.Addr {
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		if inner, ok := strings.CutPrefix(text, "["); ok && strings.HasSuffix(inner, "]") {
-			addr, err = netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-			if err != nil || addr.Is4() {
-				return netip.Addr{}
-			}
-		} else if withPort, err := netip.ParseAddrPort(text); err == nil {
-			addr = withPort.Addr()
-		} else {
-			return netip.Addr{}
-		}
-	}
-	return addr.Unmap().WithZone("")
-}
-
-func trusts(trusted []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-// limitKey is the key under which an address is limited. An IPv6 /64 is one
-// client, since that is what one customer gets. All that have no address are one.
-func limitKey(addr netip.Addr) string {
-	switch addr = addr.Unmap().WithZone(""); {
-	case !addr.IsValid():
-		return "no address"
-	case addr.Is4():
-		return addr.String()
-	}
-	return netip.PrefixFrom(addr, 64).Masked().String()
-}
-
-// slots are places of which some can be taken at a time, and fewer by one
+// Slots are places of which some can be taken at a time, and fewer by one
 // account, so that it can't keep the others out. Safe for concurrent use.
-type slots struct {
+type Slots struct {
 	mu    sync.Mutex // guards the following
 	taken int
 	by    map[string]int // account → places it has
 }
 
-func newSlots() *slots { return &slots{by: make(map[string]int)} }
+func NewSlots() *Slots { return &Slots{by: make(map[string]int)} }
 
-// take takes a place for an account, if there is one.
-func (s *slots) take(account string, most, each int) bool {
+// Take takes a place for an account, if there is one.
+func (s *Slots) Take(account string, most, each int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.taken >= most || s.by[account] >= each {
@@ -308,8 +236,8 @@ func (s *slots) take(account string, most, each int) bool {
 	return true
 }
 
-// give gives a place back.
-func (s *slots) give(account string) {
+// Give gives a place back.
+func (s *Slots) Give(account string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken--

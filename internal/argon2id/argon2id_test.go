@@ -1,50 +1,28 @@
-package main
+package argon2id
 
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 )
 
-// cheapArgon2 is the least that argon2 can be asked for.
-var cheapArgon2 = argon2Params{memory: 8, time: 1, threads: 1}
-
-func TestCheckPassword(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		email, password string
-		want            []string
-	}{
-		{"ada@example.com", "correct horse battery", nil},
-		{"ada@example.com", "aaaaaaaaaaaaaaa", nil},
-		{"ada@example.com", "ééééééééééééééé", nil},
-		{"ada@example.com", "éééééééééééééé", []string{"password too_short"}},
-		{"ada@example.com", "", []string{"password too_short"}},
-		{"ada@example.com", strings.Repeat("a", 1024), nil},
-		{"ada@example.com", strings.Repeat("é", 513), []string{"password too_long"}},
-		{"ada@example.com", "Ada@Example.COM", []string{"password same_as_email"}},
-		{"ada.lovelace.1815@example.com", "ADA.lovelace.1815", []string{"password same_as_email"}},
-		{"ada.lovelace.1815@example.com", "ada.lovelace.1816", nil},
-	} {
-		wantFields(t, checkPassword(test.email, test.password), test.want...)
-	}
-}
+// cheapest is the least that argon2 can be asked for.
+var cheapest = Params{Memory: 8, Time: 1, Threads: 1}
 
 func TestVerifyKnowsThePassword(t *testing.T) {
 	t.Parallel()
-	h := newPasswordHasher(cheapArgon2)
-	phc, err := h.hash(t.Context(), "correct horse battery")
+	h := New(cheapest)
+	phc, err := h.Hash(t.Context(), "correct horse battery")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := h.hash(t.Context(), "correct horse battery"); err != nil || again == phc {
+	if again, err := h.Hash(t.Context(), "correct horse battery"); err != nil || again == phc {
 		t.Errorf("a second hash is %q, %v; the first %q", again, err, phc)
 	}
 	for _, test := range []struct {
-		hasher              *passwordHasher
+		hasher              *Hasher
 		phc, password       string
 		wantOK, wantsRehash bool
 	}{
@@ -52,12 +30,12 @@ func TestVerifyKnowsThePassword(t *testing.T) {
 		{h, phc, "correct horse batterz", false, false},
 		{h, phc, "", false, false},
 		{h, "", "correct horse battery", false, false},
-		{newPasswordHasher(argon2Params{memory: 16, time: 1, threads: 1}), phc, "correct horse battery", true, true},
-		{newPasswordHasher(argon2Params{memory: 16, time: 1, threads: 1}), phc, "wrong", false, false},
+		{New(Params{Memory: 16, Time: 1, Threads: 1}), phc, "correct horse battery", true, true},
+		{New(Params{Memory: 16, Time: 1, Threads: 1}), phc, "wrong", false, false},
 		// A vector of the reference implementation, phc-winner-argon2/src/test.c.
 		{h, "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc", "password", true, true},
 	} {
-		ok, needsRehash, err := test.hasher.verify(t.Context(), test.phc, test.password)
+		ok, needsRehash, err := test.hasher.Verify(t.Context(), test.phc, test.password)
 		if err != nil || ok != test.wantOK || needsRehash != test.wantsRehash {
 			t.Errorf("%q against %q: %v, %v, %v", test.password, test.phc, ok, needsRehash, err)
 		}
@@ -85,18 +63,16 @@ func TestVerifyRefusesBrokenHashes(t *testing.T) {
 		"$argon2id$v=19$m=256,t=2,p=1$" + salt + "$",
 		"$argon2id$v=19$m=256,t=2,p=1$" + salt + "$" + strings.Repeat("QUFB", 22),
 	} {
-		ok, _, err := newPasswordHasher(cheapArgon2).verify(t.Context(), phc, "password")
+		ok, _, err := New(cheapest).Verify(t.Context(), phc, "password")
 		if ok || err == nil {
 			t.Errorf("%q: %v, %v", phc, ok, err)
-		} else if _, public := errors.AsType[*apiError](err); public {
-			t.Errorf("%q: the client is told: %v", phc, err)
 		}
 	}
 }
 
 // fillGate starts as many computations as run at once and as many callers as
 // may wait behind them, none of which ends before release is closed.
-func fillGate(ctx context.Context, h *passwordHasher, release chan struct{}) {
+func fillGate(ctx context.Context, h *Hasher, release chan struct{}) {
 	for range cap(h.permits) + cap(h.waiting) {
 		go func() {
 			_, _ = h.run(ctx, func() []byte { <-release; return nil })
@@ -108,26 +84,26 @@ func fillGate(ctx context.Context, h *passwordHasher, release chan struct{}) {
 func TestGateRefusesWhenTheQueueIsFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newPasswordHasher(cheapArgon2)
+		h := New(cheapest)
 		release := make(chan struct{})
 		fillGate(t.Context(), h, release)
-		if running, queued := h.inUse(); running != cap(h.permits) || queued != cap(h.waiting) {
+		if running, queued := h.InUse(); running != cap(h.permits) || queued != cap(h.waiting) {
 			t.Errorf("%d run and %d wait", running, queued)
 		}
-		_, err := h.hash(t.Context(), "correct horse battery")
-		e := wantProblem(t, err, http.StatusServiceUnavailable, "busy")
-		if e.header.Get("Retry-After") == "" {
-			t.Error("no Retry-After")
+		_, err := h.Hash(t.Context(), "correct horse battery")
+		if !errors.Is(err, ErrBusy) {
+			t.Errorf("a new hash: %v", err)
 		}
-		_, _, err = h.verify(t.Context(), "", "correct horse battery")
-		wantProblem(t, err, http.StatusServiceUnavailable, "busy")
+		if _, _, err = h.Verify(t.Context(), "", "correct horse battery"); !errors.Is(err, ErrBusy) {
+			t.Errorf("a check: %v", err)
+		}
 
 		close(release)
 		synctest.Wait()
-		if running, queued := h.inUse(); running != 0 || queued != 0 {
+		if running, queued := h.InUse(); running != 0 || queued != 0 {
 			t.Errorf("in the end %d run and %d wait", running, queued)
 		}
-		if _, err := h.hash(t.Context(), "correct horse battery"); err != nil {
+		if _, err := h.Hash(t.Context(), "correct horse battery"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -136,23 +112,22 @@ func TestGateRefusesWhenTheQueueIsFull(t *testing.T) {
 func TestGatePermitBelongsToTheComputation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newPasswordHasher(cheapArgon2)
+		h := New(cheapest)
 		ctx, cancel := context.WithCancel(t.Context())
 		release := make(chan struct{})
 		fillGate(ctx, h, release)
 		cancel()
 		synctest.Wait()
-		if running, queued := h.inUse(); running != cap(h.permits) || queued != 0 {
+		if running, queued := h.InUse(); running != cap(h.permits) || queued != 0 {
 			t.Errorf("once the callers have left, %d run and %d wait", running, queued)
 		}
 		_, err := h.run(ctx, func() []byte { t.Error("computed for a caller who has left"); return nil })
-		wantProblem(t, err, http.StatusServiceUnavailable, "busy")
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("the cause is lost: %v", err)
+		if !errors.Is(err, ErrBusy) || !errors.Is(err, context.Canceled) {
+			t.Errorf("for a caller who has left: %v", err)
 		}
 		close(release)
 		synctest.Wait()
-		if running, _ := h.inUse(); running != 0 {
+		if running, _ := h.InUse(); running != 0 {
 			t.Errorf("in the end %d run", running)
 		}
 	})
@@ -167,7 +142,7 @@ func FuzzParsePHC(f *testing.F) {
 			return
 		}
 		p := h.params
-		if p.memory > 256<<10 || p.time > 16 || p.threads > 16 || p.memory*p.time*uint32(p.threads) == 0 {
+		if p.Memory > 256<<10 || p.Time > 16 || p.Threads > 16 || p.Memory*p.Time*uint32(p.Threads) == 0 {
 			t.Fatalf("accepted %+v", p)
 		}
 		if h.String() != phc {

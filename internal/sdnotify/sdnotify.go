@@ -1,0 +1,64 @@
+// Package sdnotify tells systemd when a service of Type=notify serves and when it
+// stops, in the protocol of sd_notify(3).
+//
+// There is no watchdog. What a hung server waits for is the database, and a
+// restart doesn't bring that back: it only takes the requests, streams and
+// waiting claims that were left.
+package sdnotify
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+)
+
+// patience is how long the socket may be full, since a datagram to it
+// waits for room.
+const patience = time.Second
+
+// Notifier talks to the service manager that started this process, over the
+// datagram socket that it named in NOTIFY_SOCKET: a path, or an abstract name
+// after an @. One without a socket says nothing.
+type Notifier struct {
+	Socket string
+	Log    *slog.Logger
+}
+
+// tell sends assignments such as READY=1, all at once. That it can't is logged
+// and no more: the requests don't need a manager.
+func (n Notifier) tell(assignments ...string) {
+	if n.Socket == "" {
+		return
+	}
+	if err := n.send(strings.Join(assignments, "\n")); err != nil {
+		n.Log.Warn("the service manager can't be told", "NOTIFY_SOCKET", n.Socket, "message", assignments, "error", err)
+	}
+}
+
+func (n Notifier) send(message string) error {
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: n.Socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(message))
+	return err
+}
+
+// Starting says what the wait is for.
+func (n Notifier) Starting() { n.tell("STATUS=Bringing up the database") }
+
+// Ready says that requests are served at url.
+func (n Notifier) Ready(url string) { n.tell("READY=1", "STATUS=Serving at "+url) }
+
+// Stopping says that the server ends within limit. The unit's
+// TimeoutStopSec is prolonged to it, so that nobody has to keep that and
+// DRAIN_DELAY in step.
+func (n Notifier) Stopping(limit time.Duration) {
+	n.tell("STOPPING=1", "STATUS=Draining", fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", limit.Microseconds()))
+}
