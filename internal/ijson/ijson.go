@@ -39,6 +39,9 @@ func Check(body []byte) error {
 		if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(body, new(json.RawMessage))); ok {
 			offset, reason = max(0, int(syntax.Offset)-1), syntax.Error()
 		}
+		for offset > 0 && !utf8.RuneStart(body[offset]) {
+			offset-- // Go 1.27 counts to the end of a character that can't be there
+		}
 		return malformed(offset, reason)
 	}
 	return checkIJSON(body)
