@@ -21,8 +21,9 @@ import (
 const (
 	refreshPrefix = "rt_"
 	// refreshGrace is how long a spent refresh token gets its successor again:
-	// a client that lost the answer isn't a thief.
-	refreshGrace = 10 * time.Second
+	// a client that lost the answer isn't a thief. It is longer than a client's
+	// time-out and a failover of the database take.
+	refreshGrace = time.Minute
 )
 
 // sessionView is what a client gets when it signs in.
