@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -72,12 +73,23 @@ func TestAccessTokensAreCheckedStrictly(t *testing.T) {
 	bobs := strings.Split(bob.token, ".")
 	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
 
-	ada.withToken(with("jti", "another")).get("/api/v1/auth/me").want(http.StatusOK) // all that follows differs in one thing
+	for name, token := range map[string]string{ // they, and all that follow, differ in one thing
+		"another id":                         with("jti", "another"),
+		"expired for a clock 50 s ahead":     with("exp", in(-50*time.Second)),
+		"not yet good for a clock 50 s late": with("nbf", in(50*time.Second)),
+		"issued in the future":               with("iat", in(time.Hour)),
+		"issued nobody says when":            with("iat", nil),
+		"expiry with a fraction":             with("exp", float64(in(time.Hour))+0.5),
+	} {
+		if a := ada.withToken(token).get("/api/v1/auth/me"); a.status != http.StatusOK {
+			t.Errorf("%s: got %d %s, want 200", name, a.status, a.body)
+		}
+	}
 	for name, tt := range map[string]struct{ token, code string }{
-		"expired":                  {with("exp", in(-time.Minute)), "token_expired"},
+		"expired":                  {with("exp", in(-time.Minute-time.Second)), "token_expired"},
 		"no expiry":                {with("exp", nil), "invalid_token"},
-		"issued in the future":     {with("iat", in(time.Minute)), "invalid_token"},
-		"not yet good":             {with("nbf", in(time.Minute)), "invalid_token"},
+		"not yet good":             {with("nbf", in(2*time.Minute)), "invalid_token"},
+		"not before, as a string":  {with("nbf", fmt.Sprint(in(-time.Hour))), "invalid_token"},
 		"other audience":           {with("aud", "somebody-else"), "invalid_token"},
 		"no audience":              {with("aud", nil), "invalid_token"},
 		"other issuer":             {with("iss", "somebody-else"), "invalid_token"},
@@ -87,7 +99,9 @@ func TestAccessTokensAreCheckedStrictly(t *testing.T) {
 		"unknown session":          {with("sid", newID()), "invalid_token"},
 		"somebody else's session":  {with("sub", bob.user.ID), "invalid_token"},
 		"no subject":               {with("sub", nil), "invalid_token"},
-		"expiry of a wrong type":   {with("exp", "tomorrow"), "invalid_token"},
+		"expiry in words":          {with("exp", "tomorrow"), "invalid_token"},
+		"expiry as a string":       {with("exp", fmt.Sprint(in(time.Hour))), "invalid_token"},
+		"expiry in a list":         {with("exp", []int64{in(time.Hour)}), "invalid_token"},
 		"other key":                {signed(jwt.SigningMethodHS256, []byte(strings.Repeat("k", 32)), good()), "invalid_token"},
 		"other algorithm":          {signed(jwt.SigningMethodHS512, s.secret, good()), "invalid_token"},
 		"no algorithm":             {signed(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, good()), "invalid_token"},
