@@ -189,6 +189,7 @@ func (c *client) try(ctx context.Context, method, path string, body any, headers
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
+	r.Host = r.Header.Get("Host") // "": that of the URL
 	response, err := unredirected.Do(r)
 	if err != nil {
 		return nil, err

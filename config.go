@@ -97,7 +97,7 @@ func (c *Config) settings() []setting {
 		newSetting("TLS_KEY_FILE", "", "The private key of TLS_CERT_FILE.", &c.TLSKeyFile, kindFile()),
 		newSetting("INTERNAL_ADDR", "", "Serve all of /internal here, without a credential: keep it private.", &c.InternalAddr, kindAddr()),
 		newSetting("CORS_ALLOWED_ORIGINS", "", "Web pages that may call the API from a browser.", &c.CORSAllowedOrigins, kindOrigins()),
-		newSetting("TRUSTED_PROXIES", "", "Proxies whose X-Forwarded-For is believed.", &c.TrustedProxies, kindPrefixes()),
+		newSetting("TRUSTED_PROXIES", "", "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.", &c.TrustedProxies, kindPrefixes()),
 		newSetting("REQUEST_TIMEOUT", "30s", "How long one request may take; streams and waiting claims have more.", &c.RequestTimeout, kindDuration(time.Second, time.Hour)),
 		newSetting("MAX_BODY_BYTES", "1MiB", "The largest request body, but for imports.", &c.MaxBodyBytes, kindSize(1<<10, 1<<30)),
 		newSetting("MAX_IMPORT_BYTES", "64MiB", "The largest import, counted after decompression.", &c.MaxImportBytes, kindSize(1<<10, 16<<30)),

@@ -197,22 +197,38 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 
 // refuseForeign refuses browsers' requests from other sites: scheme, host and
 // port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
-// Of the scheme a trusted proxy's word counts. A site that rebinds its own name
-// to this host passes: what keeps it out is that it has no token.
+// A site that rebinds its own name to this host passes: what keeps it out is
+// that it has no token.
 func (s *Server) refuseForeign(r *http.Request) error {
 	origin := r.Header.Get("Origin")
 	if origin == "" || slices.Contains(s.config.CORSAllowedOrigins, origin) {
 		return nil
 	}
-	scheme := "http"
-	trusted := clientaddr.FromProxy(r, s.config.TrustedProxies)
-	if r.TLS != nil || trusted && r.Header.Get("X-Forwarded-Proto") == "https" {
-		scheme = "https"
+	scheme, port := "http", ":80"
+	if s.overTLS(r) {
+		scheme, port = "https", ":443"
 	}
-	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, r.Host) {
+	host := strings.TrimSuffix(r.Host, port) // some proxies name it; browsers don't
+	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, host) {
 		return nil
 	}
 	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
+}
+
+// overTLS reports whether the client uses TLS: by the word of a trusted proxy,
+// or else by the connection. Of a list of proxies the first is the client's,
+// and some write wss or ws for a WebSocket.
+func (s *Server) overTLS(r *http.Request) bool {
+	if clientaddr.FromProxy(r, s.config.TrustedProxies) {
+		first, _, _ := strings.Cut(strings.TrimLeft(r.Header.Get("X-Forwarded-Proto"), " \t,"), ",")
+		switch strings.ToLower(strings.TrimSpace(first)) {
+		case "https", "wss":
+			return true
+		case "http", "ws":
+			return false
+		}
+	}
+	return r.TLS != nil
 }
 
 // limits bounds what one request may take of the server.

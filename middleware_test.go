@@ -138,6 +138,46 @@ func TestLargeAnswersAreCompressedButNotAuth(t *testing.T) {
 	}
 }
 
+func TestOwnOriginBehindAProxy(t *testing.T) {
+	t.Parallel()
+	trusting := newTestServer(t, behindProxy)
+	ada := trusting.signUp("ada", "user")
+	bob := newTestServer(t, nil).signUp("bob", "user")
+	for _, tt := range []struct {
+		proto, host, origin string
+		status              int
+	}{
+		{"https", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"HTTPS", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"wss", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"https,http", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{" WSS , http", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{", https", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"https", "tk.example.com:443", "https://tk.example.com", http.StatusOK},
+		{"https", "tk.example.com:8443", "https://tk.example.com:8443", http.StatusOK},
+		{"ws", "tk.example.com", "http://tk.example.com", http.StatusOK},
+		{"http, https", "tk.example.com", "http://tk.example.com", http.StatusOK},
+		{"", "tk.example.com", "http://tk.example.com", http.StatusOK},
+		{"ws", "tk.example.com", "https://tk.example.com", http.StatusForbidden},
+		{"http,https", "tk.example.com", "https://tk.example.com", http.StatusForbidden},
+		{"httpsx", "tk.example.com", "https://tk.example.com", http.StatusForbidden},
+		{"https", "tk.example.com", "http://tk.example.com", http.StatusForbidden},
+		{"https", "tk.example.com:80", "https://tk.example.com", http.StatusForbidden},
+		{"wss", "tk.example.com", "https://evil.example.com", http.StatusForbidden},
+	} {
+		ask := func(c *client) int {
+			headers := []string{"Host", tt.host, "Origin", tt.origin, "X-Forwarded-Proto", tt.proto}
+			return c.rpc("ping", nil, headers...).status
+		}
+		if got := ask(ada); got != tt.status {
+			t.Errorf("X-Forwarded-Proto %q, Host %s, Origin %s: %d, want %d", tt.proto, tt.host, tt.origin, got, tt.status)
+		}
+		if got := ask(bob); got == http.StatusOK && strings.HasPrefix(tt.origin, "https:") {
+			t.Errorf("X-Forwarded-Proto %q of a client that isn't a trusted proxy is believed", tt.proto)
+		}
+	}
+}
+
 func TestCrossOriginRequests(t *testing.T) {
 	t.Parallel()
 	const friend = "https://app.example.com"
