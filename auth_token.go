@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -77,6 +79,14 @@ func (s *Server) parseAccessToken(token string) (accessClaims, error) {
 		return claims, errInvalidToken()
 	}
 	return claims, nil
+}
+
+// secretPrefixes are what API keys, refresh tokens and lease tokens begin with.
+var secretPrefixes = []string{keyPrefix, refreshPrefix, leasePrefix}
+
+// looksSecret reports whether a text begins like something of newSecret.
+func looksSecret(text string) bool {
+	return slices.ContainsFunc(secretPrefixes, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
 }
 
 // newSecret returns prefix and 256 random bits as base64url.

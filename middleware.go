@@ -60,11 +60,18 @@ func (s *Server) identify(next http.Handler) http.Handler {
 	})
 }
 
-// saneRequestID accepts 1 to 64 letters, digits, dots, dashes and underscores.
+// saneRequestID accepts 1 to 64 letters, digits, dots, dashes and underscores,
+// but nothing that a client may have taken for an id though it is a secret.
 func saneRequestID(id string) bool {
-	return id != "" && len(id) <= 64 && !strings.ContainsFunc(id, func(c rune) bool {
+	return id != "" && len(id) <= 64 && !looksSecret(id) && !strings.ContainsFunc(id, func(c rune) bool {
 		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
 	})
+}
+
+// saneTraceparent accepts what W3C Trace Context has in this header: fields of
+// lower-case hexadecimal digits, between dashes.
+func saneTraceparent(parent string) bool {
+	return parent != "" && len(parent) <= 128 && strings.Trim(parent, "0123456789abcdef-") == ""
 }
 
 // recorder notes what was sent, for the access log and for the recovery.
@@ -117,7 +124,7 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 			if c.account.userID != "" {
 				attrs = append(attrs, slog.String("account", c.account.userID))
 			}
-			if parent := r.Header.Get("Traceparent"); parent != "" && len(parent) <= 128 {
+			if parent := r.Header.Get("Traceparent"); saneTraceparent(parent) {
 				attrs = append(attrs, slog.String("traceparent", parent))
 			}
 			level := slog.LevelInfo

@@ -72,6 +72,12 @@ func TestRequestIDIsKeptIfItIsSane(t *testing.T) {
 		`"quoted"`:               false,
 		"ümlaut":                 false,
 		"<script>alert</script>": false,
+		newSecret(keyPrefix):     false,
+		newSecret(refreshPrefix): false,
+		newSecret(leasePrefix):   false,
+		"tk_":                    false,
+		"tkt_42":                 true,
+		"part_tk_42":             true,
 	} {
 		a := s.anonymous().do("GET", "/api/v1/auth/me", nil, "X-Request-Id", id).want(http.StatusUnauthorized)
 		got := a.header.Get("X-Request-Id")
@@ -274,6 +280,7 @@ func TestAccessLogSaysWhatHappenedAndNoSecrets(t *testing.T) {
 	s.anonymous().refreshed("rt_wrong").want(http.StatusUnauthorized)
 	ada.withToken(session.AccessToken + "x").get("/api/v1/auth/me").want(http.StatusUnauthorized)
 	s.anonymous().do("GET", "/nothing/"+key.token, nil, "X-Request-Id", "last", "Traceparent", strings.Repeat("t", 129)).want(http.StatusNotFound)
+	s.anonymous().do("GET", "/nothing", nil, "X-Request-Id", key.token, "Traceparent", key.token).want(http.StatusNotFound)
 	last := book.line(t, "request", "last")
 	if last["route"] != "" || last["account"] != nil || last["traceparent"] != nil {
 		t.Errorf("got %v", last)

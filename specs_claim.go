@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	minLease = 10 * time.Second
-	maxWait  = 50 // seconds that a claim waits at most
+	leasePrefix = "lt_"
+	minLease    = 10 * time.Second
+	maxWait     = 50 // seconds that a claim waits at most
 	// claimRetry is how often a waiting claim looks by itself.
 	claimRetry = 5 * time.Second
 )
@@ -251,7 +252,7 @@ func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest, last
 // grantFound makes an agent the holder of the spec that next locks, whose
 // arguments q has.
 func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time.Duration, next string, q statement) (specID string, lease leaseView, err error) {
-	lease.Token = newSecret("lt_")
+	lease.Token = newSecret(leasePrefix)
 	sql := `
 		WITH next AS MATERIALIZED (` + next + `), spec AS (
 			UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1,

@@ -66,16 +66,19 @@ func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiErro
 	return nil
 }
 
-// topicOf finds the stream that a message names.
+// topicOf finds the stream that a message names. Under the topic mission it
+// knows those of the other topics as little as anybody else's.
 func (c *socket) topicOf(m socketMessage) (*topicName, *apiError) {
+	user, id := c.currentAccount().userID, strings.ToLower(m.MissionID)
 	switch {
-	case m.Topic == "mission" && validID(m.MissionID):
-		id := strings.ToLower(m.MissionID)
-		return &topicName{Topic: m.Topic, MissionID: id, Stream: id}, nil
-	case m.Topic == "mission":
+	case m.Topic == "mission" && !validID(id):
 		return nil, problem(http.StatusBadRequest, "malformed_message", "mission_id must be the id of a mission.")
+	case m.Topic == "mission" && (id == user || id == metricsStream):
+		return nil, errNotFound()
+	case m.Topic == "mission":
+		return &topicName{Topic: m.Topic, MissionID: id, Stream: id}, nil
 	case m.Topic == "user":
-		return &topicName{Topic: m.Topic, Stream: c.currentAccount().userID}, nil
+		return &topicName{Topic: m.Topic, Stream: user}, nil
 	case m.Topic == "metrics":
 		return &topicName{Topic: m.Topic, Stream: metricsStream}, nil
 	}

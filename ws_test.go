@@ -317,6 +317,36 @@ func TestSocketFollowsMissions(t *testing.T) {
 	wantClose(t, conn, 4401)
 }
 
+func TestSocketKnowsNoMissionByAnotherTopicsID(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "admin"), s.signUp("bob", "user")
+	conn := s.openSocket("Bearer " + ada.token)
+	hear(t, conn)
+	ask := func(message string) (answer map[string]any) {
+		for answer = say(t, conn, message); answer["type"] == "metrics_update"; {
+			answer = hear(t, conn)
+		}
+		return answer
+	}
+	for _, after := range []string{"with nothing followed", "with the other topics followed"} {
+		for _, id := range []string{ada.user.ID, strings.ToUpper(ada.user.ID), bob.user.ID, metricsStream, serverStream} {
+			if got := ask(`{"type":"subscribe","topic":"mission","mission_id":"` + id + `"}`); got["code"] != "not_found" {
+				t.Errorf("%s, %s: %v", after, id, got)
+			}
+		}
+		ask(`{"type":"subscribe","topic":"user"}`)
+		ask(`{"type":"subscribe","topic":"metrics"}`)
+	}
+	// Nor does it end them by that name.
+	for topic, id := range map[string]string{"user": ada.user.ID, "metrics": metricsStream} {
+		ask(`{"type":"unsubscribe","topic":"mission","mission_id":"` + id + `"}`)
+		if got := ask(`{"type":"subscribe","topic":"` + topic + `"}`); got["code"] != "already_subscribed" {
+			t.Errorf("%s is no longer followed: %v", topic, got)
+		}
+	}
+}
+
 // One whose queue would overflow is told so, and gets the rest when it is back.
 func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
 	t.Parallel()
