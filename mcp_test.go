@@ -189,9 +189,25 @@ func TestHandshakeChoosesTheRevision(t *testing.T) {
 	if a.number("error.code") != mcpUnsupportedVersion || len(a.at("error.data.supported").([]any)) != 3 {
 		t.Errorf("got %s", a.body)
 	}
-	for _, method := range []string{"GET", "DELETE"} {
-		ada.do(method, "/mcp", nil, "Accept", "text/event-stream").wantProblem(http.StatusMethodNotAllowed, "method_not_allowed")
+}
+
+// Half of the people write the slash in their client's settings.
+func TestMCPWithAndWithoutASlashAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	for _, path := range []string{"/mcp", "/mcp/"} {
+		a := ada.do("POST", path, `{"jsonrpc":"2.0","id":7,"method":"ping"}`).want(http.StatusOK)
+		if a.number("id") != 7 || a.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("POST %s: %v %s", path, a.header, a.body)
+		}
+		for _, method := range []string{"GET", "DELETE"} {
+			ada.do(method, path, nil, "Accept", "text/event-stream").wantProblem(http.StatusMethodNotAllowed, "method_not_allowed")
+		}
+		s.anonymous().do("POST", path, `{"jsonrpc":"2.0","id":7,"method":"ping"}`).wantProblem(http.StatusUnauthorized, "unauthenticated")
+		ada.do("POST", path, `{}`, "Idempotency-Key", "k").wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
 	}
+	ada.do("POST", "/mcp//", `{"jsonrpc":"2.0","id":7,"method":"ping"}`).wantProblem(http.StatusNotFound, "not_found")
 }
 
 func TestModernRequestsSpeakForThemselves(t *testing.T) {

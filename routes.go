@@ -102,8 +102,8 @@ func (s *Server) routes() {
 	s.handle(forAnyone, "GET /api/v1/docs", withoutQuery(s.getDocs))
 	s.handle(forAnyone, "GET /{$}", withoutQuery(getRoot))
 
-	s.handle(forProbes, "GET /internal/health/live", serveRead(s.getLive))
-	s.handle(forProbes, "GET /internal/health/ready", withoutQuery(s.getReady))
+	s.handle(forProbes, "GET /internal/health/live", getLive)
+	s.handle(forProbes, "GET /internal/health/ready", s.getReady)
 	s.internalRoutes()
 	s.socketRoutes()
 }
@@ -115,10 +115,10 @@ func (s *Server) internalRoutes() {
 	if s.config.InternalAddr != "" {
 		s.internal = http.NewServeMux()
 		mux, operator = s.internal, forProbes
-		s.register(mux, route{"GET /internal/health/live", forProbes, serveRead(s.getLive), 0})
-		s.register(mux, route{"GET /internal/health/ready", forProbes, withoutQuery(s.getReady), 0})
+		s.register(mux, route{"GET /internal/health/live", forProbes, getLive, 0})
+		s.register(mux, route{"GET /internal/health/ready", forProbes, s.getReady, 0})
 	}
-	s.register(mux, route{"GET /internal/health", forProbes, withoutQuery(s.getHealth), 0})
+	s.register(mux, route{"GET /internal/health", forProbes, s.getHealth, 0})
 	s.register(mux, route{"GET /internal/connections", operator, serveRead(s.listConnections), 0})
 	s.register(mux, route{"GET /internal/debug/pprof/", operator, profile, unbounded})
 	s.operatorRoutes(mux, operator)
@@ -233,6 +233,9 @@ func (c *call) readKey(r *http.Request) error {
 // problem instead of the plain text of http.ServeMux.
 func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/mcp/" { // as many people write it in their clients' settings
+			r.URL.Path = "/mcp"
+		}
 		h, pattern := mux.Handler(r)
 		if pattern == "" {
 			var cancel context.CancelFunc

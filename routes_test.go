@@ -272,6 +272,10 @@ func TestEveryRouteRefusesMistakesInTheQuery(t *testing.T) {
 			"limit=1;bogus": "limit",
 		} {
 			a := admin.do(method, path+"?"+query, nil)
+			if route.permission.name == forProbes.name { // load balancers append what they like
+				a.want(http.StatusOK)
+				continue
+			}
 			if a.status != http.StatusUnprocessableEntity {
 				t.Errorf("%s?%s: %d %s", route.pattern, query, a.status, a.body)
 				continue
