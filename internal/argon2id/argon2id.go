@@ -36,7 +36,8 @@ var Recommended = Params{Memory: 19456, Time: 2, Threads: 1}
 // ended before there was one.
 var ErrBusy = errors.New("no core is free for password hashing")
 
-// Hasher makes and verifies hashes, at most one a core at a time. It is
+// Hasher makes and verifies hashes. At most one a core runs at a time, and one
+// core is left to all other requests if there is more than one. It is
 // safe for concurrent use.
 type Hasher struct {
 	params Params
@@ -49,7 +50,7 @@ type Hasher struct {
 
 // New returns a Hasher whose new hashes cost params.
 func New(params Params) *Hasher {
-	cores := runtime.GOMAXPROCS(0)
+	cores := max(1, runtime.GOMAXPROCS(0)-1)
 	return &Hasher{
 		params:  params,
 		permits: make(chan struct{}, cores),
