@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -138,21 +139,21 @@ func (r rpcResponse) encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding an answer: %w", err)
 	}
-	b := bytes.NewBuffer(make([]byte, 0, 3*len(answer)+len(others)+256))
-	fmt.Fprintf(b, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"`, r.ID)
-	for _, c := range answer { // all else that a string can't have is escaped in it already
+	b := make([]byte, 0, len(answer)*9/4+len(others)+256)
+	b = fmt.Appendf(b, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"`, r.ID)
+	written := 0
+	for i, c := range answer { // all else that a string can't have is escaped in it already
 		if c == '"' || c == '\\' {
-			b.WriteByte('\\')
+			b = append(append(b, answer[written:i]...), '\\')
+			written = i
 		}
-		b.WriteByte(c)
 	}
-	fmt.Fprintf(b, `"}],"structuredContent":%s`, answer)
+	b = append(b, answer[written:]...)
+	b = append(append(b, `"}],"structuredContent":`...), answer...)
 	if len(others) > len("{}") {
-		b.WriteByte(',')
+		b = append(b, ',')
 	}
-	b.Write(others[1:])
-	b.WriteByte('}')
-	return b.Bytes(), nil
+	return append(append(b, others[1:]...), '}'), nil
 }
 
 // readRPC reads a request and checks that it is one this server can answer.
@@ -178,12 +179,11 @@ func readRPC(r *http.Request) (request rpcRequest, err error) {
 func (q *rpcRequest) decode(body []byte) error {
 	var version string
 	var id, params json.RawMessage
-	_ = pick(body, map[string]any{"id": &id})
+	err := pick(body, map[string]any{"id": &id, "jsonrpc": &version, "method": &q.Method, "params": &params})
 	if validRPCID(id) {
 		q.ID = id
 	}
-	if pick(body, map[string]any{"jsonrpc": &version, "method": &q.Method, "params": &params}) != nil ||
-		version != "2.0" || q.Method == "" || id != nil && q.ID == nil {
+	if err != nil || version != "2.0" || q.Method == "" || id != nil && q.ID == nil {
 		return newRPCError(http.StatusBadRequest, rpcInvalidRequest,
 			`This isn't a JSON-RPC request. Send one at a time, with "jsonrpc": "2.0", a method, and an id that is a string or a number.`)
 	}
@@ -207,22 +207,19 @@ func (p *mcpParams) decode(params json.RawMessage) error {
 	})
 }
 
-// pick decodes members of an object into what their names point to. Others may
-// be there too. Names are told apart by case, as encoding/json wouldn't: a
+// pick decodes members of an object into what their names point to, also those
+// beside one that doesn't fit, which is its error. Others may be there too.
+// Names are told apart by case, as encoding/json wouldn't: a
 // proxy that looks for "name" must not be passed by with a second "Name".
 func pick(object []byte, into map[string]any) error {
 	var members map[string]json.RawMessage
-	if err := json.Unmarshal(object, &members); err != nil {
-		return err
-	}
+	err := json.Unmarshal(object, &members)
 	for name, v := range into {
 		if member, ok := members[name]; ok {
-			if err := json.Unmarshal(member, v); err != nil {
-				return err
-			}
+			err = cmp.Or(err, json.Unmarshal(member, v))
 		}
 	}
-	return nil
+	return err
 }
 
 func validRPCID(id json.RawMessage) bool {
