@@ -418,7 +418,11 @@ func mergePatch(target, patch map[string]any) map[string]any {
 }
 
 // encode is v as JSON, without HTML escaping and without a newline at the end.
+// A v that keeps a part of itself encoded has a method for it.
 func encode(v any) ([]byte, error) {
+	if own, ok := v.(interface{ encode() ([]byte, error) }); ok {
+		return own.encode()
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

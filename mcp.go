@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -115,45 +116,57 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, c *call) error
 	} else if err != nil {
 		return err
 	}
-	encoded, err := response.encode()
-	if err != nil {
+	body := rpcBodies.Get().(*bytes.Buffer)
+	defer rpcBodies.Put(body)
+	body.Reset()
+	if err := response.encode(body); err != nil {
 		return err
 	}
-	writeBytes(w, r, c, status, "application/json", encoded)
+	writeBytes(w, r, c, status, "application/json", body.Bytes())
 	return nil
 }
+
+// rpcBodies are for responses: one that holds all of a spec twice is large, and
+// making room for it would take as long as filling it.
+var rpcBodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // toolAnswer is what a tool answers, as JSON.
 type toolAnswer []byte
 
-// encode is the response as JSON. What a tool answers stands in it twice, as
-// the protocol asks for: as it is, and as a text, for clients that know no
-// other. It is encoded once, since it may hold all of a spec.
-func (r rpcResponse) encode() ([]byte, error) {
+// encode writes the response as JSON to b. What a tool answers stands in it
+// twice, as the protocol asks for: as it is, and as a text, for clients that know
+// no other. It is encoded once, since it may hold all of a spec.
+func (r rpcResponse) encode(b *bytes.Buffer) error {
 	answer, ok := r.Result["structuredContent"].(toolAnswer)
 	if !ok {
-		return encode(r)
+		encoded, err := encode(r)
+		b.Write(encoded)
+		return err
 	}
 	delete(r.Result, "structuredContent")
 	others, err := encode(r.Result)
 	if err != nil {
-		return nil, fmt.Errorf("encoding an answer: %w", err)
+		return fmt.Errorf("encoding an answer: %w", err)
 	}
-	b := make([]byte, 0, len(answer)*9/4+len(others)+256)
-	b = fmt.Appendf(b, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"`, r.ID)
+	b.Grow(len(answer)*9/4 + len(others) + 256)
+	fmt.Fprintf(b, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"`, r.ID)
 	written := 0
 	for i, c := range answer { // all else that a string can't have is escaped in it already
 		if c == '"' || c == '\\' {
-			b = append(append(b, answer[written:i]...), '\\')
+			b.Write(answer[written:i])
+			b.WriteByte('\\')
 			written = i
 		}
 	}
-	b = append(b, answer[written:]...)
-	b = append(append(b, `"}],"structuredContent":`...), answer...)
+	b.Write(answer[written:])
+	b.WriteString(`"}],"structuredContent":`)
+	b.Write(answer)
 	if len(others) > len("{}") {
-		b = append(b, ',')
+		b.WriteByte(',')
 	}
-	return append(append(b, others[1:]...), '}'), nil
+	b.Write(others[1:])
+	b.WriteByte('}')
+	return nil
 }
 
 // readRPC reads a request and checks that it is one this server can answer.

@@ -361,17 +361,34 @@ func sentences(reasons []reason) []string {
 	return said
 }
 
+// showAnswer is how a spec stands, and what it says.
 type showAnswer struct {
-	ID        string               `json:"id"`
-	MissionID string               `json:"mission_id"`
-	Key       string               `json:"key"`
-	Title     string               `json:"title"`
-	Status    string               `json:"status"`
-	Ready     bool                 `json:"ready"`
-	WaitsFor  []string             `json:"waits_for"`
-	Criteria  []specfile.Criterion `json:"criteria"`
-	Markdown  string               `json:"markdown"`
-	Next      string               `json:"next"`
+	showState
+	Criteria []specfile.Criterion `json:"criteria"`
+	Markdown string               `json:"markdown"`
+
+	content *specContent // which has the two encoded already
+}
+
+type showState struct {
+	ID        string   `json:"id"`
+	MissionID string   `json:"mission_id"`
+	Key       string   `json:"key"`
+	Title     string   `json:"title"`
+	Status    string   `json:"status"`
+	Ready     bool     `json:"ready"`
+	WaitsFor  []string `json:"waits_for"`
+	Next      string   `json:"next"`
+}
+
+func (a *showAnswer) encode() ([]byte, error) {
+	state, err := encode(a.showState)
+	if err != nil {
+		return nil, err
+	}
+	b := a.content.addTo(state, "markdown", 1)
+	b.WriteByte('}')
+	return b.Bytes(), nil
 }
 
 // next says what an agent should do that looked at a spec.
@@ -393,7 +410,10 @@ func (s *Server) showSpecTool(ctx context.Context, c *call, _ *nothing) (*showAn
 	if err != nil {
 		return nil, err
 	}
-	out := &showAnswer{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.criteria, v.markdown, v.next()}
+	out := &showAnswer{
+		showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.next()},
+		v.criteria, v.markdown, v.specContent,
+	}
 	if v.Status != "completed" {
 		reasons, err := whyNotReady(v.specSummary)
 		out.WaitsFor = sentences(reasons)

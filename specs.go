@@ -232,6 +232,16 @@ func (c *specContent) size() int {
 	return len(c.markdown) + len(c.encoded.markdown) + 2*len(c.encoded.criteria) + 512
 }
 
+// addTo is an encoded object with two more members, the Markdown, under a name,
+// and the criteria, and room for so many more bytes.
+func (c *specContent) addTo(object []byte, name string, room int) *bytes.Buffer {
+	size := len(object) + len(c.encoded.markdown) + len(c.encoded.criteria) + room + 64
+	b := bytes.NewBuffer(make([]byte, 0, size))
+	b.Write(bytes.TrimSuffix(object, []byte("}")))
+	fmt.Fprintf(b, `,"%s":%s,"criteria":%s`, name, c.encoded.markdown, c.encoded.criteria)
+	return b
+}
+
 // contentBytes bounds what is kept of the contents.
 const contentBytes = 8 << 20
 
@@ -328,12 +338,7 @@ func (v specRead) encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding a spec: %w", err)
 	}
-	b := bytes.NewBuffer(make([]byte, 0, len(summary)+len(v.encoded.markdown)+len(v.encoded.criteria)+len(v.dependents)+64))
-	b.Write(bytes.TrimSuffix(summary, []byte("}")))
-	b.WriteString(`,"body":`)
-	b.Write(v.encoded.markdown)
-	b.WriteString(`,"criteria":`)
-	b.Write(v.encoded.criteria)
+	b := v.addTo(summary, "body", len(v.dependents)+64)
 	b.WriteString(`,"dependents":`)
 	if err := json.Compact(b, v.dependents); err != nil {
 		return nil, fmt.Errorf("encoding dependents: %w", err)
