@@ -329,7 +329,7 @@ var openStretches = []string{
 	CROSS JOIN LATERAL (
 		SELECT w.spec_id FROM spec_states w JOIN missions x ON x.id = w.mission_id
 		WHERE w.mission_id = $3 AND w.status = open.status AND NOT (x.status = 'active' AND w.status = 'planned' AND w.unmet = 0)
-		  AND NOT EXISTS (SELECT FROM leases WHERE spec_id = w.spec_id)
+		  AND (SELECT true FROM leases WHERE spec_id = w.spec_id) IS NULL
 		ORDER BY w.number_order, w.spec_id LIMIT $4
 	) AS rest
 	JOIN specs s ON s.id = rest.spec_id JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id

@@ -173,7 +173,7 @@ func checkPlans() error {
 // avoidScans are settings under which a plan reads a whole table or index only
 // where it can't look up rows, whatever the parameters and sizes are.
 const avoidScans = `SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-	SET plan_cache_mode = force_generic_plan`
+	SET enable_material = off; SET plan_cache_mode = force_generic_plan`
 
 // openFilled fills a database and returns a connection on which plans avoid
 // what reads whole tables.
@@ -200,10 +200,6 @@ func (c *planChecker) check(ctx context.Context, sql string) error {
 	if !slices.Contains([]string{"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}, strings.TrimSpace(word)) {
 		return nil // it has no plan
 	}
-	plan, err := c.explain(ctx, sql)
-	if err != nil {
-		return fmt.Errorf("a statement can't be explained: %w: %s", err, sql)
-	}
 	page := false
 	for _, may := range readsAll {
 		if strings.Contains(sql, may.text) {
@@ -211,6 +207,14 @@ func (c *planChecker) check(ctx context.Context, sql string) error {
 				return nil
 			}
 		}
+	}
+	// A bitmap has no order. Versions before 15 take one where all rows there are would fit a page.
+	if _, err := c.conn.Exec(ctx, "SELECT set_config('enable_bitmapscan', ($1::boolean)::text, false)", !page); err != nil {
+		return err
+	}
+	plan, err := c.explain(ctx, sql)
+	if err != nil {
+		return fmt.Errorf("a statement can't be explained: %w: %s", err, sql)
 	}
 	if found := plan.unbounded(page); len(found) > 0 {
 		return fmt.Errorf("a statement reads all of a table that grows, by %v: %s", found, sql)
