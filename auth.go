@@ -17,18 +17,18 @@ import (
 	"tachikoma/internal/ratelimit"
 )
 
-// role is what an account may do on the server, from least to most.
-type role int
+// accountRole is what an account may do on the server, from least to most.
+type accountRole int
 
 const (
-	roleNone   role = iota
-	roleViewer      // changes nothing
-	roleUser        // makes missions
-	roleAdmin       // everything
+	roleNone   accountRole = iota
+	roleViewer             // changes nothing
+	roleUser               // makes missions
+	roleAdmin              // everything
 )
 
 // roles are the names of the roles, by which the API and the database know them.
-var roles = map[string]role{"viewer": roleViewer, "user": roleUser, "admin": roleAdmin}
+var roles = map[string]accountRole{"viewer": roleViewer, "user": roleUser, "admin": roleAdmin}
 
 // access is what an account may do with one mission, from least to most.
 type access int
@@ -48,7 +48,7 @@ func (a access) String() string {
 // account is who makes a request: a user, signed in by a session or by an API key.
 type account struct {
 	userID   string
-	role     role
+	role     accountRole
 	session  string // id; "" with an API key
 	key      string // id; "" with a session
 	readOnly bool   // a key of scope read
@@ -62,12 +62,12 @@ func (a account) credential() string { return a.session + a.key }
 // permission is what a route asks of who calls it. The zero value would let
 // everybody in, so routes name one of the following and nothing else.
 type permission struct {
-	role      role   // the least role; roleNone: nobody needs to be signed in
-	session   bool   // an API key won't do
-	access    access // the least access to the mission in the path
-	sensitive bool   // counts against AUTH_RATE_LIMIT
-	unlimited bool   // counts against no limit
-	later     bool   // what is asked of a writer is asked by the handler
+	role      accountRole // the least role; roleNone: nobody needs to be signed in
+	session   bool        // an API key won't do
+	access    access      // the least access to the mission in the path
+	sensitive bool        // counts against AUTH_RATE_LIMIT
+	unlimited bool        // counts against no limit
+	later     bool        // what is asked of a writer is asked by the handler
 	name      string
 }
 
@@ -253,7 +253,7 @@ func (s *Server) limitRate(w http.ResponseWriter, c *call) error {
 	v := by.Take(key, time.Now())
 	v.SetHeaders(w.Header())
 	if !v.Allowed {
-		s.metrics.rateLimited()
+		s.counters.rateLimited()
 		return errRateLimited(v)
 	}
 	return nil
@@ -346,7 +346,7 @@ func (s *Server) scanAccount(a *account, row pgx.Row, fields ...any) (account, t
 }
 
 // Scan reads a role by its name in the database.
-func (r *role) Scan(src any) error {
+func (r *accountRole) Scan(src any) error {
 	name, _ := src.(string)
 	known, ok := roles[name]
 	if !ok {

@@ -77,9 +77,9 @@ type Config struct {
 // settings is the one table of what can be set: name, default, meaning, the
 // field of c it fills, and its kind, which has the unit and the check. Parsing,
 // -help, X_FILE, logging and the complaint about unknown names all read it.
-func (c *Config) settings() []setting {
+func (c *Config) settings() []configSetting {
 	const day = 24 * time.Hour
-	return []setting{
+	return []configSetting{
 		newSetting("HOST", "127.0.0.1", "The address to listen on.", &c.Host, kindHost()),
 		newSetting("PORT", "8080", "The port to listen on; 0 picks a free one.", &c.Port, kindNumber(0, math.MaxUint16)),
 		newSetting("DATABASE_URL", "", "PostgreSQL 14 or later. Without it the server runs a private one.", &c.DatabaseURL, kindDatabase()),
@@ -263,7 +263,7 @@ func (c Config) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
 // lookup finds the text of a setting, or its default. The name returned is the
 // variable that has it: X or X_FILE. What the environment says about a setting,
 // in either form, hides what the .env file says about it.
-func (s setting) lookup(getenv func(string) string, file envLines) (name, text string, err error) {
+func (s configSetting) lookup(getenv func(string) string, file envLines) (name, text string, err error) {
 	fileName := s.name + "_FILE"
 	direct, path := getenv(s.name), ""
 	if s.secret {
@@ -343,7 +343,7 @@ func (lines envLines) value(name string) (string, error) {
 // readEnvFile reads the .env file at path; none is no problem. What is wrong
 // with the value of a setting is kept with its name. What belongs to no setting
 // is returned, since the file is for this server alone.
-func readEnvFile(path string, settings []setting) (envLines, []error) {
+func readEnvFile(path string, settings []configSetting) (envLines, []error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -362,8 +362,8 @@ func readEnvFile(path string, settings []setting) (envLines, []error) {
 		}
 	}
 	lines, problems := parseEnv(string(content), known)
-	for i, problem := range problems {
-		problems[i] = fmt.Errorf("%s: %w", path, problem)
+	for i, wrong := range problems {
+		problems[i] = fmt.Errorf("%s: %w", path, wrong)
 	}
 	return lines, problems
 }

@@ -23,8 +23,8 @@ import (
 // minSecretBytes is the least size of JWT_SECRET: the output size of HMAC-SHA256.
 const minSecretBytes = 32
 
-// setting is one row of the table, bound to its field of one Config.
-type setting struct {
+// configSetting is one row of the table, bound to its field of one Config.
+type configSetting struct {
 	name, preset  string // preset: the default, as one would write it; "": none
 	meaning, unit string
 	secret        bool                    // may come from X_FILE; never shown
@@ -41,8 +41,8 @@ type settingKind[T any] struct {
 	parse  func(text string) (T, error)
 }
 
-func newSetting[T any](name, preset, meaning string, field *T, k settingKind[T]) setting {
-	return setting{
+func newSetting[T any](name, preset, meaning string, field *T, k settingKind[T]) configSetting {
+	return configSetting{
 		name: name, preset: preset, meaning: meaning, unit: k.unit, secret: k.secret,
 		set: func(text string) error {
 			value, err := k.parse(text)
@@ -56,7 +56,7 @@ func newSetting[T any](name, preset, meaning string, field *T, k settingKind[T])
 }
 
 // shown is the value as it may be logged.
-func (s setting) shown() any {
+func (s configSetting) shown() any {
 	if !s.secret {
 		return s.value()
 	}

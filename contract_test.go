@@ -416,7 +416,7 @@ func (d *apiDocument) gather() {
 
 // builtRoutes is the route table of this build.
 func builtRoutes() []route {
-	s := &Server{state: newState(Config{}, nil)}
+	s := &Server{serverState: newState(Config{}, nil)}
 	s.routes()
 	return s.table
 }

@@ -20,7 +20,7 @@ import (
 )
 
 // openState connects to a database that is migrated.
-func (s *state) openState(ctx context.Context, databaseURL string) error {
+func (s *serverState) openState(ctx context.Context, databaseURL string) error {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
 		return errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
@@ -85,7 +85,7 @@ func (c *connections) cut() {
 
 // sharedSecret is JWT_SECRET, or else one that the first instance made and all
 // read from the database.
-func (s *state) sharedSecret(ctx context.Context) ([]byte, error) {
+func (s *serverState) sharedSecret(ctx context.Context) ([]byte, error) {
 	if s.config.JWTSecret != nil {
 		return s.config.JWTSecret, nil
 	}

@@ -75,7 +75,7 @@ func blocks(section, language string) []string {
 
 func TestDocsHaveEveryRoute(t *testing.T) {
 	t.Parallel()
-	s := &Server{state: newState(Config{}, nil)}
+	s := &Server{serverState: newState(Config{}, nil)}
 	s.routes()
 	routes := make(map[string]string)
 	for _, route := range s.table {

@@ -24,20 +24,20 @@ const (
 // come from the database, in the order of their numbers. Safe for concurrent
 // use; no call waits for a follower.
 type hub struct {
-	db      *pgxpool.Pool
-	log     *slog.Logger
-	metrics *metrics
-	page    int                           // events of one stream that are read at a time
-	grown   chan struct{}                 // some topic has events to read
-	ahead   atomic.Pointer[time.Duration] // the database's clock less ours; nil until known; for metrics alone
+	db       *pgxpool.Pool
+	log      *slog.Logger
+	counters *counters
+	page     int                           // events of one stream that are read at a time
+	grown    chan struct{}                 // some topic has events to read
+	ahead    atomic.Pointer[time.Duration] // the database's clock less ours; nil until known; for metrics alone
 
-	mu     sync.Mutex        // guards the following and what topics hold
-	topics map[string]*topic // by stream; one for each that somebody watches or follows
-	handed int64             // events that went into followers' queues
+	mu     sync.Mutex           // guards the following and what topics hold
+	topics map[string]*hubTopic // by stream; one for each that somebody watches or follows
+	handed int64                // events that went into followers' queues
 }
 
-// topic is a stream that somebody in this process watches or follows.
-type topic struct {
+// hubTopic is a stream that somebody in this process watches or follows.
+type hubTopic struct {
 	stream    string
 	known     int64 // the newest seq heard of
 	delivered int64 // the newest seq handed to the followers
@@ -65,22 +65,22 @@ type topicName struct {
 
 // newHub makes a hub for followers whose queues take queueEvents: one that is
 // empty has room for what is read at a time, twice.
-func newHub(log *slog.Logger, m *metrics, queueEvents int) *hub {
-	return &hub{log: log, metrics: m, page: max(1, min(maxPumpPage, queueEvents/2)), grown: make(chan struct{}, 1), topics: make(map[string]*topic)}
+func newHub(log *slog.Logger, c *counters, queueEvents int) *hub {
+	return &hub{log: log, counters: c, page: max(1, min(maxPumpPage, queueEvents/2)), grown: make(chan struct{}, 1), topics: make(map[string]*hubTopic)}
 }
 
 // topicOf returns the topic of a stream, making it if need be. The caller holds mu.
-func (h *hub) topicOf(stream string) *topic {
+func (h *hub) topicOf(stream string) *hubTopic {
 	t := h.topics[stream]
 	if t == nil {
-		t = &topic{stream: stream, watchers: make(map[chan struct{}]struct{}), followers: make(map[*follower]struct{})}
+		t = &hubTopic{stream: stream, watchers: make(map[chan struct{}]struct{}), followers: make(map[*follower]struct{})}
 		h.topics[stream] = t
 	}
 	return t
 }
 
 // dropIfIdle forgets a topic that nobody is interested in. The caller holds mu.
-func (h *hub) dropIfIdle(t *topic) {
+func (h *hub) dropIfIdle(t *hubTopic) {
 	if len(t.watchers)+len(t.followers) == 0 && h.topics[t.stream] == t {
 		delete(h.topics, t.stream)
 	}
@@ -254,13 +254,13 @@ func (h *hub) read(ctx context.Context, behind map[string]int64) error {
 // deliver hands events, sorted by stream and seq, to the followers of their
 // topics. behind are the topics that were asked for.
 func (h *hub) deliver(behind map[string]int64, events []event) {
-	items := make([]queued, len(events))
+	items := make([]queuedEvent, len(events))
 	for i, e := range events {
 		payload, err := encode(e)
 		if err != nil {
 			h.log.Error("an event can't be encoded", "stream", e.Stream, "seq", e.Seq, "error", err)
 		}
-		items[i] = queued{seq: e.Seq, effect: effectOf(e.Type), payload: payload}
+		items[i] = queuedEvent{seq: e.Seq, effect: effectOf(e.Type), payload: payload}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -284,7 +284,7 @@ func (h *hub) deliver(behind map[string]int64, events []event) {
 
 // deliverTo hands a topic's next events to its followers, to each all at once,
 // so that they leave in one frame. The caller holds mu.
-func (h *hub) deliverTo(t *topic, items []queued, events []event) {
+func (h *hub) deliverTo(t *hubTopic, items []queuedEvent, events []event) {
 	for len(items) > 0 && items[0].seq <= t.delivered {
 		items, events = items[1:], events[1:]
 	}
@@ -312,10 +312,10 @@ func (h *hub) deliverTo(t *topic, items []queued, events []event) {
 	}
 	t.delivered = last
 	h.handed += int64(delivered)
-	h.metrics.eventsDelivered(delivered)
+	h.counters.eventsDelivered(delivered)
 	if ahead := h.ahead.Load(); delivered > 0 && ahead != nil {
 		for _, e := range events {
-			h.metrics.deliveryLag(time.Since(e.At.Add(-*ahead)))
+			h.counters.deliveryLag(time.Since(e.At.Add(-*ahead)))
 		}
 	}
 }
@@ -333,7 +333,7 @@ func (h *hub) broadcast(stream string, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.topics[stream]; t != nil {
-		message := newBatches(queued{payload: payload})
+		message := newBatches(queuedEvent{payload: payload})
 		for f := range t.followers {
 			f.queue.push(f, message...)
 		}

@@ -102,31 +102,31 @@ const logRoundEntries = 1000
 
 // write has a call written and returns the number of its last event. Once it
 // is part of a round it waits for that to end.
-func (l *logWriter) write(ctx context.Context, call *logCall) (last int64, err error) {
-	call.done = make(chan struct{})
+func (l *logWriter) write(ctx context.Context, one *logCall) (last int64, err error) {
+	one.done = make(chan struct{})
 	l.mu.Lock()
-	l.waiting = append(l.waiting, call)
+	l.waiting = append(l.waiting, one)
 	if l.running < maxLogRounds {
 		l.running++
 		go l.run()
 	}
 	l.mu.Unlock()
 	select {
-	case <-call.done:
+	case <-one.done:
 	case <-ctx.Done():
-		if l.withdraw(call) {
+		if l.withdraw(one) {
 			return 0, context.Cause(ctx)
 		}
-		<-call.done
+		<-one.done
 	}
-	return call.last, call.err
+	return one.last, one.err
 }
 
 // withdraw takes a call back that is in no round yet.
-func (l *logWriter) withdraw(call *logCall) bool {
+func (l *logWriter) withdraw(one *logCall) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := slices.Index(l.waiting, call)
+	i := slices.Index(l.waiting, one)
 	if i >= 0 {
 		l.waiting = slices.Delete(l.waiting, i, i+1)
 	}
@@ -171,17 +171,17 @@ func (l *logWriter) round(calls []*logCall) (rest []*logCall) {
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Severity == "ERROR" && len(calls) > 1 {
 		return calls
 	}
-	for _, call := range slices.Backward(calls) {
-		if slices.Contains(rest, call) {
+	for _, one := range slices.Backward(calls) {
+		if slices.Contains(rest, one) {
 			continue
 		}
 		if err != nil {
-			call.err = cmp.Or(call.err, err)
-		} else if call.err == nil {
-			call.last = heads[call.mission]
-			heads[call.mission] -= int64(len(call.entries))
+			one.err = cmp.Or(one.err, err)
+		} else if one.err == nil {
+			one.last = heads[one.mission]
+			heads[one.mission] -= int64(len(one.entries))
 		}
-		close(call.done)
+		close(one.done)
 	}
 	return rest
 }
@@ -193,28 +193,28 @@ func (t *tx) logAll(ctx context.Context, calls []*logCall) (rest []*logCall, err
 	if err != nil {
 		return nil, err
 	}
-	for i, call := range calls {
-		switch call.err = nil; {
+	for i, one := range calls {
+		switch one.err = nil; {
 		case have[i] < 0 && len(calls) > 1:
-			rest = append(rest, call)
+			rest = append(rest, one)
 			continue
 		case have[i] < accessReader:
-			call.err = errNotFound()
+			one.err = errNotFound()
 		case have[i] < accessEditor:
-			call.err = errReadOnly()
+			one.err = errReadOnly()
 		default:
-			err := t.specsOfMission(ctx, call.mission, call.specs)
+			err := t.specsOfMission(ctx, one.mission, one.specs)
 			if _, ok := errors.AsType[*apiError](err); err != nil && !ok {
 				return nil, err
 			}
-			call.err = err
+			one.err = err
 		}
-		if call.err != nil {
+		if one.err != nil {
 			continue
 		}
-		t.account = call.account
-		for _, e := range call.entries {
-			t.log(call.mission, "", e)
+		t.account = one.account
+		for _, e := range one.entries {
+			t.log(one.mission, "", e)
 		}
 	}
 	return rest, nil
@@ -225,8 +225,8 @@ func (t *tx) logAll(ctx context.Context, calls []*logCall) (rest []*logCall, err
 func (t *tx) logAccess(ctx context.Context, calls []*logCall) ([]access, error) {
 	users, admins, missions := make([]string, len(calls)), make([]bool, len(calls)), make([]string, len(calls))
 	have := make([]access, len(calls))
-	for i, call := range calls {
-		users[i], admins[i], missions[i], have[i] = call.account.userID, call.account.admin(), call.mission, -1
+	for i, one := range calls {
+		users[i], admins[i], missions[i], have[i] = one.account.userID, one.account.admin(), one.mission, -1
 	}
 	wait := "SKIP LOCKED"
 	if len(calls) == 1 {

@@ -43,28 +43,28 @@ type waitingBatch struct {
 // batch is one or more events of a stream that are sent together, shared by all
 // they wait for. Only the last may have an effect.
 type batch struct {
-	events []queued
+	events []queuedEvent
 	bytes  int         // of events, as they count for maxFrame
 	frame  socketFrame // that carries them
 }
 
-// queued is an encoded event.
-type queued struct {
+// queuedEvent is an encoded event.
+type queuedEvent struct {
 	seq     int64
-	effect  effect
+	effect  streamEffect
 	payload []byte
 }
 
-// effect is what an event does to those who follow its stream.
-type effect int
+// streamEffect is what an event does to those who follow its stream.
+type streamEffect int
 
 const (
-	noEffect    effect = iota
-	movesAccess        // who may read the mission may have changed
-	endsStream         // there is nothing after it
+	noEffect    streamEffect = iota
+	movesAccess              // who may read the mission may have changed
+	endsStream               // there is nothing after it
 )
 
-func effectOf(kind string) effect {
+func effectOf(kind string) streamEffect {
 	switch kind {
 	case "mission.deleted":
 		return endsStream
@@ -82,7 +82,7 @@ const (
 )
 
 // newBatches divides events of a stream into batches, each as large as a frame takes.
-func newBatches(events ...queued) []*batch {
+func newBatches(events ...queuedEvent) []*batch {
 	var batches []*batch
 	for len(events) > 0 {
 		n, bytes := 0, 0
@@ -100,7 +100,7 @@ func newBatches(events ...queued) []*batch {
 }
 
 // effect is that of the last event.
-func (b *batch) effect() effect { return b.events[len(b.events)-1].effect }
+func (b *batch) effect() streamEffect { return b.events[len(b.events)-1].effect }
 
 // newQueue makes a queue that calls wake when there is something to take, or
 // the end, and not again before take has found nothing. wake mustn't block or

@@ -40,19 +40,19 @@ type eventStream struct {
 // the client goes, its credential or its permission ends, the mission is
 // deleted or the server stops. f says from where; head is the newest seq.
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f *follower, head int64) error {
-	account := c.account.userID
-	if !s.streams.Take(account, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
+	userID := c.account.userID
+	if !s.streams.Take(userID, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
 	}
-	defer s.streams.Give(account)
+	defer s.streams.Give(userID)
 	ready := make(chan struct{}, 1)
 	f.queue = newQueue(s.config.WSQueue, func() { trySend(ready) })
-	changed, stop := s.credentials.watch(account)
+	changed, stop := s.credentials.watch(userID)
 	defer stop()
 	s.hub.follow(f, head)
 	defer s.hub.unfollow(f)
-	s.metrics.streamOpened()
-	defer s.metrics.streamClosed()
+	s.counters.streamOpened()
+	defer s.counters.streamClosed()
 	alive := time.NewTicker(sseKeepAlive)
 	defer alive.Stop()
 
@@ -71,7 +71,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f
 		err = e.next(ready, e.sendQueued)
 	}
 	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {
-		s.metrics.slowClosed()
+		s.counters.slowClosed()
 	}
 	c.cause = err
 	return nil
@@ -111,7 +111,7 @@ func (e *eventStream) catchUp() error {
 		if payload, err = encode(events[i]); err == nil {
 			err = e.send(events[i].Seq, effectOf(events[i].Type), payload)
 			e.f.last = events[i].Seq
-			e.metrics.eventsDelivered(1)
+			e.counters.eventsDelivered(1)
 		}
 	}
 	return errors.Join(err, e.out.flush())
@@ -133,7 +133,7 @@ func (e *eventStream) sendQueued() error {
 
 // send sends one event. One that may have taken the reader's access away is
 // the last before that is looked at again.
-func (e *eventStream) send(seq int64, effect effect, payload []byte) error {
+func (e *eventStream) send(seq int64, effect streamEffect, payload []byte) error {
 	if err := e.out.add(seq, payload); err != nil {
 		return err
 	}

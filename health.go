@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// version is the program's: the module's, or the commit it was built from.
-func version() string {
+// programVersion is the program's: the module's, or the commit it was built from.
+func programVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
@@ -36,14 +36,14 @@ func version() string {
 
 // health is what the server says of itself.
 type health struct {
-	Status        string           `json:"status"` // ok, starting, draining or unavailable
-	Version       string           `json:"version"`
-	UptimeSeconds int64            `json:"uptime_seconds"`
-	Checks        map[string]check `json:"checks"`
+	Status        string                 `json:"status"` // ok, starting, draining or unavailable
+	Version       string                 `json:"version"`
+	UptimeSeconds int64                  `json:"uptime_seconds"`
+	Checks        map[string]healthCheck `json:"checks"`
 }
 
-// check is the state of something the server needs.
-type check struct {
+// healthCheck is the state of something the server needs.
+type healthCheck struct {
 	Status    string  `json:"status"` // ok or failing
 	LatencyMS float64 `json:"latency_ms"`
 }
@@ -66,7 +66,7 @@ func (s *Server) status() string {
 // some load balancers append one, and would take a 422 for a server that is down.
 func (s *Server) getHealth(w http.ResponseWriter, r *http.Request, c *call) error {
 	status := s.status()
-	database := check{Status: "failing"}
+	database := healthCheck{Status: "failing"}
 	if s.opened.Load() {
 		database.LatencyMS = float64(time.Duration(s.feed.latency.Load()).Microseconds()) / 1000
 		if !s.feed.down.Load() {
@@ -74,9 +74,9 @@ func (s *Server) getHealth(w http.ResponseWriter, r *http.Request, c *call) erro
 		}
 	}
 	return sendStatus(w, r, c, status, health{
-		Status: status, Version: version(),
+		Status: status, Version: programVersion(),
 		UptimeSeconds: int64(time.Since(s.started) / time.Second),
-		Checks:        map[string]check{"database": database},
+		Checks:        map[string]healthCheck{"database": database},
 	})
 }
 

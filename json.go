@@ -142,14 +142,14 @@ func unmarshal(data []byte, v any) error {
 // walk compares a document, value by value, with the type it is meant for. It
 // goes over the bytes, which takes a tenth of the time of json.Decoder.Token.
 type walk struct {
-	body     []byte // valid JSON
-	at       int    // the next byte
-	path     []step // to the value there
+	body     []byte     // valid JSON
+	at       int        // the next byte
+	path     []pathStep // to the value there
 	problems violations
 }
 
-// step is a member's name as it stands in the document, or a place in a list.
-type step struct {
+// pathStep is a member's name as it stands in the document, or a place in a list.
+type pathStep struct {
 	name  []byte
 	index int
 }
@@ -265,7 +265,7 @@ func (w *walk) members(typeOf func(name []byte) (reflect.Type, bool)) {
 		if bytes.IndexByte(name, '\\') >= 0 {
 			name = []byte(unquote(quoted))
 		}
-		w.path = append(w.path, step{name: quoted})
+		w.path = append(w.path, pathStep{name: quoted})
 		if t, ok := typeOf(name); ok {
 			w.value(t)
 		} else {
@@ -280,7 +280,7 @@ func (w *walk) members(typeOf func(name []byte) (reflect.Type, bool)) {
 // elements compares the elements of the next list with t.
 func (w *walk) elements(t reflect.Type) {
 	w.at++ // the bracket
-	w.path = append(w.path, step{})
+	w.path = append(w.path, pathStep{})
 	for i := 0; w.peek() != ']'; i++ {
 		if len(w.problems.fields) == maxProblems {
 			return
@@ -396,25 +396,25 @@ func (o optional[T]) apply(field *T, preset T) {
 	}
 }
 
-// mergePatch applies patch to target as RFC 7396 says and returns target,
+// mergePatch applies patch to into as RFC 7396 says and returns into,
 // changed in place (or made, if it was nil): null removes a member, an object
 // is merged into the one there, anything else replaces.
-func mergePatch(target, patch map[string]any) map[string]any {
-	if target == nil {
-		target = make(map[string]any, len(patch))
+func mergePatch(into, patch map[string]any) map[string]any {
+	if into == nil {
+		into = make(map[string]any, len(patch))
 	}
 	for name, value := range patch {
 		switch value := value.(type) {
 		case nil:
-			delete(target, name)
+			delete(into, name)
 		case map[string]any:
-			inner, _ := target[name].(map[string]any)
-			target[name] = mergePatch(inner, value)
+			inner, _ := into[name].(map[string]any)
+			into[name] = mergePatch(inner, value)
 		default:
-			target[name] = value
+			into[name] = value
 		}
 	}
-	return target
+	return into
 }
 
 // encode is v as JSON, without HTML escaping and without a newline at the end.

@@ -105,7 +105,7 @@ func (s *Server) listKeys(ctx context.Context, c *call, q *query) (none list[key
 	if err != nil {
 		return none, fmt.Errorf("listing keys: %w", err)
 	}
-	return page(keys, limit, func(k keyView) string { return encodeCursor("keys", k.ID) }), nil
+	return pageOf(keys, limit, func(k keyView) string { return encodeCursor("keys", k.ID) }), nil
 }
 
 // deleteKey is DELETE /api/v1/api-keys/{id}. It holds at once.

@@ -171,8 +171,8 @@ type sortKey[T any] struct {
 	value        func(T) string
 }
 
-// order is how a list is sorted and where this page of it starts.
-type order[T any] struct {
+// listOrder is how a list is sorted and where this page of it starts.
+type listOrder[T any] struct {
 	key        sortKey[T]
 	name       string
 	descending bool
@@ -184,12 +184,12 @@ type order[T any] struct {
 
 // readOrder reads sort, limit, cursor and q. A cursor belongs to the filter
 // and the order it was made under.
-func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filter *listFilter) order[T] {
+func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filter *listFilter) listOrder[T] {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		names = append(names, name, "-"+name)
 	}
-	o := order[T]{name: q.choice("sort", preset, names...), text: q.search()}
+	o := listOrder[T]{name: q.choice("sort", preset, names...), text: q.search()}
 	name, descending := strings.CutPrefix(o.name, "-")
 	o.key, o.descending = keys[name], descending
 	o.shape = o.name + " " + filter.shape.String()
@@ -217,7 +217,7 @@ func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filte
 }
 
 // compared is the condition that a page starts after its cursor, or nothing.
-func (o order[T]) compared(q *statement, column, id string) string {
+func (o listOrder[T]) compared(q *statement, column, id string) string {
 	if o.after == nil {
 		return ""
 	}
@@ -225,11 +225,11 @@ func (o order[T]) compared(q *statement, column, id string) string {
 }
 
 // sorted is the order of a page by a column.
-func (o order[T]) sorted(column, id string) string {
+func (o listOrder[T]) sorted(column, id string) string {
 	return fmt.Sprintf(" ORDER BY %s %s, %s %[2]s", column, o.pick("ASC", "DESC"), id)
 }
 
-func (o order[T]) pick(up, down string) string {
+func (o listOrder[T]) pick(up, down string) string {
 	if o.descending {
 		return down
 	}
@@ -237,7 +237,7 @@ func (o order[T]) pick(up, down string) string {
 }
 
 // cursor continues after an item.
-func (o order[T]) cursor(item T, id string) string {
+func (o listOrder[T]) cursor(item T, id string) string {
 	return encodeCursor(o.shape, o.key.value(item), id)
 }
 

@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-const usage = `tachikoma keeps missions and specs for AI coding agents.
+const usageText = `tachikoma keeps missions and specs for AI coding agents.
 
   tachikoma               run the server
   tachikoma migrate       bring the database to this version, and end
@@ -50,11 +50,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	command := strings.Join(args, " ")
 	switch command {
 	case "-help", "--help", "-h", "help":
-		fmt.Fprint(stdout, usage)
+		fmt.Fprint(stdout, usageText)
 		configHelp(stdout)
 		return nil
 	case "-version", "--version", "version":
-		fmt.Fprintln(stdout, version())
+		fmt.Fprintln(stdout, programVersion())
 		return nil
 	}
 	config, err := loadConfig(getenv, ".env")
@@ -93,7 +93,7 @@ func runServer(ctx context.Context, config Config, getenv func(string) string, s
 
 // greet tells whoever has started the server what to do next.
 func (s *Server) greet(ctx context.Context, stdout io.Writer) {
-	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  %[2]s/api/v1/docs describes its API\n", version(), s.url())
+	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  %[2]s/api/v1/docs describes its API\n", programVersion(), s.url())
 	if s.postgres != nil {
 		for _, line := range s.postgres.Hints() {
 			fmt.Fprintln(stdout, "  "+line)
@@ -145,7 +145,7 @@ func runPasswd(ctx context.Context, config Config, email string, stdin io.Reader
 // onDatabase calls do with the database that the configuration names: that
 // of a running server, or of a private Postgres that runs for as long.
 func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s *Server, url string) error) error {
-	s := &Server{state: newState(config, newLogger(config, stderr))}
+	s := &Server{serverState: newState(config, newLogger(config, stderr))}
 	if config.DatabaseURL == "" {
 		if url, running := pgserver.Running(config.DataDir); running {
 			return do(s, url)

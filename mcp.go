@@ -361,7 +361,7 @@ func cacheable(result map[string]any, lasts time.Duration) map[string]any {
 }
 
 func mcpServerInfo() map[string]string {
-	return map[string]string{"name": "tachikoma", "title": "Tachikoma", "version": version()}
+	return map[string]string{"name": "tachikoma", "title": "Tachikoma", "version": programVersion()}
 }
 
 func mcpCapabilities() map[string]any {

@@ -61,7 +61,7 @@ func (s *Server) agentTools() []tool {
 // newTool makes a tool of a function as serveBody makes a handler: its arguments are
 // refused like a body of the API, admission is what a route of that permission
 // asks, and the argument of names the target.
-func newTool[T any, In request[T], Out any](s *Server, p permission, of, name string,
+func newTool[T any, In checkedRequest[T], Out any](s *Server, p permission, of, name string,
 	do func(ctx context.Context, c *call, in In) (*Out, error), description string) tool {
 	input := schemaOf(reflect.TypeFor[T]())
 	input["additionalProperties"] = false
@@ -353,7 +353,7 @@ func openLine(v specSummary) (specLine, error) {
 }
 
 // sentences are what reasons say.
-func sentences(reasons []reason) []string {
+func sentences(reasons []notReadyReason) []string {
 	said := make([]string, 0, len(reasons))
 	for _, why := range reasons {
 		said = append(said, why.Message)

@@ -64,14 +64,14 @@ func nextOfHolder(criteria []specfile.Criterion) string {
 	return "Do what the spec asks for, then call complete_spec."
 }
 
-// report is a heartbeat with progress and log lines.
-type report struct {
+// reportRequest is a heartbeat with progress and log lines.
+type reportRequest struct {
 	progress
 	Logs         []logLine `json:"logs,omitempty"`
 	LeaseSeconds *int      `json:"lease_seconds,omitempty"`
 }
 
-func (in *report) validate(v *violations, config *Config) {
+func (in *reportRequest) validate(v *violations, config *Config) {
 	in.progress.validate(v, config)
 	v.leaseSeconds(in.LeaseSeconds, config)
 	if len(in.Logs) > maxReportLogs {
@@ -98,7 +98,7 @@ type reportAnswer struct {
 const maxReportLogs = 100
 
 // reportTool is report, all in one transaction.
-func (s *Server) reportTool(ctx context.Context, t *tx, c *call, in *report) (*reportAnswer, error) {
+func (s *Server) reportTool(ctx context.Context, t *tx, c *call, in *reportRequest) (*reportAnswer, error) {
 	m, spec, agent, err := t.lockLease(ctx, c.target, lockKeyShare, alone, in.LeaseToken)
 	if err != nil {
 		return nil, err

@@ -43,7 +43,7 @@ var (
 
 // metrics counts what this process does, since its start. Safe for concurrent
 // use; counting never waits, but for the first request of a kind.
-type metrics struct {
+type counters struct {
 	inFlight atomic.Int64
 	limited  atomic.Int64
 	streams  atomic.Int64 // server-sent events
@@ -73,17 +73,17 @@ type requestSeries struct {
 	duration *histogram
 }
 
-func newMetrics() *metrics {
-	m := &metrics{lag: newHistogram(lagBounds)}
+func newCounters() *counters {
+	m := &counters{lag: newHistogram(lagBounds)}
 	m.requests.Store(&map[requestLabels]*requestSeries{})
 	return m
 }
 
-func (m *metrics) requestStarted() { m.inFlight.Add(1) }
+func (m *counters) requestStarted() { m.inFlight.Add(1) }
 
 // requestDone counts a request. pattern is as the route was registered, with
 // its method; "" where no route took the request.
-func (m *metrics) requestDone(method, pattern string, status int, took time.Duration) {
+func (m *counters) requestDone(method, pattern string, status int, took time.Duration) {
 	m.inFlight.Add(-1)
 	_, path, _ := strings.Cut(pattern, " ")
 	series := m.seriesOf(requestLabels{knownMethod(method), path, status})
@@ -100,7 +100,7 @@ func knownMethod(method string) string {
 }
 
 // seriesOf finds what counts requests with these labels, or makes it.
-func (m *metrics) seriesOf(labels requestLabels) *requestSeries {
+func (m *counters) seriesOf(labels requestLabels) *requestSeries {
 	if series := (*m.requests.Load())[labels]; series != nil {
 		return series
 	}
@@ -126,30 +126,30 @@ func (m *metrics) seriesOf(labels requestLabels) *requestSeries {
 }
 
 // rateLimited counts a refusal by a rate limit.
-func (m *metrics) rateLimited() { m.limited.Add(1) }
+func (m *counters) rateLimited() { m.limited.Add(1) }
 
-func (m *metrics) streamOpened() { m.streams.Add(1) }
+func (m *counters) streamOpened() { m.streams.Add(1) }
 
-func (m *metrics) streamClosed() { m.streams.Add(-1) }
+func (m *counters) streamClosed() { m.streams.Add(-1) }
 
-func (m *metrics) socketOpened() { m.sockets.Add(1) }
+func (m *counters) socketOpened() { m.sockets.Add(1) }
 
-func (m *metrics) socketClosed() { m.sockets.Add(-1) }
+func (m *counters) socketClosed() { m.sockets.Add(-1) }
 
 // slowClosed counts a client that was closed since it read too slowly.
-func (m *metrics) slowClosed() { m.slow.Add(1) }
+func (m *counters) slowClosed() { m.slow.Add(1) }
 
 // eventsDelivered counts events that went into clients' queues.
-func (m *metrics) eventsDelivered(n int) { m.events.Add(int64(n)) }
+func (m *counters) eventsDelivered(n int) { m.events.Add(int64(n)) }
 
 // deliveryLag notes how long after its commit an event was delivered.
-func (m *metrics) deliveryLag(d time.Duration) { m.lag.observe(d) }
+func (m *counters) deliveryLag(d time.Duration) { m.lag.observe(d) }
 
 // claimGranted counts a claim, once that is committed.
-func (m *metrics) claimGranted() { m.claims.Add(1) }
+func (m *counters) claimGranted() { m.claims.Add(1) }
 
 // leaseExpired counts leases taken back, once that is committed.
-func (m *metrics) leaseExpired(n int) { m.expired.Add(int64(n)) }
+func (m *counters) leaseExpired(n int) { m.expired.Add(int64(n)) }
 
 // histogram counts durations by size. Safe for concurrent use; never waits.
 type histogram struct {
@@ -181,8 +181,8 @@ func (s *Server) operatorRoutes(mux *http.ServeMux, p permission) {
 // Without a database the series that come from there are left out.
 func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request, c *call) error {
 	var x exposition
-	s.metrics.writeRequests(&x)
-	s.metrics.writeLive(&x)
+	s.counters.writeRequests(&x)
+	s.counters.writeLive(&x)
 	s.writeServer(&x)
 	if s.opened.Load() {
 		s.writePool(&x)
@@ -194,7 +194,7 @@ func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request, c *call) err
 	return nil
 }
 
-func (m *metrics) writeRequests(x *exposition) {
+func (m *counters) writeRequests(x *exposition) {
 	requests := *m.requests.Load()
 	sorted := slices.SortedFunc(maps.Keys(requests), func(a, b requestLabels) int {
 		return cmp.Or(strings.Compare(a.pattern, b.pattern), strings.Compare(a.method, b.method), a.status-b.status)
@@ -216,7 +216,7 @@ func (m *metrics) writeRequests(x *exposition) {
 	x.counter("tachikoma_rate_limited_total", "Requests refused by a rate limit.", float64(m.limited.Load()))
 }
 
-func (m *metrics) writeLive(x *exposition) {
+func (m *counters) writeLive(x *exposition) {
 	x.gauge("tachikoma_websocket_connections", "Open WebSockets.", float64(m.sockets.Load()))
 	x.gauge("tachikoma_sse_streams", "Open streams of server-sent events.", float64(m.streams.Load()))
 	x.counter("tachikoma_events_delivered_total", "Events handed to clients; one counts for each client.", float64(m.events.Load()))
@@ -230,7 +230,7 @@ func (m *metrics) writeLive(x *exposition) {
 // writeServer writes how the process as a whole is.
 func (s *Server) writeServer(x *exposition) {
 	x.family("tachikoma_build_info", "gauge", "The version that runs; always 1.")
-	x.sample("tachikoma_build_info", 1, "version", version(), "goversion", runtime.Version())
+	x.sample("tachikoma_build_info", 1, "version", programVersion(), "goversion", runtime.Version())
 	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.", oneIf(s.status() == "ok"))
 	running, queued := s.hasher.InUse()
 	x.gauge("tachikoma_argon2_running", "Password hashes being computed.", float64(running))

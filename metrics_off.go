@@ -8,32 +8,32 @@ import (
 )
 
 // metrics stands in for the counters, of which there are none.
-type metrics struct{}
+type counters struct{}
 
-func newMetrics() *metrics { return nil }
+func newCounters() *counters { return nil }
 
-func (*metrics) requestStarted() {}
+func (*counters) requestStarted() {}
 
-func (*metrics) requestDone(_, _ string, _ int, _ time.Duration) {}
+func (*counters) requestDone(_, _ string, _ int, _ time.Duration) {}
 
-func (*metrics) rateLimited() {}
+func (*counters) rateLimited() {}
 
-func (*metrics) streamOpened() {}
+func (*counters) streamOpened() {}
 
-func (*metrics) streamClosed() {}
+func (*counters) streamClosed() {}
 
-func (*metrics) eventsDelivered(int) {}
+func (*counters) eventsDelivered(int) {}
 
-func (*metrics) socketOpened() {}
+func (*counters) socketOpened() {}
 
-func (*metrics) socketClosed() {}
+func (*counters) socketClosed() {}
 
-func (*metrics) slowClosed() {}
+func (*counters) slowClosed() {}
 
-func (*metrics) claimGranted() {}
+func (*counters) claimGranted() {}
 
-func (*metrics) leaseExpired(int) {}
+func (*counters) leaseExpired(int) {}
 
-func (*metrics) deliveryLag(time.Duration) {}
+func (*counters) deliveryLag(time.Duration) {}
 
 func (s *Server) operatorRoutes(*http.ServeMux, permission) {}

@@ -419,7 +419,7 @@ func TestDeployNamesOnlyMetricsThatExist(t *testing.T) {
 
 // Not parallel: it counts all allocations of the process.
 func TestCountingARequestAllocatesNothing(t *testing.T) {
-	m := newMetrics()
+	m := newCounters()
 	count := func() {
 		m.requestStarted()
 		m.requestDone("GET", "GET /api/v1/missions/{id}", http.StatusOK, time.Millisecond)
@@ -431,7 +431,7 @@ func TestCountingARequestAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkCountRequest(b *testing.B) {
-	m := newMetrics()
+	m := newCounters()
 	var patterns []string
 	for i := range 60 {
 		patterns = append(patterns, fmt.Sprintf("GET /api/v1/route%d/{id}", i))

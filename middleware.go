@@ -106,10 +106,10 @@ func (s *Server) logAccess(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
 		c, start := callOf(r), time.Now()
-		s.metrics.requestStarted()
+		s.counters.requestStarted()
 		defer func() {
 			elapsed := time.Since(start)
-			s.metrics.requestDone(r.Method, c.pattern, rec.status, elapsed)
+			s.counters.requestDone(r.Method, c.pattern, rec.status, elapsed)
 			attrs := []slog.Attr{
 				slog.String("method", r.Method),
 				slog.String("route", c.pattern),

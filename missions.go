@@ -138,7 +138,7 @@ func (f *listFilter) missionStatus(status string) {
 
 // findMissions reads a page of missions: their ids first, by the index that
 // leaves the fewest, and then what is shown of them.
-func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missionView]) (list[missionView], error) {
+func (s *Server) findMissions(ctx context.Context, f *listFilter, o listOrder[missionView]) (list[missionView], error) {
 	ctx, end, err := s.beginSearch(ctx, o.text)
 	if err != nil {
 		return list[missionView]{}, err
@@ -164,12 +164,12 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o order[missio
 	if err != nil {
 		return list[missionView]{}, err
 	}
-	return page(missions, o.limit, func(m missionView) string { return o.cursor(m, m.ID) }), nil
+	return pageOf(missions, o.limit, func(m missionView) string { return o.cursor(m, m.ID) }), nil
 }
 
 // missionsInOrder reports whether an index has what the filter leaves in the
 // order of the list: all missions, or by their creation those of one status.
-func (f *listFilter) missionsInOrder(o order[missionView]) bool {
+func (f *listFilter) missionsInOrder(o listOrder[missionView]) bool {
 	switch len(f.conditions) {
 	case 0:
 		return o.text == ""
@@ -180,7 +180,7 @@ func (f *listFilter) missionsInOrder(o order[missionView]) bool {
 }
 
 // readMissions reads one mission more than a page has, if there are so many.
-func (s *Server) readMissions(ctx context.Context, f *listFilter, o order[missionView], few *idQuery) ([]missionView, error) {
+func (s *Server) readMissions(ctx context.Context, f *listFilter, o listOrder[missionView], few *idQuery) ([]missionView, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := missionsSQL(&q, f, o, few)
 	args := q.args
@@ -201,7 +201,7 @@ func (s *Server) readMissions(ctx context.Context, f *listFilter, o order[missio
 // missionsSQL is the statement of readMissions: of few if that isn't nil, all of
 // which is then read and sorted, and else along the index of the order, for at
 // most walkedRows where there is another way. See fewIDs and walkedIDs.
-func missionsSQL(q *statement, f *listFilter, o order[missionView], few *idQuery) string {
+func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQuery) string {
 	with, from, key := "", "missions m", "m."+o.key.column
 	if few != nil {
 		with, from = `few AS MATERIALIZED (`+few.in(q)+`), `, "few JOIN missions m USING (id)"
@@ -211,9 +211,9 @@ func missionsSQL(q *statement, f *listFilter, o order[missionView], few *idQuery
 	var page string
 	switch after := o.compared(q, key, "m.id"); {
 	case o.text != "":
-		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
-		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.search @@ %s LIMIT %d`, from, where, query, rankedMatches)
-		last = ` ORDER BY ts_rank(m.search, ` + query + `) DESC, m.id LIMIT ` + q.bind(o.limit)
+		words := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.search @@ %s LIMIT %d`, from, where, words, rankedMatches)
+		last = ` ORDER BY ts_rank(m.search, ` + words + `) DESC, m.id LIMIT ` + q.bind(o.limit)
 	case few != nil:
 		page = `SELECT id FROM (SELECT m.id, ` + key + ` AS key FROM ` + from + where + after + ` OFFSET 0) AS narrowed` +
 			o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)

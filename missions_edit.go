@@ -134,14 +134,14 @@ func (f *missionFields) mergeMetadata(patch optional[map[string]any]) error {
 	if !patch.Set {
 		return nil
 	}
-	target := map[string]any{}
+	merged := map[string]any{}
 	if !patch.Null {
-		if err := unmarshal(f.Metadata, &target); err != nil {
+		if err := unmarshal(f.Metadata, &merged); err != nil {
 			return fmt.Errorf("reading stored metadata: %w", err)
 		}
 	}
-	merged, err := encode(mergePatch(target, patch.Value))
-	f.Metadata = merged
+	var err error
+	f.Metadata, err = encode(mergePatch(merged, patch.Value))
 	return err
 }
 

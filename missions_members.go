@@ -46,7 +46,7 @@ func (s *Server) listMembers(ctx context.Context, c *call, q *query) (none list[
 	if err != nil {
 		return none, fmt.Errorf("listing members: %w", err)
 	}
-	return page(members, limit, func(m memberView) string { return encodeCursor("members", m.Email) }), nil
+	return pageOf(members, limit, func(m memberView) string { return encodeCursor("members", m.Email) }), nil
 }
 
 // memberRequest says who is to have which role in a mission.

@@ -51,9 +51,9 @@ func withoutQuery(h handler) handler {
 	}
 }
 
-// request is a body, or a tool's arguments. validate checks what can be checked
+// checkedRequest is a body, or a tool's arguments. validate checks what can be checked
 // without the database, and brings the fields into the form they are stored in.
-type request[T any] interface {
+type checkedRequest[T any] interface {
 	*T
 	validate(v *violations, config *Config)
 }
@@ -65,7 +65,7 @@ type nothing struct{}
 func (*nothing) validate(*violations, *Config) {}
 
 // serveBody adapts what takes a body.
-func serveBody[T any, In request[T], Out any](s *Server, do func(ctx context.Context, c *call, in In) (*Out, error)) handler {
+func serveBody[T any, In checkedRequest[T], Out any](s *Server, do func(ctx context.Context, c *call, in In) (*Out, error)) handler {
 	return func(w http.ResponseWriter, r *http.Request, c *call) error {
 		in := In(new(T))
 		hash, err := decodeRequest(r, in)
@@ -100,7 +100,7 @@ func (s *Server) validate(in interface{ validate(*violations, *Config) }) error 
 }
 
 // serveWrite adapts what takes a body and does all of its work in one transaction.
-func serveWrite[T any, In request[T], Out any](s *Server, do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
+func serveWrite[T any, In checkedRequest[T], Out any](s *Server, do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
 	return serveBody(s, inOneTx(s, do))
 }
 
@@ -111,18 +111,18 @@ func inOneTx[In, Out any](s *Server, do func(ctx context.Context, t *tx, c *call
 	}
 }
 
-// response is a success, ready to be sent, or to be kept under an
+// jsonResponse is a success, ready to be sent, or to be kept under an
 // Idempotency-Key.
-type response struct {
+type jsonResponse struct {
 	status         int
 	body           []byte // JSON
 	location, etag string // "" for none
 }
 
 // newResponse encodes what a handler returns.
-func newResponse(c *call, out any) (made response, err error) {
+func newResponse(c *call, out any) (made jsonResponse, err error) {
 	made.status = http.StatusOK
-	if c.traits&creates != 0 {
+	if c.traits&makesOne != 0 {
 		made.status = http.StatusCreated
 		if at, ok := out.(interface{ location() string }); ok {
 			made.location = at.location()
@@ -137,7 +137,7 @@ func newResponse(c *call, out any) (made response, err error) {
 	return made, nil
 }
 
-func (a response) write(w http.ResponseWriter, r *http.Request, c *call) {
+func (a jsonResponse) write(w http.ResponseWriter, r *http.Request, c *call) {
 	if a.location != "" {
 		w.Header().Set("Location", a.location)
 	}
@@ -185,10 +185,10 @@ type list[T any] struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
-// page makes a list of at most limit rows from rows, of which one more than
-// limit was asked for: the extra row says that there is a next page. cursor
+// pageOf makes a list of at most limit rows from rows, of which one more than
+// limit was asked for: the extra row says that there is a next pageOf. cursor
 // makes the cursor that continues after a row.
-func page[T any](rows []T, limit int, cursor func(last T) string) list[T] {
+func pageOf[T any](rows []T, limit int, cursor func(last T) string) list[T] {
 	if rows == nil {
 		rows = []T{}
 	}
@@ -210,7 +210,7 @@ var gzipWriters = sync.Pool{New: func() any {
 func writeBytes(w http.ResponseWriter, r *http.Request, c *call, status int, contentType string, body []byte) {
 	header := w.Header()
 	header.Set("Content-Type", contentType)
-	if len(body) > gzipFrom && c.traits&secret == 0 {
+	if len(body) > gzipFrom && c.traits&holdsSecrets == 0 {
 		header.Add("Vary", "Accept-Encoding")
 		if acceptsGzip(r) {
 			header.Set("Content-Encoding", "gzip")

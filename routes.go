@@ -30,37 +30,37 @@ type route struct {
 type trait uint
 
 const (
-	takesKey   trait = 1 << iota // its responses are kept under an Idempotency-Key
-	idempotent                   // a POST that needs no key: the same body again changes nothing
-	creates                      // a success is a 201
-	secret                       // its responses hold secrets
-	bulk                         // it takes or gives whole missions
-	waits                        // it may wait for work
-	streams                      // it may be followed live, and bounds itself then
-	unbounded                    // it bounds itself
+	takesKey     trait = 1 << iota // its responses are kept under an Idempotency-Key
+	needsNoKey                     // a POST that needs no key: the same body again changes nothing
+	makesOne                       // a success is a 201
+	holdsSecrets                   // its responses hold secrets
+	movesBulk                      // it takes or gives whole missions
+	mayWait                        // it may wait for work
+	mayStream                      // it may be followed live, and bounds itself then
+	boundsItself                   // it bounds itself
 )
 
 // routes builds the route table: who may call, what, and who answers.
 func (s *Server) routes() {
 	s.mux = http.NewServeMux()
 
-	s.handle(forGuests, "POST /api/v1/auth/register", serveBody(s, s.registerUser), secret, creates)
-	s.handle(forGuests, "POST /api/v1/auth/login", serveBody(s, s.login), secret)
-	s.handle(forGuests, "POST /api/v1/auth/refresh", serveWrite(s, s.refresh), secret)
-	s.handle(forSessions, "POST /api/v1/auth/logout", serveWrite(s, s.logout), secret)
-	s.handle(forAccounts, "GET /api/v1/auth/me", serveRead(s.getMe), secret)
-	s.handle(forSessions, "PATCH /api/v1/auth/me", serveWrite(s, s.updateMe), secret)
-	s.handle(forSessions, "POST /api/v1/auth/change-password", serveBody(s, s.changePassword), secret)
+	s.handle(forGuests, "POST /api/v1/auth/register", serveBody(s, s.registerUser), holdsSecrets, makesOne)
+	s.handle(forGuests, "POST /api/v1/auth/login", serveBody(s, s.login), holdsSecrets)
+	s.handle(forGuests, "POST /api/v1/auth/refresh", serveWrite(s, s.refresh), holdsSecrets)
+	s.handle(forSessions, "POST /api/v1/auth/logout", serveWrite(s, s.logout), holdsSecrets)
+	s.handle(forAccounts, "GET /api/v1/auth/me", serveRead(s.getMe), holdsSecrets)
+	s.handle(forSessions, "PATCH /api/v1/auth/me", serveWrite(s, s.updateMe), holdsSecrets)
+	s.handle(forSessions, "POST /api/v1/auth/change-password", serveBody(s, s.changePassword), holdsSecrets)
 
-	s.handle(forSessions, "POST /api/v1/api-keys", serveWrite(s, s.createKey), secret, creates)
+	s.handle(forSessions, "POST /api/v1/api-keys", serveWrite(s, s.createKey), holdsSecrets, makesOne)
 	s.handle(forAccounts, "GET /api/v1/api-keys", serveQuery(s.listKeys))
 	s.handle(forSessions, "DELETE /api/v1/api-keys/{id}", serveWrite(s, s.deleteKey))
 
 	s.handle(mayAdminister, "GET /api/v1/users", serveQuery(s.listUsers))
-	s.handle(mayManage, "POST /api/v1/users", serveBody(s, s.createUser), creates)
+	s.handle(mayManage, "POST /api/v1/users", serveBody(s, s.createUser), makesOne)
 	s.handle(mayManage, "PATCH /api/v1/users/{id}", serveBody(s, s.updateUser))
 
-	s.handle(mayCreate, "POST /api/v1/missions", serveWrite(s, s.createMission), takesKey, creates)
+	s.handle(mayCreate, "POST /api/v1/missions", serveWrite(s, s.createMission), takesKey, makesOne)
 	s.handle(forAccounts, "GET /api/v1/missions", serveQuery(s.listMissions))
 	s.handle(mayRead, "GET /api/v1/missions/{id}", serveRead(s.getMission))
 	s.handle(mayEdit, "PATCH /api/v1/missions/{id}", serveWrite(s, s.updateMission))
@@ -75,14 +75,14 @@ func (s *Server) routes() {
 	s.handle(mayOwn, "PUT /api/v1/missions/{id}/members", serveWrite(s, s.setMember))
 	s.handle(mayOwn, "DELETE /api/v1/missions/{id}/members/{user_id}", serveWrite(s, s.removeMember))
 
-	s.handle(mayEdit, "POST /api/v1/missions/{id}/import", s.importSpecs, bulk, idempotent)
-	s.handle(mayRead, "GET /api/v1/missions/{id}/export", withoutQuery(s.exportSpecs), bulk)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/import", s.importSpecs, movesBulk, needsNoKey)
+	s.handle(mayRead, "GET /api/v1/missions/{id}/export", withoutQuery(s.exportSpecs), movesBulk)
 	s.handle(mayRead, "GET /api/v1/missions/{id}/graph", s.getGraph)
-	s.handle(mayRead, "GET /api/v1/missions/{id}/events", s.listMissionEvents, streams)
-	s.handle(forAccounts, "GET /api/v1/events", s.listOwnEvents, streams)
-	s.handle(mayEdit, "POST /api/v1/missions/{id}/logs", serveBody(s, s.appendLogs), takesKey, creates)
+	s.handle(mayRead, "GET /api/v1/missions/{id}/events", s.listMissionEvents, mayStream)
+	s.handle(forAccounts, "GET /api/v1/events", s.listOwnEvents, mayStream)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/logs", serveBody(s, s.appendLogs), takesKey, makesOne)
 
-	s.handle(mayEdit, "POST /api/v1/missions/{id}/specs", serveWrite(s, s.createSpec), takesKey, creates)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/specs", serveWrite(s, s.createSpec), takesKey, makesOne)
 	s.handle(forAccounts, "GET /api/v1/specs", serveQuery(s.listSpecs))
 	s.handle(mayRead, "GET /api/v1/specs/{id}", withoutQuery(s.getSpec))
 	s.handle(mayEdit, "PATCH /api/v1/specs/{id}", serveWrite(s, s.updateSpec))
@@ -90,14 +90,14 @@ func (s *Server) routes() {
 	s.handle(mayRead, "GET /api/v1/specs/{id}/explain", serveRead(s.explainSpec))
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/status", serveWrite(s, s.setStatus), takesKey)
 
-	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, waits)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, mayWait)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/progress", serveWrite(s, s.progressSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/complete", serveWrite(s, s.completeSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/fail", serveWrite(s, s.failSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/release", serveWrite(s, s.releaseSpec), takesKey)
 
-	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), waits)
+	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), mayWait)
 	s.handle(forAnyone, "GET /api/v1/openapi.json", withoutQuery(s.getOpenAPI))
 	s.handle(forAnyone, "GET /api/v1/docs", withoutQuery(s.getDocs))
 	s.handle(forAnyone, "GET /{$}", withoutQuery(getRoot))
@@ -120,7 +120,7 @@ func (s *Server) internalRoutes() {
 	}
 	s.register(mux, route{"GET /internal/health", forProbes, s.getHealth, 0})
 	s.register(mux, route{"GET /internal/connections", operator, serveRead(s.listConnections), 0})
-	s.register(mux, route{"GET /internal/debug/pprof/", operator, profile, unbounded})
+	s.register(mux, route{"GET /internal/debug/pprof/", operator, profile, boundsItself})
 	s.operatorRoutes(mux, operator)
 }
 
@@ -149,14 +149,14 @@ func profile(w http.ResponseWriter, r *http.Request, _ *call) error {
 
 // limitsOf are the bounds of a request to a route with these traits.
 func (s *Server) limitsOf(t trait) limits {
-	if t&unbounded != 0 {
+	if t&boundsItself != 0 {
 		return limits{}
 	}
-	l := limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout, unlessStream: t&streams != 0}
-	if t&bulk != 0 {
+	l := limits{body: s.config.MaxBodyBytes, time: s.config.RequestTimeout, unlessStream: t&mayStream != 0}
+	if t&movesBulk != 0 {
 		l = limits{body: s.config.MaxImportBytes, time: bulkTime, stall: s.config.RequestTimeout}
 	}
-	if t&waits != 0 {
+	if t&mayWait != 0 {
 		l.time += maxWait * time.Second
 	}
 	return l
@@ -213,7 +213,7 @@ const statusClientGone = 499
 // own, refuse it.
 func (c *call) readKey(r *http.Request) error {
 	given := r.Header.Values("Idempotency-Key")
-	if r.Method != http.MethodPost || len(given) == 0 || c.traits&idempotent != 0 {
+	if r.Method != http.MethodPost || len(given) == 0 || c.traits&needsNoKey != 0 {
 		return nil
 	}
 	if c.traits&takesKey == 0 {

@@ -27,7 +27,7 @@ const (
 // Server is the Tachikoma API server. newServer makes one, run serves until
 // its context ends; run may be called once.
 type Server struct {
-	state
+	serverState
 	mux      *http.ServeMux
 	internal *http.ServeMux // what INTERNAL_ADDR serves; nil without it
 	table    []route        // every route there is
@@ -44,7 +44,7 @@ type Server struct {
 // newServer takes the port, so that a second server on it fails at once, and
 // builds all that needs no database.
 func newServer(config Config, log *slog.Logger) (*Server, error) {
-	s := &Server{state: newState(config, log), docs: theDocs()}
+	s := &Server{serverState: newState(config, log), docs: theDocs()}
 	var err error
 	if config.TLSCertFile != "" {
 		if s.tls, err = newCertificate(config.TLSCertFile, config.TLSKeyFile, log); err != nil {
@@ -100,7 +100,7 @@ func (s *Server) open(ctx context.Context) error {
 	s.work.Go(func() { s.feed.run(working) })
 	s.work.Go(func() { s.hub.pump(working) })
 	s.work.Go(func() { s.sweep(working) })
-	s.work.Go(func() { s.publishMetrics(working) })
+	s.work.Go(func() { s.publishFigures(working) })
 	s.opened.Store(true)
 	return nil
 }
@@ -120,21 +120,21 @@ func (s *Server) databaseURL(ctx context.Context) (string, error) {
 // run serves until ctx ends, then drains and stops all that it started. ready
 // is called once, when requests can be served.
 func (s *Server) run(ctx context.Context, ready func()) error {
-	main := s.httpServer(s.router())
-	main.RegisterOnShutdown(func() { close(s.stopping) })
+	public := s.httpServer(s.router())
+	public.RegisterOnShutdown(func() { close(s.stopping) })
 	failed := make(chan error, 2)
-	go func() { failed <- s.serve(main) }()
+	go func() { failed <- s.serve(public) }()
 	var internal *http.Server
 	if s.config.InternalAddr != "" {
 		var err error
 		if internal, err = s.serveInternal(failed); err != nil {
-			return errors.Join(err, main.Close())
+			return errors.Join(err, public.Close())
 		}
 	}
 	s.systemd.Starting()
 	err := s.open(ctx)
 	if ctx.Err() != nil { // asked to stop before it was up, which is no failure
-		return s.drain(main, internal, 0)
+		return s.drain(public, internal, 0)
 	}
 	if err == nil {
 		var lost <-chan struct{}
@@ -151,18 +151,18 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 		}
 	}
 	if err != nil { // nobody is to be kept waiting
-		return errors.Join(err, s.drain(main, internal, 0))
+		return errors.Join(err, s.drain(public, internal, 0))
 	}
-	return s.drain(main, internal, s.config.DrainDelay)
+	return s.drain(public, internal, s.config.DrainDelay)
 }
 
 // serve answers requests on the main listener, with TLS if configured.
-func (s *Server) serve(main *http.Server) error {
+func (s *Server) serve(public *http.Server) error {
 	if s.tls != nil {
-		main.TLSConfig = s.tls.config()
-		return main.ServeTLS(s.listener, "", "")
+		public.TLSConfig = s.tls.config()
+		return public.ServeTLS(s.listener, "", "")
 	}
-	return main.Serve(s.listener)
+	return public.Serve(s.listener)
 }
 
 // serveInternal answers /internal without credentials on INTERNAL_ADDR.
@@ -195,7 +195,7 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 // their clients to close; then, after the delay, the requests; then what they
 // use.
 // See docs/design.md, Drain.
-func (s *Server) drain(main, internal *http.Server, delay time.Duration) error {
+func (s *Server) drain(public, internal *http.Server, delay time.Duration) error {
 	s.draining.Store(true)
 	s.systemd.Stopping(delay + s.config.ShutdownTimeout + closeTime)
 	s.log.Info("stopping", "drain_delay", delay)
@@ -206,8 +206,8 @@ func (s *Server) drain(main, internal *http.Server, delay time.Duration) error {
 	var closing sync.WaitGroup
 	closing.Go(func() { s.sockets.closeAll(ctx) })
 	var errs []error
-	if err := main.Shutdown(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("some requests outlasted SHUTDOWN_TIMEOUT: %w", err), main.Close())
+	if err := public.Shutdown(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("some requests outlasted SHUTDOWN_TIMEOUT: %w", err), public.Close())
 	}
 	closing.Wait()
 	if internal != nil {

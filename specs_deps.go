@@ -313,7 +313,7 @@ func (s *Server) readGraph(ctx context.Context, a account, missionID string, aft
 	if err != nil {
 		return graphView{}, fmt.Errorf("reading the graph: %w", err)
 	}
-	shown := page(nodes, limit, func(n graphNode) string { return encodeCursor("graph", n.NumberOrder, n.ID) })
+	shown := pageOf(nodes, limit, func(n graphNode) string { return encodeCursor("graph", n.NumberOrder, n.ID) })
 	graph := graphView{Nodes: shown.Items, Edges: []graphEdge{}, Cycles: [][]string{}, NextCursor: shown.NextCursor}
 	if err := s.readGraphEdges(ctx, &graph); err != nil {
 		return graph, err
@@ -384,8 +384,8 @@ func orEmpty[T any](items []T) []T {
 	return items
 }
 
-// reason is why a spec isn't ready.
-type reason struct {
+// notReadyReason is why a spec isn't ready.
+type notReadyReason struct {
 	Code    string      `json:"code"`
 	Message string      `json:"message"`
 	Spec    *reasonSpec `json:"spec,omitempty"`
@@ -401,8 +401,8 @@ type reasonSpec struct {
 
 // explanation says whether a spec is ready, and if not why.
 type explanation struct {
-	Ready   bool     `json:"ready"`
-	Reasons []reason `json:"reasons"`
+	Ready   bool             `json:"ready"`
+	Reasons []notReadyReason `json:"reasons"`
 }
 
 // explainSpec is GET /api/v1/specs/{id}/explain.
@@ -417,16 +417,16 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 
 // whyNotReady gives every reason that keeps a spec from being claimed, none if
 // it is ready.
-func whyNotReady(spec specSummary) ([]reason, error) {
-	var reasons []reason
+func whyNotReady(spec specSummary) ([]notReadyReason, error) {
+	var reasons []notReadyReason
 	if spec.missionStatus != "active" {
-		reasons = append(reasons, reason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", spec.missionStatus)})
+		reasons = append(reasons, notReadyReason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", spec.missionStatus)})
 	}
 	if spec.Claim != nil {
-		reasons = append(reasons, reason{Code: "claimed", Message: fmt.Sprintf("%s works on it, at attempt %d.", spec.Claim.Agent, spec.Claim.Attempt)})
+		reasons = append(reasons, notReadyReason{Code: "claimed", Message: fmt.Sprintf("%s works on it, at attempt %d.", spec.Claim.Agent, spec.Claim.Attempt)})
 	}
 	if spec.Status != "planned" {
-		reasons = append(reasons, reason{Code: "status", Message: fmt.Sprintf("It is %s, and only what is planned is handed out.", spec.Status)})
+		reasons = append(reasons, notReadyReason{Code: "status", Message: fmt.Sprintf("It is %s, and only what is planned is handed out.", spec.Status)})
 	}
 	var related []reasonSpec
 	if err := unmarshal(spec.Dependencies, &related); err != nil {
@@ -434,10 +434,10 @@ func whyNotReady(spec specSummary) ([]reason, error) {
 	}
 	open := slices.DeleteFunc(related, func(d reasonSpec) bool { return d.Status == "completed" })
 	for _, d := range open {
-		reasons = append(reasons, reason{"dependency_open", fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
+		reasons = append(reasons, notReadyReason{"dependency_open", fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
 	}
 	if len(open) > 0 && spec.cycle > 0 {
-		reasons = append(reasons, reason{Code: "dependency_cycle",
+		reasons = append(reasons, notReadyReason{Code: "dependency_cycle",
 			Message: fmt.Sprintf("It is one of %d specs that depend on each other in a circle; none of them can ever be ready.", spec.cycle)})
 	}
 	return reasons, nil

@@ -134,7 +134,7 @@ func TestExplainNamesEveryReason(t *testing.T) {
 		t.Helper()
 		var got struct {
 			Ready   bool
-			Reasons []reason
+			Reasons []notReadyReason
 		}
 		ada.get(specs[key] + "/explain").want(http.StatusOK).into(&got)
 		codes := []string{}

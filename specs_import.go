@@ -47,11 +47,11 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	if err := admitToMission(r.Context(), s.db, c); err != nil { // before a large body is read
 		return err
 	}
-	account := c.account.userID
-	if !s.imports.Take(account, maxImports, maxImportsOfEach) {
+	userID := c.account.userID
+	if !s.imports.Take(userID, maxImports, maxImportsOfEach) {
 		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
 	}
-	defer s.imports.Give(account)
+	defer s.imports.Give(userID)
 	sources, err := readArchive(r, s.config.MaxImportBytes)
 	if err != nil {
 		return err

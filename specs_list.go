@@ -119,7 +119,7 @@ func (s *Server) listSpecs(ctx context.Context, c *call, q *query) (list[specSum
 
 // findSpecs reads a page of specs: their ids first, by the index that leaves
 // the fewest, and then what is shown of them, with snippets if it is a search.
-func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSummary]) (list[specSummary], error) {
+func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary]) (list[specSummary], error) {
 	ctx, end, err := s.beginSearch(ctx, o.text)
 	if err != nil {
 		return list[specSummary]{}, err
@@ -143,11 +143,11 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o order[specSumma
 	if err != nil {
 		return list[specSummary]{}, err
 	}
-	return page(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
+	return pageOf(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
 }
 
 // readSpecs reads one spec more than a page has, if there are so many.
-func (s *Server) readSpecs(ctx context.Context, f *specFilter, o order[specSummary], few *idQuery) ([]specSummary, error) {
+func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary], few *idQuery) ([]specSummary, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := specsPageSQL(&q, f, o, few)
 	args := q.args
@@ -167,19 +167,19 @@ func (s *Server) readSpecs(ctx context.Context, f *specFilter, o order[specSumma
 
 // inOrder reports whether an index has what the filter leaves in the order of
 // the list: a mission's specs of one status, or of one phase, by number.
-func (f *specFilter) inOrder(o order[specSummary]) bool {
+func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
 	return f.mission != "" && o.key.column == "number_order" && len(f.conditions) == 1 &&
 		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
 }
 
 // bounded reports whether the walk along the order's index ends after
 // walkedRows, since there is another way to what the filter leaves.
-func (f *specFilter) bounded(o order[specSummary]) bool {
+func (f *specFilter) bounded(o listOrder[specSummary]) bool {
 	return o.text == "" && !f.inOrder(o) && len(f.rare) > 0 && (f.mission != "" || f.scope == nil)
 }
 
 // specsPageSQL is the statement of readSpecs.
-func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuery) string {
+func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *idQuery) string {
 	with, ids := "", ""
 	if few != nil {
 		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
@@ -187,11 +187,11 @@ func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuer
 	snippet, last := "NULL", o.sorted("page.key", "s.id")
 	switch {
 	case o.text != "":
-		query := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
-		ids = f.foundIDs(q, query, few)
-		snippet = `ts_headline('english', left(s.body, 4096), ` + query + `,
+		words := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		ids = f.foundIDs(q, words, few)
+		snippet = `ts_headline('english', left(s.body, 4096), ` + words + `,
 			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`
-		last = ` ORDER BY ts_rank(s.search, ` + query + `) DESC, s.id LIMIT ` + q.bind(o.limit)
+		last = ` ORDER BY ts_rank(s.search, ` + words + `) DESC, s.id LIMIT ` + q.bind(o.limit)
 	case few != nil:
 		ids = f.fewIDs(q, o)
 	default:
@@ -209,13 +209,13 @@ func specsPageSQL(q *statement, f *specFilter, o order[specSummary], few *idQuer
 
 // foundIDs is the query for the ids of what a search finds, among few if
 // that isn't nil.
-func (f *specFilter) foundIDs(q *statement, query string, few *idQuery) string {
+func (f *specFilter) foundIDs(q *statement, words string, few *idQuery) string {
 	from := "specs s"
 	if few != nil {
 		from = "few JOIN specs s USING (id)"
 	}
 	sql := `SELECT s.id FROM ` + from + ` JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
-		f.where(q) + ` AND s.search @@ ` + query
+		f.where(q) + ` AND s.search @@ ` + words
 	if f.scope != nil {
 		sql += " AND s.mission_id = ANY(" + q.bind(f.scope) + ")"
 	} else {
@@ -226,7 +226,7 @@ func (f *specFilter) foundIDs(q *statement, query string, few *idQuery) string {
 
 // fewIDs is the query for the ids and sort keys of a page of what few leaves,
 // all of which is read (OFFSET 0 sees to that) and sorted.
-func (f *specFilter) fewIDs(q *statement, o order[specSummary]) string {
+func (f *specFilter) fewIDs(q *statement, o listOrder[specSummary]) string {
 	key := "h." + o.key.column
 	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few JOIN spec_states h ON h.spec_id = few.id
 		JOIN missions m ON m.id = h.mission_id` + f.where(q) + o.compared(q, key, "h.spec_id")
@@ -243,7 +243,7 @@ func (f *specFilter) fewIDs(q *statement, o order[specSummary]) string {
 // that has the order of the list. Everything else is looked up on the way: with
 // OFFSET 0, whatever PostgreSQL expects of the conditions. It goes through a few
 // missions one by one: those whose first spec comes first have all of the page.
-func (f *specFilter) walkedIDs(q *statement, o order[specSummary]) string {
+func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 	from, id, where, along := "specs w", "w.id", " WHERE true", ""
 	if o.key.column == "updated_at" || f.inOrder(o) && f.status != "" {
 		from, id = "spec_states w", "w.spec_id"

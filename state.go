@@ -15,9 +15,9 @@ import (
 	"tachikoma/internal/ratelimit"
 )
 
-// state is what all handlers share. It is filled in by newServer, what needs
+// serverState is what all handlers share. It is filled in by newServer, what needs
 // the database by open; after that only the fields that say so change.
-type state struct {
+type serverState struct {
 	config      Config
 	log         *slog.Logger
 	db          *pgxpool.Pool
@@ -30,7 +30,7 @@ type state struct {
 	credentials *credentials
 	rate        *ratelimit.Limiter // of credentials and addresses
 	authRate    *ratelimit.Limiter // of addresses on the public auth routes
-	metrics     *metrics
+	counters    *counters
 	sockets     *sockets
 	missions    *gather.Gatherer[missionView]
 	specs       *gather.Gatherer[specRow]
@@ -46,17 +46,17 @@ type state struct {
 	stopping chan struct{} // closed when what waits or streams has to end
 }
 
-func newState(config Config, log *slog.Logger) state {
-	counters := newMetrics()
-	return state{
+func newState(config Config, log *slog.Logger) serverState {
+	counted := newCounters()
+	return serverState{
 		config:   config,
 		log:      log,
 		hasher:   argon2id.New(argon2id.Recommended),
 		conns:    &connections{open: make(map[*pgx.Conn]struct{})},
-		hub:      newHub(log, counters, config.WSQueue),
+		hub:      newHub(log, counted, config.WSQueue),
 		rate:     ratelimit.New(config.RateLimit, limiterKeys),
 		authRate: ratelimit.New(config.AuthRateLimit, limiterKeys),
-		metrics:  counters,
+		counters: counted,
 		sockets:  newSockets(),
 		contents: newSpecContents(),
 		imports:  ratelimit.NewSlots(),
@@ -72,7 +72,7 @@ const limiterKeys = 100_000
 
 // forget drops what is remembered of an account's credentials. For "" it is all
 // that is remembered of the database, which may have lost commits.
-func (s *state) forget(userID string) {
+func (s *serverState) forget(userID string) {
 	s.credentials.forget(userID)
 	if userID == "" {
 		s.contents.clear()

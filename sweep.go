@@ -208,11 +208,11 @@ var tidySQL = []string{
 func (s *Server) tidy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	for _, statement := range tidySQL {
+	for _, sql := range tidySQL {
 		for full := true; full; {
 			full = false
 			err := s.sweepOnce(ctx, func(ctx context.Context, t *tx) error {
-				tag, err := t.Exec(ctx, statement, sweepBatch)
+				tag, err := t.Exec(ctx, sql, sweepBatch)
 				full = tag.RowsAffected() == sweepBatch
 				return err
 			})

@@ -139,9 +139,9 @@ func (t *tx) finish() error {
 
 // send sends what is queued, in one round trip, and waits for all of it.
 func (t *tx) send(ctx context.Context) error {
-	batch := t.queued
+	sending := t.queued
 	t.queued = &pgx.Batch{}
-	return t.conn.SendBatch(ctx, batch).Close()
+	return t.conn.SendBatch(ctx, sending).Close()
 }
 
 // Exec runs a statement, behind what is queued.
@@ -283,9 +283,9 @@ func (s *Server) published(t *tx) {
 	s.hub.wake(t.heads)
 	s.feed.announce(t.heads)
 	for range t.claimed {
-		s.metrics.claimGranted()
+		s.counters.claimGranted()
 	}
-	s.metrics.leaseExpired(t.expired)
+	s.counters.leaseExpired(t.expired)
 }
 
 // transact runs fn as inTx does, for the caller of a request. What fn returns is
@@ -351,7 +351,7 @@ func transactOnce[Out any](ctx context.Context, t *tx, c *call, fn func(ctx cont
 
 // keptResponse is what an earlier request with the same Idempotency-Key got. It
 // is an error, so that it passes by a handler that has nothing left to do.
-type keptResponse struct{ response }
+type keptResponse struct{ jsonResponse }
 
 func (*keptResponse) Error() string { return "a request with this Idempotency-Key was answered before" }
 

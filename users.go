@@ -127,7 +127,7 @@ func (s *Server) listUsers(ctx context.Context, _ *call, q *query) (none list[us
 	if err != nil {
 		return none, fmt.Errorf("listing accounts: %w", err)
 	}
-	return page(users, limit, func(u userView) string { return encodeCursor("users", u.Email) }), nil
+	return pageOf(users, limit, func(u userView) string { return encodeCursor("users", u.Email) }), nil
 }
 
 // newUser is an account to be made by an admin.

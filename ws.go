@@ -48,7 +48,7 @@ const (
 type socket struct {
 	id    string
 	conn  *websocket.Conn // nil until the handshake is done
-	wire  *wire           // what conn is on
+	wire  *socketWire     // what conn is on
 	addr  netip.Addr
 	since time.Time
 	queue *queue
@@ -99,10 +99,10 @@ func (s *sockets) add(c *socket, config Config) error {
 
 // upgraded notes that the handshake is done, and reports whether the server
 // still serves.
-func (s *sockets) upgraded(c *socket, conn *websocket.Conn, wire *wire) bool {
+func (s *sockets) upgraded(c *socket, conn *websocket.Conn, on *socketWire) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.conn, c.wire = conn, wire
+	c.conn, c.wire = conn, on
 	return !s.closed
 }
 
@@ -173,7 +173,7 @@ func (s *sockets) count() int {
 }
 
 func (s *Server) socketRoutes() {
-	s.handle(forAnyone, "GET /ws", withoutQuery(s.serveSocket), unbounded)
+	s.handle(forAnyone, "GET /ws", withoutQuery(s.serveSocket), boundsItself)
 }
 
 // serveSocket is GET /ws. The credential is in the Authorization header, in a
@@ -224,7 +224,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, request *ca
 // runSocket serves a socket until its reader or its writer ends. It isn't the
 // request's goroutine, whose stack, headers and buffers are half of what an
 // idle socket would need.
-func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire *wire) {
+func (s *Server) runSocket(c *socket, conn *websocket.Conn, on *socketWire) {
 	defer s.sockets.remove(c)
 	defer func() { _ = conn.CloseNow() }()
 	defer func() {
@@ -233,12 +233,12 @@ func (s *Server) runSocket(c *socket, conn *websocket.Conn, wire *wire) {
 		}
 	}()
 	conn.SetReadLimit(s.config.WSMaxMessage)
-	if !s.sockets.upgraded(c, conn, wire) {
+	if !s.sockets.upgraded(c, conn, on) {
 		c.close(closeGoingAway, "the server is stopping")
 		return
 	}
-	s.metrics.socketOpened()
-	defer s.metrics.socketClosed()
+	s.counters.socketOpened()
+	defer s.counters.socketClosed()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.serveClient(ctx, cancel, c)
@@ -264,7 +264,7 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 	c.working.Go(func() { s.keep(ctx, c) })
 	allowed := float64(socketBurst)
 	for last := time.Now(); ; {
-		message, problem, err := c.receive(ctx)
+		message, bad, err := c.receive(ctx)
 		if err != nil {
 			return
 		}
@@ -274,10 +274,10 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 			return
 		}
 		last = now
-		if problem == nil {
-			problem = s.handleMessage(ctx, c, message)
+		if bad == nil {
+			bad = s.handleMessage(ctx, c, message)
 		}
-		if problem != nil && c.reply(message, map[string]any{"type": "error", "code": problem.code, "message": problem.detail}) != nil {
+		if bad != nil && c.reply(message, map[string]any{"type": "error", "code": bad.code, "message": bad.detail}) != nil {
 			return
 		}
 	}
@@ -287,11 +287,11 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 func (s *Server) signInSocket(ctx context.Context, c *socket) bool {
 	ctx, cancel := context.WithTimeout(ctx, socketHello)
 	defer cancel()
-	message, problem, err := c.receive(ctx)
+	message, bad, err := c.receive(ctx)
 	if err != nil {
 		return false
 	}
-	if problem != nil || message.Type != "authenticate" {
+	if bad != nil || message.Type != "authenticate" {
 		c.close(closeCredential, "sign in with the first message")
 		return false
 	}
@@ -425,7 +425,7 @@ func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket
 			missions = append(missions, stream)
 		}
 	}
-	_, figures := c.topics[metricsStream]
+	_, figures := c.topics[figuresStream]
 	c.mu.Unlock()
 	if figures && !a.admin() {
 		return closePermission, "only admins may see the server's metrics"

@@ -19,9 +19,9 @@ type subscription struct {
 	stop context.CancelFunc // ends its catching up
 }
 
-// metricsStream is what the topic metrics is known by, the last of all UUIDs:
+// figuresStream is what the topic metrics is known by, the last of all UUIDs:
 // nothing of it is stored.
-const metricsStream = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+const figuresStream = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 // handleMessage does what a client's message asks, and answers it unless it returns
 // what is wrong with it.
@@ -73,14 +73,14 @@ func (c *socket) topicOf(m socketMessage) (*topicName, *apiError) {
 	switch {
 	case m.Topic == "mission" && !validID(id):
 		return nil, problem(http.StatusBadRequest, "malformed_message", "mission_id must be the id of a mission.")
-	case m.Topic == "mission" && (id == user || id == metricsStream):
+	case m.Topic == "mission" && (id == user || id == figuresStream):
 		return nil, errNotFound()
 	case m.Topic == "mission":
 		return &topicName{Topic: m.Topic, MissionID: id, Stream: id}, nil
 	case m.Topic == "user":
 		return &topicName{Topic: m.Topic, Stream: user}, nil
 	case m.Topic == "metrics":
-		return &topicName{Topic: m.Topic, Stream: metricsStream}, nil
+		return &topicName{Topic: m.Topic, Stream: figuresStream}, nil
 	}
 	return nil, problem(http.StatusBadRequest, "unknown_topic", "A topic is mission, user or metrics.")
 }
@@ -101,7 +101,7 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *api
 	case full:
 		return problem(http.StatusTooManyRequests, "too_many_subscriptions", "A connection has at most %d subscriptions.", s.config.WSMaxSubscriptions)
 	case topic.Topic == "metrics":
-		return s.subscribeMetrics(c, m, topic)
+		return s.subscribeFigures(c, m, topic)
 	}
 	after, bad := readAfter(m.After)
 	if bad != nil {
@@ -176,9 +176,9 @@ func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 		if err := c.queue.waitForRoom(ctx); err != nil { // a page may have more bytes than the queue takes
 			return err
 		}
-		c.queue.push(f, newBatches(queued{seq: e.Seq, effect: effectOf(e.Type), payload: payload})...)
+		c.queue.push(f, newBatches(queuedEvent{seq: e.Seq, effect: effectOf(e.Type), payload: payload})...)
 		f.last = e.Seq
-		s.metrics.eventsDelivered(1)
+		s.counters.eventsDelivered(1)
 	}
 	return err
 }
@@ -208,8 +208,8 @@ func (s *Server) unsubscribeAll(c *socket) {
 	}
 }
 
-// subscribeMetrics lets an admin see the server's figures every metricsEvery.
-func (s *Server) subscribeMetrics(c *socket, m socketMessage, topic *topicName) *apiError {
+// subscribeFigures lets an admin see the server's figures every figuresEvery.
+func (s *Server) subscribeFigures(c *socket, m socketMessage, topic *topicName) *apiError {
 	if !c.currentAccount().admin() {
 		return asProblem(errForbidden("Only admins may see the server's metrics."))
 	}
@@ -224,13 +224,13 @@ func (s *Server) subscribeMetrics(c *socket, m socketMessage, topic *topicName) 
 	return nil
 }
 
-// metricsEvery is how often metrics_update is sent.
-const metricsEvery = 5 * time.Second
+// figuresEvery is how often metrics_update is sent.
+const figuresEvery = 5 * time.Second
 
-// publishMetrics sends metrics_update to the admins who asked for it, until
+// publishFigures sends metrics_update to the admins who asked for it, until
 // ctx ends. It isn't stored, and costs nothing while nobody asks.
-func (s *Server) publishMetrics(ctx context.Context) {
-	ticker := time.NewTicker(metricsEvery)
+func (s *Server) publishFigures(ctx context.Context) {
+	ticker := time.NewTicker(figuresEvery)
 	defer ticker.Stop()
 	for before := s.hub.count(); ; {
 		select {
@@ -239,12 +239,12 @@ func (s *Server) publishMetrics(ctx context.Context) {
 		case <-ticker.C:
 		}
 		now := s.hub.count()
-		rate := float64(now-before) / metricsEvery.Seconds()
+		rate := float64(now-before) / figuresEvery.Seconds()
 		before = now
-		if !s.hub.followed(metricsStream) || s.feed.down.Load() {
+		if !s.hub.followed(figuresStream) || s.feed.down.Load() {
 			continue
 		}
-		update, err := s.metricsUpdate(ctx, rate)
+		update, err := s.figuresUpdate(ctx, rate)
 		if errors.Is(err, pgx.ErrNoRows) {
 			continue // nothing has been counted yet
 		}
@@ -252,12 +252,12 @@ func (s *Server) publishMetrics(ctx context.Context) {
 			s.log.Warn("metrics_update wasn't sent", "error", err)
 			continue
 		}
-		s.hub.broadcast(metricsStream, update)
+		s.hub.broadcast(figuresStream, update)
 	}
 }
 
-// metricsUpdate is an event without a number.
-func (s *Server) metricsUpdate(ctx context.Context, rate float64) ([]byte, error) {
+// figuresUpdate is an event without a number.
+func (s *Server) figuresUpdate(ctx context.Context, rate float64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
 	n, err := s.readTotals(ctx)

@@ -18,4 +18,4 @@ func (*sockets) connections() []connectionView { return []connectionView{} }
 
 func (s *Server) socketRoutes() {}
 
-func (s *Server) publishMetrics(context.Context) {}
+func (s *Server) publishFigures(context.Context) {}

@@ -29,7 +29,7 @@ const (
 // 5.5), and a byte more, so that the library's buffer of that size never splits it.
 const socketControl = 2 + 125 + 1
 
-// wire is the connection of a WebSocket. All that is sent passes through it, a
+// socketWire is the connection of a WebSocket. All that is sent passes through it, a
 // whole frame at a time, so that no frame can stand inside another one. The
 // library sends control frames alone, by Write: pings, pongs and closes. Messages
 // are sent by send and try, since the library can't share a frame between
@@ -37,7 +37,7 @@ const socketControl = 2 + 125 + 1
 // three locks made of channels for each frame. In one interleaved run of single
 // events to 1,000 sockets, a delivery took 6.3 us of CPU this way and 16.9 with it.
 // Safe for concurrent use.
-type wire struct {
+type socketWire struct {
 	net.Conn
 	raw     syscall.RawConn       // nil if the bytes that are sent aren't those of the frame, as with TLS
 	attempt func(fd uintptr) bool // for raw: writes what it can of rest
@@ -48,8 +48,8 @@ type wire struct {
 	ended  bool       // by a close frame or an error: nothing may follow
 }
 
-func newWire(conn net.Conn) *wire {
-	w := &wire{Conn: conn}
+func newWire(conn net.Conn) *socketWire {
+	w := &socketWire{Conn: conn}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		w.raw, _ = tcp.SyscallConn() // without it all is sent by send
 	}
@@ -58,7 +58,7 @@ func newWire(conn net.Conn) *wire {
 }
 
 // writeRest writes what the kernel has room for, and reports that it is done.
-func (w *wire) writeRest(fd uintptr) bool {
+func (w *socketWire) writeRest(fd uintptr) bool {
 	n, err := syscall.Write(int(fd), w.rest)
 	for errors.Is(err, syscall.EINTR) {
 		n, err = syscall.Write(int(fd), w.rest)
@@ -74,7 +74,7 @@ func (w *wire) writeRest(fd uintptr) bool {
 // try sends a frame if it can without waiting. If it returns false, send has to
 // be called with what it returns, which is nil if only the end is missing. After
 // an error nothing can be sent any more.
-func (w *wire) try(frame []byte) (unsent []byte, sent bool, err error) {
+func (w *socketWire) try(frame []byte) (unsent []byte, sent bool, err error) {
 	if w.raw == nil || !w.mu.TryLock() {
 		return frame, false, nil
 	}
@@ -97,7 +97,7 @@ func (w *wire) try(frame []byte) (unsent []byte, sent bool, err error) {
 
 // send sends a frame, after what is left of the last one. After an error
 // nothing can be sent any more.
-func (w *wire) send(frame []byte) error {
+func (w *socketWire) send(frame []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
@@ -122,13 +122,13 @@ func (w *wire) send(frame []byte) error {
 }
 
 // fail lets nothing be sent any more. The reader finds out. The caller holds mu.
-func (w *wire) fail() {
+func (w *socketWire) fail() {
 	w.ended = true
 	_ = w.Close()
 }
 
 // Write sends a control frame for the library, which flushes each by one call.
-func (w *wire) Write(control []byte) (int, error) {
+func (w *socketWire) Write(control []byte) (int, error) {
 	if err := w.send(control); err != nil {
 		return 0, err
 	}
@@ -222,7 +222,7 @@ func (s *Server) sendSlowly(ctx context.Context, c *socket, batches []waitingBat
 		batches, err = c.queue.take()
 		switch {
 		case errors.Is(err, errTooSlow):
-			s.metrics.slowClosed()
+			s.counters.slowClosed()
 			c.close(closeTooSlow, "too slow: resume after the last seq you saw")
 			return
 		case err != nil:
@@ -244,7 +244,7 @@ func (c *socket) count(batches []waitingBatch) {
 
 // applyEffect does what the event just sent asks for: a deleted mission ends
 // its subscription, and whoever may no longer read is cut off.
-func (s *Server) applyEffect(ctx context.Context, c *socket, e effect, stream string) (websocket.StatusCode, string) {
+func (s *Server) applyEffect(ctx context.Context, c *socket, e streamEffect, stream string) (websocket.StatusCode, string) {
 	switch e {
 	case endsStream:
 		s.unsubscribe(c, stream)
@@ -315,7 +315,7 @@ func withHead(frame []byte) []byte {
 // connection, and leaves refusals to the one place that writes errors.
 type handshake struct {
 	http.ResponseWriter
-	wire *wire
+	wire *socketWire
 }
 
 func (h *handshake) WriteHeader(status int) {

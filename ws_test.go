@@ -330,7 +330,7 @@ func TestSocketKnowsNoMissionByAnotherTopicsID(t *testing.T) {
 		return answer
 	}
 	for _, after := range []string{"with nothing followed", "with the other topics followed"} {
-		for _, id := range []string{ada.user.ID, strings.ToUpper(ada.user.ID), bob.user.ID, metricsStream, serverStream} {
+		for _, id := range []string{ada.user.ID, strings.ToUpper(ada.user.ID), bob.user.ID, figuresStream, serverStream} {
 			if got := ask(`{"type":"subscribe","topic":"mission","mission_id":"` + id + `"}`); got["code"] != "not_found" {
 				t.Errorf("%s, %s: %v", after, id, got)
 			}
@@ -339,7 +339,7 @@ func TestSocketKnowsNoMissionByAnotherTopicsID(t *testing.T) {
 		ask(`{"type":"subscribe","topic":"metrics"}`)
 	}
 	// Nor does it end them by that name.
-	for topic, id := range map[string]string{"user": ada.user.ID, "metrics": metricsStream} {
+	for topic, id := range map[string]string{"user": ada.user.ID, "metrics": figuresStream} {
 		ask(`{"type":"unsubscribe","topic":"mission","mission_id":"` + id + `"}`)
 		if got := ask(`{"type":"subscribe","topic":"` + topic + `"}`); got["code"] != "already_subscribed" {
 			t.Errorf("%s is no longer followed: %v", topic, got)
@@ -383,7 +383,7 @@ func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
 	readTo(conn, 1)
 	s.sockets.mu.Lock()
 	for c := range s.sockets.open { // more at once than may wait, however fast it reads
-		c.queue.push(&follower{topic: &topicName{Topic: "mission"}}, newBatches(make([]queued, queueSize+1)...)...)
+		c.queue.push(&follower{topic: &topicName{Topic: "mission"}}, newBatches(make([]queuedEvent, queueSize+1)...)...)
 	}
 	s.sockets.mu.Unlock()
 	wantClose(t, conn, 4408)
