@@ -99,8 +99,8 @@ func TestLimiterLetsGoOfFullBuckets(t *testing.T) {
 			t.Fatalf("newcomer %d: %+v", i, got)
 		}
 	}
-	if len(l.keys) != 1000 || len(l.heap) != 1000 {
-		t.Errorf("%d keys are held, want the 1000 new ones", len(l.keys))
+	if len(l.full) != 1000 {
+		t.Errorf("%d keys are held, want the 1000 new ones", len(l.full))
 	}
 }
 
@@ -121,8 +121,8 @@ func TestLimiterUnderAFloodOfAddresses(t *testing.T) {
 			t.Fatalf("after %d newcomers the busy key is allowed again", i+1)
 		}
 	}
-	if len(l.keys) != capacity || len(l.heap) != capacity {
-		t.Errorf("%d keys are held, want %d", len(l.keys), capacity)
+	if len(l.full) != capacity {
+		t.Errorf("%d keys are held, want %d", len(l.full), capacity)
 	}
 	later := limitTestStart.Add(time.Minute)
 	if got := l.Take("newcomer", later); got.Remaining != 9 {
@@ -147,13 +147,8 @@ func TestLimiterNeverForgetsWhatWasSpent(t *testing.T) {
 			if !unbounded.Take(key, now).Allowed {
 				t.Fatalf("seed %d: key %s was allowed too much", seed, key)
 			}
-			for i, state := range bounded.heap {
-				if state.place.at != i || bounded.keys[state.place.key] != state.place || bounded.heap[(i-1)/4].full > state.full {
-					t.Fatalf("seed %d: the heap is broken at %d", seed, i)
-				}
-			}
-			if len(bounded.heap) > 12 || len(bounded.keys) != len(bounded.heap) {
-				t.Fatalf("seed %d: %d keys, %d in the heap", seed, len(bounded.keys), len(bounded.heap))
+			if len(bounded.full) > 12 {
+				t.Fatalf("seed %d: %d keys are held", seed, len(bounded.full))
 			}
 		}
 	}
@@ -166,7 +161,7 @@ func TestLimiterBoundsTheLengthOfKeys(t *testing.T) {
 	if !l.Take(long, limitTestStart).Allowed || l.Take(long, limitTestStart).Allowed || !l.Take(long+"2", limitTestStart).Allowed {
 		t.Error("long keys aren't told apart")
 	}
-	for key := range l.keys {
+	for key := range l.full {
 		if len(key) > maxLimitKey {
 			t.Errorf("a key of %d bytes is held", len(key))
 		}
