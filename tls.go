@@ -86,11 +86,10 @@ func (c *certificate) look() {
 		pair, err = loadPair(c.certFile, c.keyFile)
 	}
 	if err != nil {
-		complaint := describe(files) + err.Error()
-		if complaint != c.complaint {
+		if complaint := err.Error(); complaint != c.complaint {
 			c.log.Warn("the new TLS certificate can't be used; the old one stays", "error", err)
+			c.complaint = complaint
 		}
-		c.complaint = complaint
 		return
 	}
 	c.pair.Store(pair)
@@ -111,17 +110,6 @@ func (c *certificate) stat() (files [2]fs.FileInfo, err error) {
 // links, it also notices a link that points elsewhere.
 func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
-}
-
-// describe tells one state of the files from the next.
-func describe(files [2]fs.FileInfo) string {
-	var text string
-	for _, f := range files {
-		if f != nil {
-			text += fmt.Sprintf("%d bytes, %s; ", f.Size(), f.ModTime().Format(time.RFC3339Nano))
-		}
-	}
-	return text
 }
 
 // loadPair reads a certificate chain and its key, both PEM.
