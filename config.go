@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -239,26 +240,9 @@ func loopbackHost(host string) bool {
 	return addr.Unmap().IsLoopback()
 }
 
-// LogValue logs every setting under its name; of secrets, only whether they are set.
-func (c Config) LogValue() slog.Value {
-	var attrs []slog.Attr
-	for _, s := range c.settings() {
-		attrs = append(attrs, slog.Any(s.name, s.shown()))
-	}
-	return slog.GroupValue(attrs...)
-}
-
-// String is like LogValue, on one line.
-func (c Config) String() string {
-	var parts []string
-	for _, s := range c.settings() {
-		parts = append(parts, fmt.Sprintf("%s=%v", s.name, s.shown()))
-	}
-	return strings.Join(parts, " ")
-}
-
-// Format prints String for every verb: %#v and %x show no secret either.
-func (c Config) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
+// Format and LogValue keep secrets out of whatever prints a Config.
+func (Config) Format(f fmt.State, _ rune) { io.WriteString(f, "Config") }
+func (Config) LogValue() slog.Value       { return slog.StringValue("Config") }
 
 // lookup finds the text of a setting, or its default. The name returned is the
 // variable that has it: X or X_FILE. What the environment says about a setting,
@@ -323,9 +307,12 @@ func withoutPath(err error) error {
 	return err
 }
 
-// errOpenQuote ends the reading of a .env file: what follows may be the rest of
+// quotedValue is a value in quotes, with nothing after it but a comment.
+var quotedValue = regexp.MustCompile(`^(?:'([^']*)'|"((?:[^"\\]|\\[\\"n])*)")[ \t]*(?:#.*)?$`)
+
+// errBadQuote ends the reading of a .env file: what follows may be the rest of
 // a secret, and must not be quoted as something unknown.
-var errOpenQuote = errors.New("the quote isn't closed on this line")
+var errBadQuote = errors.New(`want 'a value as it stands' or "one with \\, \" and \n", and nothing after it but a # comment`)
 
 // envLines is what a .env file says: by name, a value or what is wrong with it.
 type envLines map[string]envLine
@@ -394,7 +381,7 @@ func parseEnv(content string, known map[string]bool) (envLines, []error) {
 		default:
 			lines[name] = envLine{number: number, text: text}
 		}
-		if errors.Is(err, errOpenQuote) {
+		if errors.Is(err, errBadQuote) {
 			break
 		}
 	}
@@ -428,56 +415,18 @@ func envName(name string) bool {
 }
 
 // envValue reads what follows the equals sign: a word up to white space and #;
-// or 'as it stands'; or "with \\, \" and \n". Only a comment may follow a quote.
+// or 'as it stands'; or "with \\, \" and \n".
 func envValue(raw string) (string, error) {
-	raw = strings.TrimRight(raw, " \t")
-	trimmed := strings.TrimLeft(raw, " \t")
-	var text, rest string
-	switch {
-	case strings.HasPrefix(trimmed, "'"):
-		var closed bool
-		if text, rest, closed = strings.Cut(trimmed[1:], "'"); !closed {
-			return "", errOpenQuote
+	trimmed := strings.Trim(raw, " \t")
+	if trimmed != "" && strings.Contains(`'"`, trimmed[:1]) {
+		found := quotedValue.FindStringSubmatch(trimmed)
+		if found == nil {
+			return "", errBadQuote
 		}
-	case strings.HasPrefix(trimmed, `"`):
-		var err error
-		if text, rest, err = doubleQuoted(trimmed[1:]); err != nil {
-			return "", err
-		}
-	default:
-		for i := 1; i < len(raw); i++ {
-			if raw[i] == '#' && (raw[i-1] == ' ' || raw[i-1] == '\t') {
-				raw = raw[:i]
-				break
-			}
-		}
-		return strings.Trim(raw, " \t"), nil
+		return found[1] + strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\n`, "\n").Replace(found[2]), nil
 	}
-	if rest = strings.TrimLeft(rest, " \t"); rest != "" && rest[0] != '#' {
-		return "", errors.New("something follows the closing quote: quote the whole value")
+	if comment := strings.Index(strings.ReplaceAll(raw, "\t#", " #"), " #"); comment >= 0 {
+		raw = raw[:comment]
 	}
-	return text, nil
-}
-
-// doubleQuoted reads up to the closing quote and returns what follows it.
-func doubleQuoted(raw string) (text, rest string, err error) {
-	var b strings.Builder
-	for i := 0; i < len(raw); i++ {
-		switch c := raw[i]; {
-		case c == '"':
-			return b.String(), raw[i+1:], nil
-		case c != '\\':
-			b.WriteByte(c)
-		case i+1 == len(raw):
-			return "", "", errOpenQuote
-		default:
-			i++
-			escaped := strings.IndexByte(`\"n`, raw[i])
-			if escaped < 0 {
-				return "", "", errors.New(`in double quotes a backslash stands before \, " or n: use single quotes to write it as it is`)
-			}
-			b.WriteByte("\\\"\n"[escaped])
-		}
-	}
-	return "", "", errOpenQuote
+	return strings.Trim(raw, " \t"), nil
 }

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,9 +26,8 @@ const minSecretBytes = 32
 type configSetting struct {
 	name, preset  string // preset: the default, as one would write it; "": none
 	meaning, unit string
-	secret        bool                    // may come from X_FILE; never shown
+	secret        bool                    // may come from X_FILE
 	set           func(text string) error // checks text and fills the field
-	value         func() any              // what the field holds
 }
 
 // settingKind is what a value may look like, in words and in code. The error of
@@ -51,19 +49,7 @@ func newSetting[T any](name, preset, meaning string, field *T, k settingKind[T])
 			}
 			return err
 		},
-		value: func() any { return *field },
 	}
-}
-
-// shown is the value as it may be logged.
-func (s configSetting) shown() any {
-	if !s.secret {
-		return s.value()
-	}
-	if reflect.ValueOf(s.value()).IsZero() {
-		return "unset"
-	}
-	return "set"
 }
 
 func kindText(unit string) settingKind[string] {
