@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"tachikoma/internal/certfile"
 	"time"
 )
 
@@ -181,7 +182,7 @@ func (c *Config) checkTogether(good map[string]bool) []error {
 		case c.TLSCertFile == "" && c.TLSKeyFile != "":
 			complain("TLS_CERT_FILE: is missing, but TLS_KEY_FILE is set: set both or neither")
 		case c.TLSCertFile != "":
-			if _, err := loadPair(c.TLSCertFile, c.TLSKeyFile); err != nil {
+			if _, err := certfile.LoadPair(c.TLSCertFile, c.TLSKeyFile); err != nil {
 				complain("TLS_CERT_FILE and TLS_KEY_FILE: %w", err)
 			}
 		}

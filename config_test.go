@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"tachikoma/internal/certfile/certtest"
 	"testing"
 	"time"
 )
@@ -91,7 +92,7 @@ func TestDefaultDataDirIsTheUsersStateFolder(t *testing.T) {
 func TestConfigAcceptsEverySetting(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	certFile, keyFile := writePair(t, dir, "example.com")
+	certFile, keyFile := certtest.WritePair(t, dir, "example.com")
 	env := map[string]string{
 		"HOST": "::", "PORT": "0", "DATABASE_URL": "postgres://u:p@db/x?sslmode=disable",
 		"DATABASE_MAX_CONNS": "4", "DATA_DIR": "/var/lib/t", "JWT_SECRET": strings.Repeat("k", 32),
@@ -210,8 +211,8 @@ func TestConfigReportsAllProblemsAtOnce(t *testing.T) {
 func TestConfigChecksSettingsTogether(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	certFile, keyFile := writePair(t, dir, "example.com")
-	_, otherKey := writePair(t, t.TempDir(), "example.com")
+	certFile, keyFile := certtest.WritePair(t, dir, "example.com")
+	_, otherKey := certtest.WritePair(t, t.TempDir(), "example.com")
 	tests := map[string]struct {
 		env  map[string]string
 		want []string

@@ -1,9 +1,9 @@
 package main
 
-// The API's description: openapi.json, and docs.html, a page for people that
+// The API's description: docs/openapi.json, and docs/api.html, a page for people that
 // internal/apidocs makes from it. The server sends both as they are.
 
-//go:generate go run ./internal/apidocs/gendocs openapi.json docs.html
+//go:generate go run ./internal/apidocs/gendocs docs/openapi.json docs/api.html
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 )
 
 var (
-	//go:embed openapi.json
+	//go:embed docs/openapi.json
 	openAPI []byte
-	//go:embed docs.html
+	//go:embed docs/api.html
 	docsHTML []byte
 )
 

@@ -327,7 +327,7 @@ func TestDocsPageIsMadeFromTheDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(page, docsHTML) {
-		t.Error("docs.html isn't the page that openapi.json makes: run go generate")
+		t.Error("docs/api.html isn't the page that docs/openapi.json makes: run go generate")
 	}
 }
 
@@ -373,7 +373,7 @@ func TestDocsPageHasEveryOperationAndSchema(t *testing.T) {
 		}
 		Components struct{ Schemas map[string]any }
 	}
-	content, err := os.ReadFile("openapi.json")
+	content, err := os.ReadFile("docs/openapi.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -416,7 +416,7 @@ func TestDocsPageHasEveryOperationAndSchema(t *testing.T) {
 func TestDocsAreSentOnceToEachClient(t *testing.T) {
 	t.Parallel()
 	nobody := newTestServer(t, nil).anonymous()
-	document, err := os.ReadFile("openapi.json")
+	document, err := os.ReadFile("docs/openapi.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"tachikoma/internal/certfile"
 	"tachikoma/internal/pgserver"
 	"tachikoma/internal/sdnotify"
 )
@@ -35,7 +36,7 @@ type Server struct {
 	docs     docs
 	postgres *pgserver.Server
 	listener net.Listener
-	tls      *certificate
+	tls      *certfile.Certificate
 	systemd  sdnotify.Notifier
 	work     sync.WaitGroup // the goroutines that open starts
 	stopWork context.CancelFunc
@@ -47,7 +48,7 @@ func newServer(config Config, log *slog.Logger) (*Server, error) {
 	s := &Server{serverState: newState(config, log), docs: theDocs()}
 	var err error
 	if config.TLSCertFile != "" {
-		if s.tls, err = newCertificate(config.TLSCertFile, config.TLSKeyFile, log); err != nil {
+		if s.tls, err = certfile.New(config.TLSCertFile, config.TLSKeyFile, log); err != nil {
 			return nil, err
 		}
 	}
@@ -159,7 +160,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 // serve answers requests on the main listener, with TLS if configured.
 func (s *Server) serve(public *http.Server) error {
 	if s.tls != nil {
-		public.TLSConfig = s.tls.config()
+		public.TLSConfig = s.tls.Config()
 		return public.ServeTLS(s.listener, "", "")
 	}
 	return public.Serve(s.listener)

@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"tachikoma/internal/certfile/certtest"
 	"tachikoma/internal/pgserver/pgtest"
 )
 
@@ -371,7 +372,7 @@ func TestCommands(t *testing.T) {
 func TestHealthcheckAsksTheServerOfItsConfiguration(t *testing.T) {
 	t.Parallel()
 	database := "DATABASE_URL=" + newDatabase(t)
-	certFile, keyFile := writePair(t, t.TempDir(), "tachikoma.example")
+	certFile, keyFile := certtest.WritePair(t, t.TempDir(), "tachikoma.example")
 	for name, test := range map[string]struct {
 		at  string
 		env []string
@@ -476,7 +477,7 @@ func TestOperatorsReachInternalAddressWithoutACredential(t *testing.T) {
 func TestTLSTakesARenewedCertificateWhileItServes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	certFile, keyFile := writePair(t, dir, "old.example")
+	certFile, keyFile := certtest.WritePair(t, dir, "old.example")
 	_, at := serve(t, "DATABASE_URL="+newDatabase(t), "TLS_CERT_FILE="+certFile, "TLS_KEY_FILE="+keyFile)
 	roots := x509.NewCertPool()
 	trust := func(file string) {
@@ -505,7 +506,7 @@ func TestTLSTakesARenewedCertificateWhileItServes(t *testing.T) {
 	if !secure || response.Proto != "HTTP/2.0" {
 		t.Errorf("%s speaks %s over TLS %x", at.base, response.Proto, response.TLS.Version)
 	}
-	newCert, newKey := writePair(t, t.TempDir(), "new.example")
+	newCert, newKey := certtest.WritePair(t, t.TempDir(), "new.example")
 	trust(newCert)
 	for from, to := range map[string]string{newCert: certFile, newKey: keyFile} { // as a renewal does
 		if err := os.Rename(from, to); err != nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"tachikoma/internal/certfile/certtest"
 	"tachikoma/internal/witness"
 )
 
@@ -34,7 +35,7 @@ func replaced(t *testing.T, text string, pairs ...string) string {
 // port, with TLS on another, in front of a server.
 var proxies = map[string]func(t *testing.T, dir, plain, tls, server string) (args []string){
 	"nginx": func(t *testing.T, dir, plain, tls, server string) []string {
-		certFile, keyFile := writePair(t, dir, "localhost")
+		certFile, keyFile := certtest.WritePair(t, dir, "localhost")
 		site := replaced(t, projectFile(t, "deploy/nginx.conf"),
 			"listen 80;", "listen 127.0.0.1:"+freePort(t)+";",
 			"listen 443 ssl http2;", "listen 127.0.0.1:"+plain+"; listen 127.0.0.1:"+tls+" ssl http2;",
@@ -55,7 +56,7 @@ var proxies = map[string]func(t *testing.T, dir, plain, tls, server string) (arg
 		return []string{"-p", dir, "-c", "nginx.conf", "-e", "stderr"}
 	},
 	"caddy": func(t *testing.T, dir, plain, tls, server string) []string {
-		certFile, keyFile := writePair(t, dir, "localhost")
+		certFile, keyFile := certtest.WritePair(t, dir, "localhost")
 		site := replaced(t, projectFile(t, "deploy/Caddyfile"),
 			"\ntachikoma.example.com {", "\n(site) {", "127.0.0.1:8080", server)
 		writeFile(t, filepath.Join(dir, "Caddyfile"), "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+site+fmt.Sprintf(

@@ -24,7 +24,7 @@ func apiFolder(t *testing.T) string {
 	if err := os.Symlink(installed, filepath.Join(dir, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
-	for _, from := range []string{"openapi.json", "e2e/testdata/clients/api.ts"} {
+	for _, from := range []string{"docs/openapi.json", "e2e/testdata/clients/api.ts"} {
 		writeFile(t, filepath.Join(dir, filepath.Base(from)), projectFile(t, from))
 	}
 	return dir

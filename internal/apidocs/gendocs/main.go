@@ -1,6 +1,6 @@
 // Gendocs writes the page of an OpenAPI document to a file:
 //
-//	gendocs openapi.json docs.html
+//	gendocs docs/openapi.json docs/api.html
 package main
 
 import (

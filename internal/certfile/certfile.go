@@ -1,6 +1,6 @@
-package main
-
-// The TLS certificate, which is renewed without a restart.
+// Package certfile serves a TLS certificate from two files, which are renewed
+// without a restart.
+package certfile
 
 import (
 	"crypto/tls"
@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// certificateCheck is how often, at most, handshakes look whether the files
+// checkEvery is how often, at most, handshakes look whether the files
 // have changed.
-const certificateCheck = time.Second
+const checkEvery = time.Second
 
-// certificate is the server's key pair. A renewed pair of files is taken by the
+// Certificate is the server's key pair. A renewed pair of files is taken by the
 // next handshake that is a second or more after the last look at them, so there
 // is no goroutine to end. A new pair that can't be used leaves the old one in
 // place and is tried again with each look, since its other half, or the
 // permission to read it, may be about to come. It is safe for concurrent use.
-type certificate struct {
+type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 
@@ -35,25 +35,25 @@ type certificate struct {
 	complaint string // the last thing logged about a pair that can't be used
 }
 
-// newCertificate loads the pair; an error says which file is to blame.
-func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
-	c := &certificate{certFile: certFile, keyFile: keyFile, log: log, start: time.Now()}
+// New loads the pair; an error says which file is to blame.
+func New(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log, start: time.Now()}
 	files, err := c.stat()
 	if err != nil {
 		return nil, err
 	}
-	pair, err := loadPair(certFile, keyFile)
+	pair, err := LoadPair(certFile, keyFile)
 	if err != nil {
 		return nil, err
 	}
 	c.pair.Store(pair)
 	c.loaded = files
-	c.nextLook.Store(int64(certificateCheck))
+	c.nextLook.Store(int64(checkEvery))
 	return c, nil
 }
 
-// config is for the listener: TLS 1.2 or later, HTTP/2 and HTTP/1.1.
-func (c *certificate) config() *tls.Config {
+// Config is for the listener: TLS 1.2 or later, HTTP/2 and HTTP/1.1.
+func (c *Certificate) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
@@ -64,10 +64,10 @@ func (c *certificate) config() *tls.Config {
 }
 
 // current is the pair to use now.
-func (c *certificate) current(now time.Time) *tls.Certificate {
+func (c *Certificate) current(now time.Time) *tls.Certificate {
 	elapsed := int64(now.Sub(c.start))
 	if elapsed >= c.nextLook.Load() && c.looking.TryLock() {
-		c.nextLook.Store(elapsed + int64(certificateCheck))
+		c.nextLook.Store(elapsed + int64(checkEvery))
 		c.look()
 		c.looking.Unlock()
 	}
@@ -75,7 +75,7 @@ func (c *certificate) current(now time.Time) *tls.Certificate {
 }
 
 // look takes a changed pair. The caller holds looking.
-func (c *certificate) look() {
+func (c *Certificate) look() {
 	files, err := c.stat() // before reading: a change in between shows at the next look
 	if err == nil && sameFile(files[0], c.loaded[0]) && sameFile(files[1], c.loaded[1]) {
 		c.complaint = ""
@@ -83,7 +83,7 @@ func (c *certificate) look() {
 	}
 	var pair *tls.Certificate
 	if err == nil {
-		pair, err = loadPair(c.certFile, c.keyFile)
+		pair, err = LoadPair(c.certFile, c.keyFile)
 	}
 	if err != nil {
 		if complaint := err.Error(); complaint != c.complaint {
@@ -97,7 +97,7 @@ func (c *certificate) look() {
 	c.log.Info("the new TLS certificate is in use", "names", pair.Leaf.DNSNames, "not_after", pair.Leaf.NotAfter)
 }
 
-func (c *certificate) stat() (files [2]fs.FileInfo, err error) {
+func (c *Certificate) stat() (files [2]fs.FileInfo, err error) {
 	for i, name := range []string{c.certFile, c.keyFile} {
 		if files[i], err = os.Stat(name); err != nil {
 			return [2]fs.FileInfo{}, err
@@ -112,8 +112,8 @@ func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// loadPair reads a certificate chain and its key, both PEM.
-func loadPair(certFile, keyFile string) (*tls.Certificate, error) {
+// LoadPair reads a certificate chain and its key, both PEM.
+func LoadPair(certFile, keyFile string) (*tls.Certificate, error) {
 	certPEM, err := os.ReadFile(certFile)
 	if err != nil {
 		return nil, err

@@ -1,50 +1,18 @@
-package main
+package certfile
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
+	"tachikoma/internal/certfile/certtest"
 	"testing"
 	"time"
 )
-
-// writePair writes a fresh certificate for name, and its key, into dir.
-func writePair(t *testing.T, dir, name string) (certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		DNSNames:     []string{name},
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writeFile(t, certFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
-	writeFile(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-	return certFile, keyFile
-}
 
 // replace puts the file from over to, as a renewal does.
 func replace(t *testing.T, from, to string) {
@@ -54,14 +22,21 @@ func replace(t *testing.T, from, to string) {
 	}
 }
 
+func mustWrite(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func nameOf(pair *tls.Certificate) string { return pair.Leaf.DNSNames[0] }
 
 // testCertificate is one for old.example in dir, which logs to the buffer.
-func testCertificate(t *testing.T, dir string) (*certificate, *bytes.Buffer) {
+func testCertificate(t *testing.T, dir string) (*Certificate, *bytes.Buffer) {
 	t.Helper()
-	certFile, keyFile := writePair(t, dir, "old.example")
+	certFile, keyFile := certtest.WritePair(t, dir, "old.example")
 	var log bytes.Buffer
-	c, err := newCertificate(certFile, keyFile, slog.New(slog.NewTextHandler(&log, nil)))
+	c, err := New(certFile, keyFile, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,15 +47,15 @@ func TestRenewedCertificateIsTaken(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	c, log := testCertificate(t, dir)
-	newCert, newKey := writePair(t, t.TempDir(), "new.example")
+	newCert, newKey := certtest.WritePair(t, t.TempDir(), "new.example")
 	replace(t, newCert, c.certFile)
 	replace(t, newKey, c.keyFile)
 
-	if got := nameOf(c.current(c.start.Add(certificateCheck / 2))); got != "old.example" {
+	if got := nameOf(c.current(c.start.Add(checkEvery / 2))); got != "old.example" {
 		t.Errorf("within a second of the last look: %s", got)
 	}
 	for i := range 3 {
-		if got := nameOf(c.current(c.start.Add(time.Duration(i+1) * certificateCheck))); got != "new.example" {
+		if got := nameOf(c.current(c.start.Add(time.Duration(i+1) * checkEvery))); got != "new.example" {
 			t.Errorf("look %d: %s", i, got)
 		}
 	}
@@ -93,12 +68,12 @@ func TestBrokenCertificateKeepsTheOldOne(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	c, log := testCertificate(t, dir)
-	newCert, newKey := writePair(t, t.TempDir(), "new.example")
+	newCert, newKey := certtest.WritePair(t, t.TempDir(), "new.example")
 	now := c.start
 	look := func(step, want string, warnings int) {
 		t.Helper()
 		for range 3 { // each state is complained about once
-			now = now.Add(certificateCheck)
+			now = now.Add(checkEvery)
 			if got := nameOf(c.current(now)); got != want {
 				t.Errorf("%s: the certificate is for %s, want %s", step, got, want)
 			}
@@ -111,7 +86,7 @@ func TestBrokenCertificateKeepsTheOldOne(t *testing.T) {
 	look("unchanged", "old.example", 0)
 	replace(t, newCert, c.certFile)
 	look("certificate without its key", "old.example", 1)
-	writeFile(t, c.keyFile, "nonsense")
+	mustWrite(t, c.keyFile, "nonsense")
 	look("broken key", "old.example", 2)
 	if err := os.Remove(c.keyFile); err != nil {
 		t.Fatal(err)
@@ -127,7 +102,7 @@ func TestCertificateIsTriedAgainWithoutAChange(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	c, _ := testCertificate(t, dir)
-	newCert, newKey := writePair(t, t.TempDir(), "new.example")
+	newCert, newKey := certtest.WritePair(t, t.TempDir(), "new.example")
 	good, err := os.ReadFile(newKey)
 	if err != nil {
 		t.Fatal(err)
@@ -135,18 +110,18 @@ func TestCertificateIsTriedAgainWithoutAChange(t *testing.T) {
 	stamp := time.Now().Add(-time.Hour)
 	write := func(content string) {
 		t.Helper()
-		writeFile(t, c.keyFile, content)
+		mustWrite(t, c.keyFile, content)
 		if err := os.Chtimes(c.keyFile, stamp, stamp); err != nil {
 			t.Fatal(err)
 		}
 	}
 	replace(t, newCert, c.certFile)
 	write(strings.Repeat("x", len(good)))
-	if got := nameOf(c.current(c.start.Add(certificateCheck))); got != "old.example" {
+	if got := nameOf(c.current(c.start.Add(checkEvery))); got != "old.example" {
 		t.Errorf("with a broken key: %s", got)
 	}
 	write(string(good))
-	if got := nameOf(c.current(c.start.Add(2 * certificateCheck))); got != "new.example" {
+	if got := nameOf(c.current(c.start.Add(2 * checkEvery))); got != "new.example" {
 		t.Errorf("with the key readable: %s", got)
 	}
 }
@@ -154,15 +129,15 @@ func TestCertificateIsTriedAgainWithoutAChange(t *testing.T) {
 func TestCertificateThatCannotBeLoadedIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	certFile, keyFile := writePair(t, dir, "example.com")
-	_, otherKey := writePair(t, t.TempDir(), "example.com")
+	certFile, keyFile := certtest.WritePair(t, dir, "example.com")
+	_, otherKey := certtest.WritePair(t, t.TempDir(), "example.com")
 	for _, tt := range []struct{ cert, key, want string }{
 		{dir + "/no", keyFile, dir + "/no"},
 		{certFile, dir + "/no", dir + "/no"},
 		{keyFile, certFile, "aren't a certificate chain and its key"},
 		{certFile, otherKey, "aren't a certificate chain and its key"},
 	} {
-		if _, err := newCertificate(tt.cert, tt.key, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := New(tt.cert, tt.key, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s, %s: %v", tt.cert, tt.key, err)
 		}
 	}
@@ -185,7 +160,7 @@ func TestHandshake(t *testing.T) {
 			t.Parallel()
 			near, far := net.Pipe()
 			defer near.Close()
-			server := tls.Server(far, c.config())
+			server := tls.Server(far, c.Config())
 			go func() {
 				server.Handshake()
 				far.Close()
@@ -208,14 +183,14 @@ func TestHandshakesAndRenewalsDoNotRace(t *testing.T) {
 	for i := range 8 {
 		group.Go(func() {
 			for j := range 200 {
-				if c.current(c.start.Add(time.Duration(i+j)*certificateCheck)) == nil {
+				if c.current(c.start.Add(time.Duration(i+j)*checkEvery)) == nil {
 					t.Error("no certificate")
 				}
 			}
 		})
 	}
 	for i := range 20 {
-		newCert, newKey := writePair(t, t.TempDir(), fmt.Sprintf("%d.example", i))
+		newCert, newKey := certtest.WritePair(t, t.TempDir(), fmt.Sprintf("%d.example", i))
 		replace(t, newCert, c.certFile)
 		replace(t, newKey, c.keyFile)
 	}
