@@ -63,10 +63,11 @@ func scanMission(row pgx.CollectableRow) (m missionView, err error) {
 }
 
 // scan reads a row of missionColumns into m, after the columns that go to before.
+// JSON is read as bytes, since pgx would parse it for a json.RawMessage.
 func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	var have access
 	n := &m.Stats
-	err := row.Scan(append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, &m.Metadata, &m.OwnerID, &have,
+	err := row.Scan(append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata), &m.OwnerID, &have,
 		&m.Version, &m.CreatedAt, &m.UpdatedAt,
 		&n.Planned, &n.InProgress, &n.InReview, &n.Testing, &n.Completed, &n.Blocked, &n.Deferred,
 		&n.Ready, &n.CriteriaTotal, &n.CriteriaDone)...)
@@ -221,12 +222,17 @@ func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQ
 		page = fmt.Sprintf(`SELECT m.id FROM (SELECT m.id, %s FROM missions m WHERE true%s%s LIMIT %d) AS w
 			CROSS JOIN LATERAL (SELECT id, status, tags, owner_id FROM missions WHERE id = w.id OFFSET 0) AS m%s%s LIMIT %s`,
 			key, after, last, walkedRows, where, o.sorted("w."+o.key.column, "w.id"), q.bind(o.limit+1))
-	default:
-		page = `SELECT m.id FROM ` + from + where + after + last + ` LIMIT ` + q.bind(o.limit+1)
+	default: // the rows themselves, since the walk reads no others
+		return missionColumns + ` FROM (SELECT m.* FROM ` + from + where + after + last +
+			` LIMIT ` + q.bind(o.limit+1) + `) AS m` + withHeadSQL + last
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + page + `)` + missionColumns + `
-		FROM page JOIN missions m USING (id) JOIN heads h ON h.stream = m.id` + last
+		FROM page JOIN missions m USING (id)` + withHeadSQL + last
 }
+
+// withHeadSQL joins the head h of each mission m, by its index however many
+// missions PostgreSQL expects.
+const withHeadSQL = ` CROSS JOIN LATERAL (SELECT * FROM heads WHERE stream = m.id OFFSET 0) AS h`
 
 // getMission is GET /api/v1/missions/{id}.
 func (s *Server) getMission(ctx context.Context, c *call) (*missionView, error) {

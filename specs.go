@@ -99,7 +99,7 @@ const specsSQL = `
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
 		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.missionStatus, &v.numberOrder, &v.cycle,
-		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, &v.Dependencies}
+		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, (*[]byte)(&v.Dependencies)}
 }
 
 // nullableClaim is a lease that may not be there.
@@ -145,7 +145,7 @@ type specRow struct {
 // scan reads a row of oneSpecSQL, after the columns that go to before.
 func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
 	fields := append(before, v.fields(&v.claim)...)
-	return row.Scan(append(fields, &v.body, &v.done, &v.derived, &v.dependents)...)
+	return row.Scan(append(fields, &v.body, &v.done, &v.derived, (*[]byte)(&v.dependents))...)
 }
 
 // view parses the body, if it is there, and shows its criteria and status as
