@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,10 +17,11 @@ const (
 	maxPumpPage = 500 // events of one stream that the pump reads at a time
 	pumpStreams = 200 // streams it reads in one query
 	pumpTimeout = 10 * time.Second
+	watchTurns  = 2 // of the watchers of one stream that look at the database at a time
 )
 
-// hub brings the events of streams to those in this process who follow them.
-// A stream that somebody follows is read once for all of them, by the one pump,
+// hub brings the events of streams to those in this process who follow them,
+// and wakes those who watch them. A stream is read once for all, by the one pump,
 // and each event is encoded once. What wakes the pump is a hint: the events
 // come from the database, in the order of their numbers. Safe for concurrent
 // use; no call waits for a follower.
@@ -42,6 +44,7 @@ type hubTopic struct {
 	known     int64 // the newest seq heard of
 	delivered int64 // the newest seq handed to the followers
 	watchers  map[chan struct{}]struct{}
+	turns     chan struct{} // one for each watcher that may look at the database right now
 	followers map[*follower]struct{}
 }
 
@@ -73,7 +76,13 @@ func newHub(log *slog.Logger, c *counters, queueEvents int) *hub {
 func (h *hub) topicOf(stream string) *hubTopic {
 	t := h.topics[stream]
 	if t == nil {
-		t = &hubTopic{stream: stream, watchers: make(map[chan struct{}]struct{}), followers: make(map[*follower]struct{})}
+		t = &hubTopic{
+			stream: stream, turns: make(chan struct{}, watchTurns),
+			watchers: make(map[chan struct{}]struct{}), followers: make(map[*follower]struct{}),
+		}
+		for range watchTurns {
+			t.turns <- struct{}{}
+		}
 		h.topics[stream] = t
 	}
 	return t
@@ -86,14 +95,16 @@ func (h *hub) dropIfIdle(t *hubTopic) {
 	}
 }
 
-// watch subscribes to wake-ups: the channel gets a value whenever the stream
-// has grown since the last one was taken. The caller calls stop when done.
-func (h *hub) watch(stream string) (grown <-chan struct{}, stop func()) {
+// watch subscribes to wake-ups: the channel grown gets a value whenever the
+// stream has grown, since the last one was taken, by something that may make a
+// spec ready. Many may watch one stream: before one looks at the database it
+// takes a turn, and puts it back. The caller calls stop when done.
+func (h *hub) watch(stream string) (grown <-chan struct{}, turns chan struct{}, stop func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t, c := h.topicOf(stream), make(chan struct{}, 1)
 	t.watchers[c] = struct{}{}
-	return c, func() {
+	return c, t.turns, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		delete(t.watchers, c)
@@ -107,12 +118,13 @@ func (h *hub) follow(f *follower, head int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.topicOf(f.topic.Stream)
-	if len(t.followers) == 0 {
-		t.delivered = max(head, t.delivered)
+	if len(t.followers) == 0 && head > t.delivered {
+		t.delivered = head
+		t.wakeWatchers() // nobody reads for them what came up to here
 	}
-	t.followers[f] = struct{}{} // known stays: whoever is to be woken for head hasn't been yet
+	t.followers[f] = struct{}{}
 	f.live = f.last >= t.delivered
-	if t.delivered < t.known { // head was read before the last wake, of which only watchers heard
+	if t.delivered < t.known { // head was read before the last wake
 		trySend(h.grown)
 	}
 }
@@ -147,15 +159,20 @@ func (h *hub) wake(heads map[string]int64) {
 			continue
 		}
 		t.known = seq
-		for c := range t.watchers {
-			select {
-			case c <- struct{}{}:
-			default: // it has one to take already
-			}
+		if len(t.followers) == 0 && t.delivered == 0 { // it is watched since before it was known where it ends
+			t.delivered = seq
+			t.wakeWatchers()
 		}
-		if len(t.followers) > 0 {
+		if t.delivered < seq {
 			trySend(h.grown)
 		}
+	}
+}
+
+// wakeWatchers tells a topic's watchers. The caller holds the hub's mu.
+func (t *hubTopic) wakeWatchers() {
+	for c := range t.watchers {
+		trySend(c)
 	}
 }
 
@@ -205,7 +222,7 @@ func (h *hub) behind() map[string]int64 {
 	defer h.mu.Unlock()
 	behind := make(map[string]int64)
 	for stream, t := range h.topics {
-		if len(t.followers) > 0 && t.delivered < t.known {
+		if t.delivered < t.known {
 			behind[stream] = t.delivered
 			if len(behind) == pumpStreams {
 				break
@@ -278,6 +295,7 @@ func (h *hub) deliver(behind map[string]int64, events []event) {
 	for stream := range behind {
 		if t := h.topics[stream]; t != nil && !found[stream] {
 			t.known = t.delivered // what isn't there can't be read; a poll will say if it comes
+			t.wakeWatchers()
 		}
 	}
 }
@@ -293,6 +311,9 @@ func (h *hub) deliverTo(t *hubTopic, items []queuedEvent, events []event) {
 	}
 	first, last := items[0].seq, items[len(items)-1].seq
 	whole := first == t.delivered+1 && last-first == int64(len(items)-1)
+	if !whole || slices.ContainsFunc(events, func(e event) bool { return mayReady(e.Type) }) {
+		t.wakeWatchers()
+	}
 	all, delivered := newBatches(items...), 0
 	for f := range t.followers {
 		switch {

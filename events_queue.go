@@ -74,6 +74,16 @@ func effectOf(kind string) streamEffect {
 	return noEffect
 }
 
+// mayReady reports whether a spec may be ready after an event, or a mission no
+// longer active: what waiting claims are woken for.
+func mayReady(kind string) bool {
+	switch kind {
+	case "log", "spec.claimed", "spec.progressed":
+		return false
+	}
+	return true
+}
+
 // A message of events has at most maxFrame bytes, unless one event has more: the
 // default limit of many clients. frameExtra of them are for what isn't events.
 const (

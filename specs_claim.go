@@ -77,58 +77,75 @@ func (s *Server) claimSpec(ctx context.Context, c *call, in *claimRequest) (*cla
 // lowest number, and waits for one if asked to: outside any transaction, woken
 // by the mission's events. Its error is errNothingReady when the time is over.
 func (s *Server) claimPatiently(ctx context.Context, c *call, in *claimRequest) (*claimed, error) {
-	grown, stop := s.hub.watch(c.target.mission)
-	defer stop()
-	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
-	defer patience.Stop()
-	for {
-		given, err := transact(ctx, s, c, func(within context.Context, t *tx) (*claimed, error) {
+	return s.tryPatiently(ctx, c.target.mission, in, func() (*claimed, error) {
+		return transact(ctx, s, c, func(within context.Context, t *tx) (*claimed, error) {
 			given, err := s.claim(within, t, c.target.mission, in)
 			if err == nil {
 				err = ctx.Err() // a client that has gone wouldn't know of its lease
 			}
 			return given, err
 		})
-		if !errors.Is(err, errNothingReady) {
-			return given, err
+	})
+}
+
+// tryPatiently tries to claim until that gives something else than
+// errNothingReady, or the time is over that the claim may wait. Of many that
+// wait, those an event doesn't help find out in turn, with one read each.
+func (s *Server) tryPatiently(ctx context.Context, missionID string, in *claimRequest, try func() (*claimed, error)) (*claimed, error) {
+	grown, turns, stop := s.hub.watch(missionID)
+	defer stop()
+	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
+	defer patience.Stop()
+	given, err := try()
+	for errors.Is(err, errNothingReady) {
+		retry := time.After(claimRetry) // a claim that was rolled back makes no event
+		more, waitErr := s.await(ctx, grown, retry, patience.C)
+		if more {
+			more, waitErr = s.await(ctx, turns, nil, patience.C)
 		}
-		again, waitErr := s.awaitReady(ctx, c.target.mission, in, grown, patience.C)
 		if waitErr != nil {
 			return nil, waitErr
 		}
-		if !again {
+		if !more {
 			return nil, err
 		}
+		given, err = s.tryInTurn(ctx, turns, missionID, in, try)
 	}
+	return given, err
 }
 
-// awaitReady waits until another try may find something, which it reports, or
-// until it is time to give up. Of many that wait, those an event doesn't help
-// find out with one read.
-func (s *Server) awaitReady(ctx context.Context, missionID string, in *claimRequest, grown <-chan struct{},
-	patience <-chan time.Time) (again bool, err error) {
-	for {
-		select {
-		case <-grown:
-		case <-time.After(claimRetry): // a claim that was rolled back makes no event
-		case <-patience:
-			return false, nil
-		case <-s.stopping:
-			return false, nil
-		case <-ctx.Done():
-			return false, fmt.Errorf("waiting for work: %w", context.Cause(ctx))
-		}
-		var q statement
-		sql := `SELECT EXISTS (SELECT ` + q.claimable(missionID, phaseNames(in.Phase), in.Tags) + `)
-			OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`
-		err := s.db.QueryRow(ctx, sql, q.args...).Scan(&again)
-		if err != nil {
-			return false, fmt.Errorf("looking for a ready spec: %w", err)
-		}
-		if again {
-			return true, nil
-		}
+// await waits for a signal, or until it is time to retry without one. It
+// reports false once the claim has waited as long as it may.
+func (s *Server) await(ctx context.Context, signal <-chan struct{}, retry, patience <-chan time.Time) (more bool, err error) {
+	select {
+	case <-signal:
+	case <-retry:
+	case <-patience:
+		return false, nil
+	case <-s.stopping:
+		return false, nil
+	case <-ctx.Done():
+		return false, fmt.Errorf("waiting for work: %w", context.Cause(ctx))
 	}
+	return true, nil
+}
+
+// tryInTurn tries to claim if that may give something else than
+// errNothingReady. It puts the turn back that the caller has taken.
+func (s *Server) tryInTurn(ctx context.Context, turns chan<- struct{}, missionID string, in *claimRequest,
+	try func() (*claimed, error)) (*claimed, error) {
+	defer func() { turns <- struct{}{} }()
+	var q statement
+	var may bool
+	sql := `SELECT EXISTS (SELECT ` + q.claimable(missionID, phaseNames(in.Phase), in.Tags) + `)
+		OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`
+	if err := s.db.QueryRow(ctx, sql, q.args...).Scan(&may); err != nil {
+		return nil, fmt.Errorf("looking for a ready spec: %w", err)
+	}
+	if !may {
+		return nil, errNothingReady
+	}
+	return try()
 }
 
 // claimable finds the ready specs of a mission, its parameter $1, that a claim

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -282,6 +283,95 @@ func TestWaitingClaimIsWoken(t *testing.T) {
 	}
 	if waited > time.Duration(len(tests))*claimRetry/2 {
 		t.Errorf("the claims waited %v, as if they had only looked by themselves now and then", waited)
+	}
+}
+
+// Of what makes no spec ready, such as log lines, waiting claims hear nothing.
+func TestWaitingClaimsSleepThroughLogLines(t *testing.T) {
+	t.Parallel()
+	database := newTestDatabase(t)
+	s, other := startTestServer(t, database, nil), startTestServer(t, database, nil)
+	ada := s.signUp("ada", "user")
+	elsewhere := &client{t: t, base: other.url(), token: ada.token, user: ada.user}
+	mission := ada.newActive("Chatty")
+	ada.newSpec(mission, "held", fields{"body": "## Acceptance Criteria\n- [ ] one\n"})
+	grown, _, stop := s.hub.watch(idOf(mission))
+	defer stop()
+	woken := func(what string, by *client, want bool) {
+		t.Helper()
+		seq := int64(by.get(mission + "/events?after=latest").number("last_seq"))
+		read := func() bool {
+			s.hub.mu.Lock()
+			defer s.hub.mu.Unlock()
+			return s.hub.topics[idOf(mission)].delivered >= seq
+		}
+		pollUntil(t, "the events to be read", read)
+		select {
+		case <-grown:
+			if !want {
+				t.Errorf("%s woke those who wait for work", what)
+			}
+		default:
+			if want {
+				t.Errorf("%s didn't wake those who wait for work", what)
+			}
+		}
+	}
+	ada.newSpec(mission, "first", nil)
+	woken("a spec, before anything else is known,", ada, true)
+	for _, c := range []*client{ada, elsewhere} {
+		c.post(mission+"/logs", fields{"entries": []fields{{"level": "info", "message": "hello"}}}).want(http.StatusCreated)
+		woken("a log line", c, false)
+		spec, token := c.claim(mission, "bot")
+		woken("a claim", c, false)
+		c.post(spec+"/progress", fields{"lease_token": token, "message": "half of it"}).want(http.StatusOK)
+		woken("progress", c, false)
+		c.post(mission+"/logs", fields{"entries": []fields{{"level": "info", "message": "before"}}}).want(http.StatusCreated)
+		c.post(spec+"/release", nil).want(http.StatusOK)
+		c.post(mission+"/logs", fields{"entries": []fields{{"level": "info", "message": "after"}}}).want(http.StatusCreated)
+		woken("a release between log lines", c, true)
+	}
+	ada.stream(mission + "/events?after=latest")
+	ada.newSpec(mission, "second", nil)
+	woken("a spec, while somebody follows too,", ada, true)
+}
+
+func TestWaitingClaimsLookInTurn(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Crowded")
+	ada.newSpec(mission, "ready", nil)
+	const waiting = 30
+	var once, ended sync.WaitGroup
+	var running, most atomic.Int64
+	once.Add(waiting)
+	for range waiting {
+		first := true
+		ended.Go(func() {
+			_, err := s.tryPatiently(t.Context(), idOf(mission), &claimRequest{WaitSeconds: maxWait}, func() (*claimed, error) {
+				if first {
+					first = false
+					once.Done()
+					return nil, errNothingReady
+				}
+				if n := running.Add(1); n > most.Load() {
+					most.Store(n)
+				}
+				defer running.Add(-1)
+				_, err := s.db.Exec(t.Context(), `SELECT`)
+				return nil, err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	once.Wait()
+	ada.newSpec(mission, "another", nil)
+	ended.Wait()
+	if n := most.Load(); n < 1 || n > 2 {
+		t.Errorf("%d claims tried at a time, want at most 2", n)
 	}
 }
 
