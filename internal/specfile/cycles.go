@@ -9,22 +9,21 @@ import (
 )
 
 // Cycles returns the sets of keys that depend on each other, directly or not.
-// edges is as Resolve returns it. Each set has every key once, the smallest first,
-// and the sets are sorted.
+// edges is as Resolve returns it. Each set has every key once, and the sets are
+// sorted by their smallest keys.
 //
-// If possible a set is in the order of a cycle: each key depends on the next, and
-// the last on the first. Not every set has a cycle through all its keys (a and b
-// depend on each other, and so do a and c), and the search for one is bounded; then
-// a cycle through some of the keys comes first, and the others follow, sorted.
+// A set begins with a shortest cycle through its smallest key: each key depends on
+// the next, and the last of the cycle on the first. The other keys follow, sorted.
 func Cycles(edges map[string][]string) [][]string {
 	var cycles [][]string
 	for _, members := range CyclicSets(edges) {
-		cycle := longestRound(edges, members)
-		placed := make(map[string]bool, len(members))
+		slices.Sort(members)
+		cycle := ShortestCycle(edges, members[0])
+		placed := make(map[string]bool, len(cycle))
 		for _, key := range cycle {
 			placed[key] = true
 		}
-		for _, key := range slices.Sorted(slices.Values(members)) {
+		for _, key := range members {
 			if !placed[key] {
 				cycle = append(cycle, key)
 			}
@@ -102,65 +101,10 @@ func stronglyConnected(edges map[string][]string) [][]string {
 	return components
 }
 
-// longestRound looks for a round through all members of a component, from the
-// smallest on. It starts with a shortest one and gives up after a number of
-// steps in proportion to the component's edges.
-func longestRound(edges map[string][]string, component []string) []string {
-	start := slices.Min(component)
-	free := make(map[string]bool, len(component)) // members that aren't on the path
-	budget := 10_000
-	for _, key := range component {
-		free[key] = true
-		budget += 8 * len(edges[key])
-	}
-	best := shortestRound(edges, start, func(key string) bool { return free[key] })
-	longest := len(best) // of the rounds seen; it is copied when its path is left
-	path := []graphStep{{key: start}}
-	free[start] = false
-	for ; len(path) > 0 && len(best) < len(component) && budget > 0; budget-- {
-		at := &path[len(path)-1]
-		if at.used == len(edges[at.key]) {
-			if len(path) == longest && longest > len(best) {
-				best = keysOf(path)
-				budget -= len(best)
-			}
-			free[at.key] = true
-			path = path[:len(path)-1]
-			continue
-		}
-		next := edges[at.key][at.used]
-		at.used++
-		if next == start {
-			longest = max(longest, len(path))
-		} else if free[next] {
-			free[next] = false
-			path = append(path, graphStep{key: next})
-		}
-	}
-	if longest > len(best) {
-		best = keysOf(path[:longest])
-	}
-	return best
-}
-
-func keysOf(path []graphStep) []string {
-	keys := make([]string, len(path))
-	for i, s := range path {
-		keys[i] = s.key
-	}
-	return keys
-}
-
 // ShortestCycle returns a shortest cycle through start: start, then each key that
 // the one before it depends on, up to one that depends on start. It is nil if
 // start doesn't depend on itself.
 func ShortestCycle(edges map[string][]string, start string) []string {
-	return shortestRound(edges, start, func(string) bool { return true })
-}
-
-// shortestRound is a shortest cycle through start that only passes keys the
-// caller allows, or nil if there is none.
-func shortestRound(edges map[string][]string, start string, allowed func(key string) bool) []string {
 	from := make(map[string]string)
 	queue := []string{start}
 	for len(queue) > 0 {
@@ -176,7 +120,7 @@ func shortestRound(edges map[string][]string, start string, allowed func(key str
 				slices.Reverse(round)
 				return round
 			}
-			if _, seen := from[next]; !seen && allowed(next) {
+			if _, seen := from[next]; !seen {
 				from[next] = key
 				queue = append(queue, next)
 			}
