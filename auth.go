@@ -153,11 +153,11 @@ func permit(a account, p permission, writes bool) error {
 	case a.role < p.role:
 		return errForbidden("Your account's role doesn't allow this.")
 	case a.readOnly && writes:
-		return errForbidden("This API key may only read.")
+		return errForbidden("This API key is read-only.")
 	case p.session && a.session == "":
 		return errForbidden("API keys can't do this: log in, and use the access token.")
 	case p.access > accessReader && a.role < roleUser:
-		return errForbidden("Your account's role is viewer, which changes nothing.")
+		return errForbidden("Your account's role is viewer, which can't change anything.")
 	}
 	return nil
 }
@@ -183,7 +183,7 @@ func admitToMission(ctx context.Context, q querier, c *call) error {
 
 // errReadOnly is the answer for what the caller may see, but not change.
 func errReadOnly() *apiError {
-	return errForbidden("You may read this mission, but not do this with it.")
+	return errForbidden("You can read this mission, but you don't have permission to do this.")
 }
 
 // hideFrom returns what a request is refused with: who has no access to the
@@ -306,7 +306,7 @@ func (s *Server) lookUpKeyFor(ctx context.Context, hash []byte, addr netip.Addr)
 }
 
 func errInvalidToken() *apiError {
-	return problem(http.StatusUnauthorized, "invalid_token", "This token isn't valid, or no longer is. Sign in again.")
+	return problem(http.StatusUnauthorized, "invalid_token", "This token is invalid or has ended. Sign in again.")
 }
 
 // lookUpSession finds a session's account and for how long it lasts.

@@ -83,7 +83,7 @@ func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*se
 const registrationLock = 7205_0001
 
 func errRegistrationClosed() error {
-	return problem(http.StatusForbidden, "registration_closed", "Accounts are made by an admin here.")
+	return problem(http.StatusForbidden, "registration_closed", "Registration is closed: ask an admin for an account.")
 }
 
 // mayRegister applies REGISTRATION and returns the role of a new account. The
@@ -402,7 +402,7 @@ func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange
 			return nil, fmt.Errorf("changing a password: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return nil, problem(http.StatusConflict, "password_changed", "The password was changed by somebody else just now.")
+			return nil, problem(http.StatusConflict, "password_changed", "The password has just been changed by another request.")
 		}
 		t.endSessions(a.userID, a.session)
 		t.refundFailure(email)

@@ -121,7 +121,7 @@ func invalidField(field, code, message string, args ...any) error {
 // errNotFound is the answer for what isn't there and for what the caller may
 // not see: the two can't be told apart.
 func errNotFound() *apiError {
-	return problem(http.StatusNotFound, "not_found", "There is no such thing here, or it isn't yours to see.")
+	return problem(http.StatusNotFound, "not_found", "Not found, or not visible to you.")
 }
 
 func errForbidden(detail string) *apiError {
@@ -164,7 +164,7 @@ func asProblem(err error) *apiError {
 			"The text is more than the search index can hold.").because(err)
 	case "55P03", "40001", "40P01": // lock_not_available, serialization_failure, deadlock_detected
 		return problem(http.StatusServiceUnavailable, "busy",
-			"Others are changing the same thing. Try again.").withHeader("Retry-After", "1").because(err)
+			"Other requests are changing the same data. Try again.").withHeader("Retry-After", "1").because(err)
 	}
 	return errInternal().because(err)
 }

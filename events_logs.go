@@ -276,7 +276,7 @@ func (in *logsRequest) validate(v *violations, _ *Config) {
 		e.SpecID = strings.ToLower(e.SpecID)
 		v.logEntry(field, *e)
 		if e.SpecID != "" && !validID(e.SpecID) {
-			v.add(field+"spec_id", "not_an_id", "must be the id of a spec of this mission")
+			v.add(field+"spec_id", "not_an_id", "must be the id of a spec in this mission")
 		} else if e.SpecID != "" && !slices.Contains(in.specs, e.SpecID) {
 			in.specs = append(in.specs, e.SpecID)
 		}
@@ -308,7 +308,7 @@ func (t *tx) specsOfMission(ctx context.Context, missionID string, ids []string)
 		return fmt.Errorf("looking for specs: %w", err)
 	}
 	if found != len(ids) {
-		return invalidField("entries", "unknown_spec", "name a spec that isn't one of this mission")
+		return invalidField("entries", "unknown_spec", "name a spec that isn't in this mission")
 	}
 	return nil
 }

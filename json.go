@@ -103,7 +103,7 @@ func bodyProblem(err error) error {
 			"The body took too long to arrive.").withHeader("Connection", "close").because(err)
 	}
 	return problem(http.StatusBadRequest, "incomplete_body",
-		"The body broke off before its end.").because(err)
+		"The body ended early.").because(err)
 }
 
 // checkJSON reports what keeps body from being I-JSON that can be stored, as a
@@ -271,7 +271,7 @@ func (w *walk) members(typeOf func(name []byte) (reflect.Type, bool)) {
 		if t, ok := typeOf(name); ok {
 			w.value(t)
 		} else {
-			w.fail("unknown_field", "isn't a field here")
+			w.fail("unknown_field", "isn't a known field")
 			w.next()
 		}
 		w.path = w.path[:len(w.path)-1]

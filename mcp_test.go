@@ -507,7 +507,7 @@ func TestToolsShowWhyTheRestWaits(t *testing.T) {
 		heldBy, _ := line["held_by"].(string)
 		got = append(got, fmt.Sprint(line["key"], " ", line["ready"], " ", strings.Split(heldBy, " until ")[0], line["waits_for"]))
 	}
-	want := []string{"free true <nil>", "held false togusa<nil>", "late false [It is deferred, and only what is planned is handed out.]",
+	want := []string{"free true <nil>", "held false togusa<nil>", "late false [Its status is deferred; only planned specs are handed out.]",
 		"waits false [It depends on held, which is in_progress. It depends on late, which is deferred.]"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

@@ -100,7 +100,7 @@ func labelsOf(t testing.TB, text string) map[string]string {
 			t.Fatalf("not labels: %q", text)
 		}
 		if _, twice := labels[m[1]]; twice {
-			t.Errorf("the label %s is there twice", m[1])
+			t.Errorf("the label %s is a duplicate", m[1])
 		}
 		labels[m[1]] = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\"`, `"`).Replace(m[2])
 		text = text[len(m[0]):]

@@ -72,7 +72,7 @@ func (v *violations) tags(field string, tags []string) {
 	for i, tag := range tags {
 		v.line(fmt.Sprintf("%s[%d]", field, i), tag, 1, 64)
 		if slices.Contains(tags[:i], tag) {
-			v.add(fmt.Sprintf("%s[%d]", field, i), "duplicate", "is there twice")
+			v.add(fmt.Sprintf("%s[%d]", field, i), "duplicate", "is a duplicate")
 		}
 	}
 }
@@ -187,7 +187,7 @@ func sameJSON(a, b json.RawMessage) bool {
 // handOver prepares the mission for another owner. Who had it stays an editor.
 func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 	if m.access < accessOwner {
-		return errForbidden("Only the owner can give a mission away.")
+		return errForbidden("Only the owner can transfer a mission.")
 	}
 	var able bool
 	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`, validOrNil(to)).Scan(&able)
@@ -286,7 +286,7 @@ func allowedActions(status string) []string {
 }
 
 func errInvalidTransition(what, status string, allowed []string) error {
-	return problem(http.StatusConflict, "invalid_transition", "The %s is %s, from where this isn't possible.", what, status).
+	return problem(http.StatusConflict, "invalid_transition", "The %s is %s: this step isn't allowed from there.", what, status).
 		with("current_status", status).with("allowed", allowed)
 }
 

@@ -81,13 +81,13 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 		FROM users u LEFT JOIN members b ON b.user_id = u.id AND b.mission_id = $2
 		WHERE u.email = $1`, email, m.ID).Scan(&member.UserID, &member.Email, &member.Name, &before, &member.CreatedAt)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return member, invalidField("email", "unknown_account", "is nobody's who has an account here")
+		return member, invalidField("email", "unknown_account", "doesn't belong to an account")
 	}
 	if err != nil {
 		return member, fmt.Errorf("looking for an account: %w", err)
 	}
 	if member.UserID == m.OwnerID {
-		return member, invalidField("email", "is_owner", "is the owner's; give the mission away with PATCH first")
+		return member, invalidField("email", "is_owner", "belongs to the owner; transfer the mission with PATCH first")
 	}
 	member.Role = role
 	if before != nil && *before == role {
@@ -100,7 +100,7 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 	}
 	t.emit("member.set", m.ID, "", "", map[string]any{"user_id": member.UserID, "role": role})
 	if before == nil {
-		t.notify(member.UserID, m.ID, "", fmt.Sprintf("You are now %s of the mission %q.", role, m.Name))
+		t.notify(member.UserID, m.ID, "", fmt.Sprintf("You are now a member of the mission %[2]q, with the role %[1]s.", role, m.Name))
 	}
 	return member, nil
 }

@@ -218,7 +218,7 @@ func TestMembers(t *testing.T) {
 	eve.patch(mission, fields{"name": "N"}).wantProblem(http.StatusForbidden, "forbidden")
 	put(eve.user.Email, "editor").want(http.StatusOK)
 	eve.patch(mission, fields{"name": "Renamed"}).want(http.StatusOK)
-	if got := s.notificationsOf(eve); got != `You are now viewer of the mission "Shared".` {
+	if got := s.notificationsOf(eve); got != `You are now a member of the mission "Shared", with the role viewer.` {
 		t.Errorf("she was told %q", got)
 	}
 	put("nobody@example.com", "editor").wantFields("email")

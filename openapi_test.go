@@ -124,7 +124,7 @@ func checkParameters(t *testing.T, o *apiOperation) {
 			described = append(described, p.Name)
 		}
 		if seen[p.In+p.Name] || p.Schema == nil || p.Required != (p.In == "path") {
-			t.Errorf("%s: the parameter %s is there twice, has no schema, or is wrong about being required", o.pattern(), p.Name)
+			t.Errorf("%s: the parameter %s is a duplicate, has no schema, or is wrong about being required", o.pattern(), p.Name)
 		}
 		seen[p.In+p.Name] = true
 	}
@@ -409,7 +409,7 @@ func TestDocsPageHasEveryOperationAndSchema(t *testing.T) {
 	}
 	slices.Sort(ids)
 	if once := slices.Compact(slices.Clone(ids)); len(once) != len(ids) {
-		t.Errorf("an id is there twice: %q", ids)
+		t.Errorf("an id is a duplicate: %q", ids)
 	}
 }
 

@@ -85,7 +85,7 @@ func unescapeParameter(raw string) (string, bool) {
 func (q *query) err() error {
 	for _, name := range q.names {
 		if _, ok := q.known[name]; !ok && len(q.problems.fields) < maxProblems {
-			q.fail(clip(name), "unknown_parameter", "isn't a parameter here")
+			q.fail(clip(name), "unknown_parameter", "isn't a known parameter")
 		}
 	}
 	q.names = nil

@@ -198,7 +198,7 @@ func (s *Server) register(mux *http.ServeMux, rt route) {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, c *call, err error) {
 	e := s.hideFrom(r.Context(), c, asProblem(err))
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		e = problem(statusClientGone, "client_gone", "The client went before the answer was ready.")
+		e = problem(statusClientGone, "client_gone", "The client closed the connection before the response was ready.")
 	}
 	c.cause = e.cause
 	writeProblem(w, r, c, e)
@@ -218,7 +218,7 @@ func (c *call) readKey(r *http.Request) error {
 	}
 	if c.traits&takesKey == 0 {
 		return problem(http.StatusBadRequest, "idempotency_key_not_supported",
-			"This route takes no Idempotency-Key: its responses aren't kept.")
+			"This route doesn't accept an Idempotency-Key: its responses aren't stored.")
 	}
 	invisible := func(c rune) bool { return c <= ' ' || c >= 0x7f }
 	if len(given) > 1 || given[0] == "" || len(given[0]) > 255 || strings.ContainsFunc(given[0], invisible) {

@@ -102,7 +102,7 @@ func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string)
 	var v violations
 	for i, name := range names {
 		if !slices.Contains(known, name) && !slices.Contains(known, strings.ToLower(name)) {
-			v.add(fmt.Sprintf("dependencies[%d]", i), "unknown_spec", "isn't the id or key of a spec of this mission")
+			v.add(fmt.Sprintf("dependencies[%d]", i), "unknown_spec", "isn't the id or key of a spec in this mission")
 		}
 	}
 	return ids, unmet, v.err()
@@ -423,10 +423,10 @@ func whyNotReady(spec specSummary) ([]notReadyReason, error) {
 		reasons = append(reasons, notReadyReason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", spec.missionStatus)})
 	}
 	if spec.Claim != nil {
-		reasons = append(reasons, notReadyReason{Code: "claimed", Message: fmt.Sprintf("%s works on it, at attempt %d.", spec.Claim.Agent, spec.Claim.Attempt)})
+		reasons = append(reasons, notReadyReason{Code: "claimed", Message: fmt.Sprintf("%s is working on it (attempt %d).", spec.Claim.Agent, spec.Claim.Attempt)})
 	}
 	if spec.Status != "planned" {
-		reasons = append(reasons, notReadyReason{Code: "status", Message: fmt.Sprintf("It is %s, and only what is planned is handed out.", spec.Status)})
+		reasons = append(reasons, notReadyReason{Code: "status", Message: fmt.Sprintf("Its status is %s; only planned specs are handed out.", spec.Status)})
 	}
 	var related []reasonSpec
 	if err := unmarshal(spec.Dependencies, &related); err != nil {
@@ -438,7 +438,7 @@ func whyNotReady(spec specSummary) ([]notReadyReason, error) {
 	}
 	if len(open) > 0 && spec.cycle > 0 {
 		reasons = append(reasons, notReadyReason{Code: "dependency_cycle",
-			Message: fmt.Sprintf("It is one of %d specs that depend on each other in a circle; none of them can ever be ready.", spec.cycle)})
+			Message: fmt.Sprintf("It is one of %d specs in a dependency cycle; none of them can become ready.", spec.cycle)})
 	}
 	return reasons, nil
 }

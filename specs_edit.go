@@ -141,7 +141,7 @@ func specStoreError(err error) error {
 	case err == nil:
 		return nil
 	case violated(err) == "specs_key_unique":
-		return problem(http.StatusConflict, "key_taken", "The mission has a spec with this key already.")
+		return problem(http.StatusConflict, "key_taken", "The mission already has a spec with this key.")
 	}
 	return fmt.Errorf("storing a spec: %w", err)
 }
@@ -208,7 +208,7 @@ func (s *Server) updateSpec(ctx context.Context, t *tx, c *call, in *specPatch) 
 	}
 	if before.Body != after.Body && now.Claim != nil {
 		return nil, problem(http.StatusConflict, "leased",
-			"%s works on this spec: its body can't be edited until the lease ends.", now.Claim.Agent)
+			"%s is working on this spec: its body can't be edited until the lease ends.", now.Claim.Agent)
 	}
 	changed := before.differences(after)
 	if in.Dependencies.Set {
@@ -291,7 +291,7 @@ func (s *Server) deleteSpec(ctx context.Context, t *tx, c *call, _ *nothing) (*n
 	err = t.QueryRow(ctx, `DELETE FROM specs WHERE id = $1 RETURNING key`, spec.id).Scan(&key)
 	if violated(err) == "dependencies_dependents" {
 		return nil, problem(http.StatusConflict, "has_dependents",
-			"Other specs depend on this one. Take it out of their dependencies first.")
+			"Other specs depend on this one. Remove it from their dependencies first.")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("deleting a spec: %w", err)

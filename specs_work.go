@@ -138,7 +138,7 @@ func (in *progress) validate(v *violations, _ *Config) {
 	v.leaseToken(in.LeaseToken)
 	v.text("message", in.Message, 0, 2000)
 	if len(in.Check)+len(in.Uncheck) > maxCriteriaSet {
-		v.add("check", "too_many", "names more than %d criteria, with uncheck", maxCriteriaSet)
+		v.add("check", "too_many", "must name at most %d criteria, together with uncheck", maxCriteriaSet)
 	}
 }
 
@@ -190,7 +190,7 @@ func checkCriteria(done []bool, check, uncheck []int) ([]bool, error) {
 	mark("uncheck", uncheck, false)
 	for i, n := range uncheck {
 		if slices.Contains(check, n) {
-			v.add(fmt.Sprintf("uncheck[%d]", i), "contradiction", "is checked and unchecked at once")
+			v.add(fmt.Sprintf("uncheck[%d]", i), "contradiction", "is both checked and unchecked")
 		}
 	}
 	return done, v.err()

@@ -551,7 +551,7 @@ func TestFailWithoutRetryBlocks(t *testing.T) {
 	if data := ada.lastEvent(mission, "spec.failed"); data["reason"] != "no way" || data["status"] != "blocked" {
 		t.Errorf("the event says %v", data)
 	}
-	if got := s.notificationsOf(ada); !strings.Contains(got, "no way") || s.notificationsOf(eve) != "You are now editor of the mission \"Fail\"." {
+	if got := s.notificationsOf(ada); !strings.Contains(got, "no way") || s.notificationsOf(eve) != "You are now a member of the mission \"Fail\", with the role editor." {
 		t.Errorf("the owner was told %q", got)
 	}
 }

@@ -210,7 +210,7 @@ func (t *tx) commit(ctx context.Context) error {
 		return err
 	}
 	return problem(http.StatusServiceUnavailable, "outcome_unknown",
-		"The connection to the database was lost while this was being saved: it may be done or not. Try again with the same Idempotency-Key, or look.").
+		"The connection to the database was lost while this was being saved: it may or may not have been saved. Retry with the same Idempotency-Key, or check.").
 		withHeader("Retry-After", "1").because(err)
 }
 
@@ -388,7 +388,7 @@ func (t *tx) takeKey(ctx context.Context, c *call) error {
 		}
 	}
 	if !bytes.Equal(first, c.hash) {
-		return invalidField("Idempotency-Key", "reused", "was used for another request; make a new one")
+		return invalidField("Idempotency-Key", "reused", "was already used for a different request; generate a new one")
 	}
 	return &kept
 }

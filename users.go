@@ -71,7 +71,7 @@ func insertUser(ctx context.Context, t *tx, email, name, role, hash string) (use
 	err := t.QueryRow(ctx, `INSERT INTO users (id, email, name, role, password_hash) VALUES ($1, $2, $3, $4, $5) RETURNING created_at`,
 		u.ID, email, name, role, hash).Scan(&u.CreatedAt)
 	if violated(err) == "users_email_unique" {
-		return u, problem(http.StatusConflict, "email_taken", "There is an account with this e-mail already.")
+		return u, problem(http.StatusConflict, "email_taken", "An account with this e-mail already exists.")
 	}
 	if err != nil {
 		return u, fmt.Errorf("inserting an account: %w", err)
@@ -224,7 +224,7 @@ func (t *tx) storeUser(ctx context.Context, id string, in *userPatch, hash *stri
 		return userView{}, fmt.Errorf("looking for admins: %w", err)
 	}
 	if !admins {
-		return userView{}, problem(http.StatusConflict, "last_admin", "This is the last admin. Make another one first.")
+		return userView{}, problem(http.StatusConflict, "last_admin", "This is the last admin. Create another one first.")
 	}
 	if hash != nil || in.Disabled != nil && *in.Disabled {
 		keep := ""

@@ -87,7 +87,7 @@ func (s *sockets) add(c *socket, config Config) error {
 	case s.closed:
 		return problem(http.StatusServiceUnavailable, "draining", "The server is stopping.").withHeader("Retry-After", "1")
 	case len(s.open) >= config.WSMaxConnections:
-		return problem(http.StatusServiceUnavailable, "busy", "The server has all the WebSockets it takes.").withHeader("Retry-After", "5")
+		return problem(http.StatusServiceUnavailable, "busy", "The server has reached its limit of WebSockets.").withHeader("Retry-After", "5")
 	case s.by[c.account.userID] >= config.WSMaxPerAccount:
 		return problem(http.StatusTooManyRequests, "too_many_connections", "An account has at most %d WebSockets here.", config.WSMaxPerAccount).
 			withHeader("Retry-After", "5")
@@ -180,7 +180,7 @@ func (s *Server) socketRoutes() {
 // subprotocol "bearer.<token>" beside "tachikoma.v1", or in the first message.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, request *call) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		return problem(http.StatusUpgradeRequired, "upgrade_required", "This is a WebSocket: ask for the upgrade.").
+		return problem(http.StatusUpgradeRequired, "upgrade_required", "This is a WebSocket endpoint: send an upgrade request.").
 			withHeader("Upgrade", "websocket")
 	}
 	if r.ContentLength != 0 { // it would be read as frames
@@ -428,7 +428,7 @@ func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket
 	_, figures := c.topics[figuresStream]
 	c.mu.Unlock()
 	if figures && !a.admin() {
-		return closePermission, "only admins may see the server's metrics"
+		return closePermission, "only admins can see the server's metrics"
 	}
 	for _, id := range missions { // another role may see less
 		if code, reason = s.checkMission(ctx, a, id); code != 0 {

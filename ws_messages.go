@@ -59,7 +59,7 @@ func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiErro
 	}
 	c.mu.Unlock()
 	if !same {
-		return problem(http.StatusForbidden, "other_account", "This token is another account's: open another connection.")
+		return problem(http.StatusForbidden, "other_account", "This token belongs to another account: open a new connection.")
 	}
 	trySend(c.renew)
 	_ = c.reply(m, map[string]any{"type": "ack"})
@@ -97,7 +97,7 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *api
 	c.mu.Unlock()
 	switch {
 	case twice:
-		return problem(http.StatusConflict, "already_subscribed", "This connection follows that already.")
+		return problem(http.StatusConflict, "already_subscribed", "This connection is already subscribed to that topic.")
 	case full:
 		return problem(http.StatusTooManyRequests, "too_many_subscriptions", "A connection has at most %d subscriptions.", s.config.WSMaxSubscriptions)
 	case topic.Topic == "metrics":
@@ -211,7 +211,7 @@ func (s *Server) unsubscribeAll(c *socket) {
 // subscribeFigures lets an admin see the server's figures every figuresEvery.
 func (s *Server) subscribeFigures(c *socket, m socketMessage, topic *topicName) *apiError {
 	if !c.currentAccount().admin() {
-		return asProblem(errForbidden("Only admins may see the server's metrics."))
+		return asProblem(errForbidden("Only admins can see the server's metrics."))
 	}
 	sub := &subscription{follower: follower{topic: topic, queue: c.queue}, stop: func() {}}
 	c.mu.Lock()
