@@ -106,7 +106,8 @@ const acquireTimeout = 2 * time.Second
 
 // acquireLimit bounds the wait for a connection, for every use of the pool: it
 // is a tracer, since what TraceAcquireStart returns is the context of the wait
-// and of nothing else. While the database is down nobody waits at all.
+// and of nothing else; pgxpool has no setting for it, and a limit around each use
+// would be one for the query too. While the database is down nobody waits at all.
 type acquireLimit struct{ down func() bool }
 
 type acquireCancel struct{}

@@ -163,7 +163,8 @@ func (c Config) localURL() (string, error) {
 
 // askReady returns the status that a server says of itself. It takes any
 // certificate: what is asked for is whether the port of this machine serves,
-// under whatever name. An http.Client would make the program 3% larger.
+// under whatever name. Over an http.Client it would take 14 lines less, and the
+// program 385 KB more, since nothing else here is a client of HTTP.
 func askReady(ctx context.Context, server string) (string, error) {
 	deadline := time.Now().Add(healthcheckTimeout)
 	ctx, cancel := context.WithDeadline(ctx, deadline)

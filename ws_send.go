@@ -326,7 +326,8 @@ func (h *handshake) WriteHeader(status int) {
 
 func (h *handshake) Write(refusal []byte) (int, error) { return len(refusal), nil }
 
-// Hijack gives the library small buffers for net/http's, and the wire for the connection.
+// Hijack gives the library small buffers for net/http's, and the wire for the
+// connection. With net/http's an idle WebSocket takes 30.2 KiB instead of 22.3.
 func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
