@@ -319,17 +319,31 @@ func (s *Server) lookUpSession(ctx context.Context, id, userID string) (account,
 		&a.role, &a.readOnly)
 }
 
-// lookUpKey finds an API key's account and notes that the key is in use. The
-// note needs no event, so it is no transaction of inTx.
+// lookUpKey finds an API key's account, and notes that the key is in use.
 func (s *Server) lookUpKey(ctx context.Context, hash []byte) (account, time.Duration, error) {
 	var a account
-	return s.scanAccount(&a, s.db.QueryRow(ctx, `
-		UPDATE api_keys k SET last_used_at = clock_timestamp() FROM users u
-		WHERE k.hash = $1 AND u.id = k.user_id AND NOT u.disabled
-		  AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
-		RETURNING u.id, k.id, u.role, k.scope = 'read',
-		          extract(epoch FROM coalesce(k.expires_at - clock_timestamp(), interval '1 day'))::float8`, hash),
+	found, lasts, err := s.scanAccount(&a, s.db.QueryRow(ctx, `
+		SELECT u.id, k.id, u.role, k.scope = 'read',
+		       extract(epoch FROM coalesce(k.expires_at - clock_timestamp(), interval '1 day'))::float8
+		FROM api_keys k JOIN users u ON u.id = k.user_id
+		WHERE k.hash = $1 AND NOT u.disabled AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())`, hash),
 		&a.userID, &a.key, &a.role, &a.readOnly)
+	if err == nil {
+		s.noteUse(ctx, a.key)
+	}
+	return found, lasts, err
+}
+
+// noteUse notes that a key is in use. It needs no event, so it is no
+// transaction of inTx, and that it can't be written fails no request.
+func (s *Server) noteUse(ctx context.Context, key string) {
+	err := s.trouble.refuseWrites()
+	if err == nil {
+		_, err = s.db.Exec(ctx, `UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = $1`, key)
+	}
+	if err != nil {
+		s.log.DebugContext(ctx, "the use of a key wasn't noted", "key", key, "error", err)
+	}
 }
 
 // scanAccount reads an account's fields, and behind them the seconds it lasts.

@@ -218,6 +218,9 @@ func (s *Server) chargeFailure(ctx context.Context, email string) error {
 	if limit == 0 {
 		return nil
 	}
+	if err := s.trouble.refuseWrites(); err != nil {
+		return err
+	}
 	tag, err := s.db.Exec(ctx, `
 		INSERT INTO login_failures AS f (account, tokens, since) VALUES ($1, $2 - 1, clock_timestamp())
 		ON CONFLICT (account) DO UPDATE

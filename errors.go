@@ -141,7 +141,7 @@ func notFoundOr(err error, doing string) error {
 }
 
 // asProblem turns any error into what the client is told. An error nobody
-// foresaw is a bare 500, and a database that can't be reached is a 503.
+// foresaw is a bare 500, and a database that can't do its work is a 503.
 func asProblem(err error) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
@@ -150,10 +150,11 @@ func asProblem(err error) *apiError {
 		return problem(http.StatusServiceUnavailable, "busy",
 			"Too many people are signing in right now. Try again in a moment.").withHeader("Retry-After", "1").because(err)
 	}
+	if t := writeTrouble(err); t != noTrouble {
+		return t.problem().because(err)
+	}
 	if databaseGone(err) {
-		return problem(http.StatusServiceUnavailable, "database_unavailable",
-			"The database can't be reached right now. Try again in a moment.").
-			withHeader("Retry-After", "1").because(err)
+		return unreachable.problem().because(err)
 	}
 	switch sqlState(err) {
 	case "57014", "25P03": // query_canceled by a timeout, idle_in_transaction_session_timeout
@@ -180,8 +181,7 @@ func databaseGone(err error) bool {
 	switch state := sqlState(err); {
 	case strings.HasPrefix(state, "08"), // connection exceptions
 		strings.HasPrefix(state, "57P"), // shutdown, crash, starting up
-		strings.HasPrefix(state, "53"),  // out of connections, memory, disk
-		state == "25006":                // read only: a standby after a failover
+		strings.HasPrefix(state, "53"):  // out of connections, memory, disk
 		return true
 	case state != "":
 		return false

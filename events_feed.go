@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -28,14 +30,14 @@ const (
 // here, and it tells the others what has grown here. It also watches whether
 // the database is there at all. Its run owns all its goroutines.
 type feed struct {
-	db     *pgxpool.Pool
-	hub    *hub
-	forget func(userID string) // an account's credentials changed; "": anybody's may have
-	cut    func()              // the database is lost: who waits for it must not
-	log    *slog.Logger
-	each   time.Duration // announceEach
+	db      *pgxpool.Pool
+	hub     *hub
+	trouble *databaseTrouble
+	forget  func(userID string) // an account's credentials changed; "": anybody's may have
+	cut     func()              // the database is lost: who waits for it must not
+	log     *slog.Logger
+	each    time.Duration // announceEach
 
-	down     atomic.Bool
 	started  time.Time
 	latency  atomic.Int64 // of the last poll, in nanoseconds
 	polledAt atomic.Int64 // of the last good poll: nanoseconds since started
@@ -45,14 +47,14 @@ type feed struct {
 	wake  chan struct{} // dirty isn't empty any more
 }
 
-func newFeed(db *pgxpool.Pool, h *hub, forget func(string), cut func(), log *slog.Logger) *feed {
-	return &feed{db: db, hub: h, forget: forget, cut: cut, log: log, each: announceEach, started: time.Now(),
+func newFeed(db *pgxpool.Pool, h *hub, trouble *databaseTrouble, forget func(string), cut func(), log *slog.Logger) *feed {
+	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cut: cut, log: log, each: announceEach, started: time.Now(),
 		dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
 }
 
 // fresh reports whether a change on another instance would be known here.
 func (f *feed) fresh() bool {
-	return time.Since(f.started)-time.Duration(f.polledAt.Load()) < feedStale && !f.down.Load()
+	return time.Since(f.started)-time.Duration(f.polledAt.Load()) < feedStale && f.trouble.get() != unreachable
 }
 
 // run follows the database until ctx ends, then announces what is left.
@@ -66,29 +68,41 @@ func (f *feed) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err == nil {
+			pause(ctx, pollEvery)
+			continue
+		}
 		polled := time.Duration(f.polledAt.Load())
 		if polled != spared && time.Since(f.started)-polled < pollTimeout {
 			spared = polled
 			continue // perhaps it was this connection alone
 		}
-		if !f.down.Swap(true) {
+		if f.trouble.set(unreachable) != unreachable {
 			f.log.Error("the database is lost", "error", err)
 			f.cut()
 			f.db.Reset() // none of them is to be used again
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pollEvery / 4):
-		}
+		pause(ctx, pollEvery/4)
 	}
 }
 
-// follow listens and polls on a connection of its own until that fails.
+// pause waits, or less if ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// follow listens and polls on a connection of its own until that fails. While
+// the database takes no writes it returns nil after one poll: a session keeps
+// what made it read only, so the next look needs another one.
 func (f *feed) follow(ctx context.Context) error {
 	connecting, cancel := context.WithTimeout(ctx, 2*pollTimeout)
 	defer cancel()
 	config := f.db.Config().ConnConfig
 	config.OnNotification = nil // this one listens
+	config.OnPgError = keepUnlessFatal
 	conn, err := pgx.ConnectConfig(connecting, config)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
@@ -98,13 +112,13 @@ func (f *feed) follow(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(connecting, "LISTEN "+feedChannel); err != nil {
+	if _, err := conn.Exec(connecting, "LISTEN "+feedChannel); err != nil && writeTrouble(err) == noTrouble { // a standby can't
 		return fmt.Errorf("listening: %w", err)
 	}
 	// What happened before this connection may have been missed.
 	f.forget("")
 	server, err := f.poll(ctx, conn, -1)
-	for next := time.Now().Add(pollEvery); err == nil; {
+	for next := time.Now().Add(pollEvery); err == nil && f.trouble.get() == noTrouble; {
 		waiting, cancel := context.WithDeadline(ctx, next)
 		n, waitErr := conn.WaitForNotification(waiting)
 		cancel()
@@ -120,12 +134,15 @@ func (f *feed) follow(ctx context.Context) error {
 		case time.Now().Before(next):
 			return fmt.Errorf("listening: %w", waitErr)
 		}
-		if !time.Now().Before(next) {
+		if !time.Now().Before(next) && f.trouble.get() == noTrouble { // else a write was refused meanwhile
 			next = time.Now().Add(pollEvery)
 			server, err = f.poll(ctx, conn, server)
 		}
 	}
-	return fmt.Errorf("polling: %w", err)
+	if err != nil {
+		return fmt.Errorf("polling: %w", err)
+	}
+	return nil
 }
 
 // poll looks at the head of every stream that somebody watches here, and at
@@ -136,36 +153,39 @@ func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, e
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	start, positions := time.Now(), f.hub.positions()
-	rows, err := conn.Query(ctx, `SELECT stream, seq, (SELECT clock_timestamp()) FROM heads WHERE stream = ANY($1)`, append(f.hub.watched(), serverStream))
+	rows, err := conn.Query(ctx, `
+		SELECT clock_timestamp(), current_setting('transaction_read_only') = 'on', stream, seq
+		FROM (SELECT) one LEFT JOIN heads ON stream = ANY($1)`, append(f.hub.watched(), serverStream))
 	if err != nil {
 		return server, err
 	}
 	heads := make(map[string]int64)
-	var stream string
-	var seq int64
 	var clock time.Time
-	if _, err = pgx.ForEachRow(rows, []any{&stream, &seq, &clock}, func() error {
-		heads[stream] = seq
+	var reads bool
+	var stream *string
+	var seq *int64
+	if _, err = pgx.ForEachRow(rows, []any{&clock, &reads, &stream, &seq}, func() error {
+		if stream != nil {
+			heads[*stream] = *seq
+		}
 		return nil
 	}); err != nil {
 		return server, err
 	}
 	latency := time.Since(start)
 	f.latency.Store(int64(latency))
-	if len(heads) > 0 {
-		ahead := clock.Sub(start.Add(latency / 2))
-		f.hub.ahead.Store(&ahead)
-	}
+	ahead := clock.Sub(start.Add(latency / 2))
+	f.hub.ahead.Store(&ahead)
 	if newest := heads[serverStream]; newest != server {
 		if err := f.readServerStream(ctx, conn, server, newest); err != nil {
 			return server, err
 		}
 		server = newest
 	}
-	f.polledAt.Store(int64(time.Since(f.started)))
-	if f.down.Swap(false) {
-		f.log.Info("the database is back")
+	if err := f.judge(ctx, conn, reads); err != nil {
+		return server, err
 	}
+	f.polledAt.Store(int64(time.Since(f.started)))
 	for stream, seq := range heads {
 		if seq < positions[stream] {
 			f.log.Error("a stream is shorter than it was: the database has lost commits", "stream", stream, "was", positions[stream], "is", seq)
@@ -174,6 +194,47 @@ func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, e
 	}
 	f.hub.wake(heads)
 	return server, nil
+}
+
+// judge notes what a good poll has shown: whether the database only reads. That
+// its disk has room again shows when something is written.
+func (f *feed) judge(ctx context.Context, conn *pgx.Conn, reads bool) error {
+	before, now := f.trouble.get(), noTrouble
+	if reads {
+		now = readOnly
+	} else if before == diskFull {
+		err := tryWrite(ctx, conn)
+		if now = writeTrouble(err); err != nil && now == noTrouble {
+			return err
+		}
+	}
+	f.trouble.set(now)
+	switch {
+	case now == before:
+	case now == noTrouble:
+		f.db.Reset() // sessions that began while it only read still do
+		f.log.Info("the database is back", "was", before.code())
+	default:
+		f.log.Error("the database takes no writes", "reason", now.code())
+	}
+	return nil
+}
+
+// tryWrite writes what every write does, an event, and as much as takes new
+// blocks, and leaves nothing.
+func tryWrite(ctx context.Context, conn *pgx.Conn) error {
+	noise := make([]byte, 32<<10) // which doesn't compress
+	_, _ = rand.Read(noise)       // never fails
+	stream := newID()
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO events (stream, seq, type, at, data)
+			VALUES ($1, 0, 'trial', clock_timestamp(), to_json($2::text))`, stream, hex.EncodeToString(noise))
+		if err == nil {
+			_, err = tx.Exec(ctx, `DELETE FROM events WHERE stream = $1`, stream)
+		}
+		return err
+	})
 }
 
 // readServerStream makes this process forget the accounts that changed. Where

@@ -307,7 +307,7 @@ func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
 		return parseHeads(n.Payload)
 	}
 
-	f := newFeed(pool, nil, nil, nil, slog.New(slog.DiscardHandler))
+	f := newFeed(pool, nil, new(databaseTrouble), nil, nil, slog.New(slog.DiscardHandler))
 	f.each = time.Hour
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})

@@ -37,9 +37,17 @@ func programVersion() string {
 // health is what the server says of itself.
 type health struct {
 	Status        string                 `json:"status"` // ok, starting, draining or unavailable
+	Reason        string                 `json:"reason,omitempty"`
 	Version       string                 `json:"version"`
 	UptimeSeconds int64                  `json:"uptime_seconds"`
 	Checks        map[string]healthCheck `json:"checks"`
+}
+
+// readiness is whether requests should be sent here, and the code of what the
+// database keeps it from, if it does.
+type readiness struct {
+	Status string `json:"status"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // healthCheck is the state of something the server needs.
@@ -50,16 +58,17 @@ type healthCheck struct {
 
 // status says whether requests should be sent here, without asking the
 // database: the feed asks it every second.
-func (s *Server) status() string {
+func (s *Server) status() readiness {
+	trouble := s.trouble.get()
 	switch {
 	case s.draining.Load():
-		return "draining"
+		return readiness{Status: "draining"}
 	case !s.opened.Load():
-		return "starting"
-	case s.feed.down.Load():
-		return "unavailable"
+		return readiness{"starting", trouble.code()}
+	case trouble != noTrouble:
+		return readiness{"unavailable", trouble.code()}
 	}
-	return "ok"
+	return readiness{Status: "ok"}
 }
 
 // getHealth is GET /internal/health. As with the other two, a query is ignored:
@@ -69,12 +78,12 @@ func (s *Server) getHealth(w http.ResponseWriter, r *http.Request, c *call) erro
 	database := healthCheck{Status: "failing"}
 	if s.opened.Load() {
 		database.LatencyMS = float64(time.Duration(s.feed.latency.Load()).Microseconds()) / 1000
-		if !s.feed.down.Load() {
+		if s.trouble.get() == noTrouble {
 			database.Status = "ok"
 		}
 	}
 	return sendStatus(w, r, c, status, health{
-		Status: status, Version: programVersion(),
+		Status: status.Status, Reason: status.Reason, Version: programVersion(),
 		UptimeSeconds: int64(time.Since(s.started) / time.Second),
 		Checks:        map[string]healthCheck{"database": database},
 	})
@@ -86,19 +95,19 @@ func getLive(w http.ResponseWriter, r *http.Request, c *call) error {
 }
 
 // getReady is GET /internal/health/ready: requests should be sent here, or not
-// (503) while the server starts, drains or has no database.
+// (503) while the server starts, drains or has no database that takes writes.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request, c *call) error {
 	status := s.status()
-	return sendStatus(w, r, c, status, map[string]string{"status": status})
+	return sendStatus(w, r, c, status, status)
 }
 
-// sendStatus answers with body: 200 if the server's status is ok, else 503.
-func sendStatus(w http.ResponseWriter, r *http.Request, c *call, status string, body any) error {
+// sendStatus answers with body: 200 if the server is ready, else 503.
+func sendStatus(w http.ResponseWriter, r *http.Request, c *call, is readiness, body any) error {
 	made, err := newResponse(c, body)
 	if err != nil {
 		return err
 	}
-	if status != "ok" {
+	if is.Status != "ok" {
 		made.status = http.StatusServiceUnavailable
 	}
 	made.write(w, r, c)
@@ -130,12 +139,14 @@ func runHealthcheck(ctx context.Context, config Config, stdout io.Writer) error 
 	if err != nil {
 		return err
 	}
-	status, err := askReady(ctx, server)
+	is, err := askReady(ctx, server)
 	switch {
 	case err != nil:
 		return fmt.Errorf("the server at %s doesn't answer: %w", server, err)
-	case status != "ok":
-		return fmt.Errorf("the server at %s isn't ready: %s", server, status)
+	case is.Reason != "":
+		return fmt.Errorf("the server at %s isn't ready: %s, %s", server, is.Status, is.Reason)
+	case is.Status != "ok":
+		return fmt.Errorf("the server at %s isn't ready: %s", server, is.Status)
 	}
 	fmt.Fprintf(stdout, "The server at %s is ready.\n", server)
 	return nil
@@ -161,17 +172,17 @@ func (c Config) localURL() (string, error) {
 	return server.String(), nil
 }
 
-// askReady returns the status that a server says of itself. It takes any
+// askReady returns what a server says of its readiness. It takes any
 // certificate: what is asked for is whether the port of this machine serves,
 // under whatever name. Over an http.Client it would take 14 lines less, and the
 // program 385 KB more, since nothing else here is a client of HTTP.
-func askReady(ctx context.Context, server string) (string, error) {
+func askReady(ctx context.Context, server string) (is readiness, err error) {
 	deadline := time.Now().Add(healthcheckTimeout)
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/internal/health/ready", nil)
 	if err != nil {
-		return "", err
+		return is, err
 	}
 	request.Close = true
 	dial := new(net.Dialer).DialContext
@@ -180,20 +191,19 @@ func askReady(ctx context.Context, server string) (string, error) {
 	}
 	conn, err := dial(ctx, "tcp", request.URL.Host)
 	if err != nil {
-		return "", err
+		return is, err
 	}
 	defer conn.Close()
 	if err := errors.Join(conn.SetDeadline(deadline), request.Write(conn)); err != nil {
-		return "", err
+		return is, err
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), request)
 	if err != nil {
-		return "", err
+		return is, err
 	}
 	defer response.Body.Close()
-	var body struct{ Status string }
-	if err := json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(&body); err != nil || body.Status == "" {
-		return "", fmt.Errorf("something else does, with HTTP status %d", response.StatusCode)
+	if err := json.NewDecoder(io.LimitReader(response.Body, 4<<10)).Decode(&is); err != nil || is.Status == "" {
+		return is, fmt.Errorf("something else does, with HTTP status %d", response.StatusCode)
 	}
-	return body.Status, nil
+	return is, nil
 }

@@ -231,12 +231,13 @@ func (m *counters) writeLive(x *exposition) {
 func (s *Server) writeServer(x *exposition) {
 	x.family("tachikoma_build_info", "gauge", "The version that runs; always 1.")
 	x.sample("tachikoma_build_info", 1, "version", programVersion(), "goversion", runtime.Version())
-	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.", oneIf(s.status() == "ok"))
+	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.", oneIf(s.status().Status == "ok"))
 	running, queued := s.hasher.InUse()
 	x.gauge("tachikoma_argon2_running", "Password hashes being computed.", float64(running))
 	x.gauge("tachikoma_argon2_queued", "Password hashes that wait to be computed.", float64(queued))
-	up := s.opened.Load() && !s.feed.down.Load()
-	x.gauge("tachikoma_database_up", "Whether the database answers.", oneIf(up))
+	trouble := s.trouble.get()
+	x.gauge("tachikoma_database_up", "Whether the database answers.", oneIf(s.opened.Load() && trouble != unreachable))
+	x.gauge("tachikoma_database_writable", "Whether the database takes writes.", oneIf(s.opened.Load() && trouble == noTrouble))
 	if s.opened.Load() {
 		x.gauge("tachikoma_database_latency_seconds", "Time the database took for the last poll.", time.Duration(s.feed.latency.Load()).Seconds())
 		age := time.Since(s.feed.started) - time.Duration(s.feed.polledAt.Load())

@@ -180,7 +180,7 @@ func TestMetricsHaveEveryFamily(t *testing.T) {
 			tachikoma_claims_total tachikoma_leases_expired_total tachikoma_pool_acquires_total tachikoma_pool_wait_seconds_total
 			go_memstats_mallocs_total go_memstats_frees_total process_cpu_seconds_total`,
 		"gauge": `http_requests_in_flight tachikoma_websocket_connections tachikoma_sse_streams tachikoma_argon2_running tachikoma_argon2_queued
-			tachikoma_build_info tachikoma_ready tachikoma_database_up tachikoma_feed_poll_age_seconds tachikoma_pool_connections
+			tachikoma_build_info tachikoma_ready tachikoma_database_up tachikoma_database_writable tachikoma_feed_poll_age_seconds tachikoma_pool_connections
 			tachikoma_specs tachikoma_missions tachikoma_specs_ready tachikoma_leases tachikoma_oldest_lease_age_seconds
 			go_goroutines go_threads go_info go_memstats_alloc_bytes go_memstats_heap_inuse_bytes go_memstats_sys_bytes
 			process_start_time_seconds process_max_fds`,
@@ -193,7 +193,7 @@ func TestMetricsHaveEveryFamily(t *testing.T) {
 			}
 		}
 	}
-	for series, want := range map[string]float64{"tachikoma_ready": 1, "tachikoma_database_up": 1, "http_requests_in_flight": 1, "tachikoma_oldest_lease_age_seconds": 0} {
+	for series, want := range map[string]float64{"tachikoma_ready": 1, "tachikoma_database_up": 1, "tachikoma_database_writable": 1, "http_requests_in_flight": 1, "tachikoma_oldest_lease_age_seconds": 0} {
 		if got := value(t, scraped, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}

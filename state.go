@@ -21,6 +21,7 @@ type serverState struct {
 	config      Config
 	log         *slog.Logger
 	db          *pgxpool.Pool
+	trouble     *databaseTrouble
 	tracers     []pgx.QueryTracer // of db, beside its acquireLimit; set before open
 	conns       *connections      // of db
 	secret      []byte            // signs access tokens; all else is derived from it
@@ -52,6 +53,7 @@ func newState(config Config, log *slog.Logger) serverState {
 		config:   config,
 		log:      log,
 		hasher:   argon2id.New(argon2id.Recommended),
+		trouble:  new(databaseTrouble),
 		conns:    &connections{open: make(map[*pgx.Conn]struct{})},
 		hub:      newHub(log, counted, config.WSQueue),
 		rate:     ratelimit.New(config.RateLimit, limiterKeys),

@@ -31,7 +31,7 @@ func (s *Server) sweep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if s.feed.down.Load() {
+		if s.trouble.get() != noTrouble {
 			continue
 		}
 		if err := s.sweepLeases(ctx); err != nil && ctx.Err() == nil {

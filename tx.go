@@ -55,8 +55,12 @@ type tx struct {
 
 // begin takes a connection and queues what begins a transaction on it. The
 // caller ends it with commit, or else with rollback, which after a commit does
-// nothing but give the connection back.
+// nothing but give the connection back. While the database takes no writes it
+// isn't asked.
 func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
+	if err := s.trouble.refuseWrites(); err != nil {
+		return nil, err
+	}
 	conn, err := s.db.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("beginning a transaction: %w", err)
@@ -219,7 +223,7 @@ func (t *tx) commit(ctx context.Context) error {
 // as a shutdown, one can't know: it may come after the commit.
 func neverCommitted(err error) bool {
 	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return refusal.Severity == "ERROR"
+		return severity(refusal) == "ERROR"
 	}
 	_, unsent := errors.AsType[pgx.ErrPreprocessingBatch](err)
 	_, app := errors.AsType[*apiError](err)

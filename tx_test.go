@@ -365,6 +365,96 @@ func TestServerOutlivesItsDatabase(t *testing.T) {
 	}
 }
 
+// A database that takes no writes for a while is still read, and written again
+// soon after it can be.
+func TestServerOutlivesADatabaseThatTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	const cutOff = `; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()`
+	for name, test := range map[string]struct{ mode, code, begin, end string }{
+		"read only in new sessions": {"", "database_read_only",
+			"ALTER DATABASE :name SET default_transaction_read_only = on" + cutOff,
+			"ALTER DATABASE :name RESET default_transaction_read_only"},
+		"read only, in the simple protocol": {"simple_protocol", "database_read_only",
+			"ALTER DATABASE :name SET default_transaction_read_only = on" + cutOff,
+			"ALTER DATABASE :name RESET default_transaction_read_only"},
+		"full": {"", "database_full", `
+			CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+			CREATE TRIGGER full_disk BEFORE INSERT ON events EXECUTE FUNCTION full_disk()`,
+			"DROP TRIGGER full_disk ON events"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			databaseURL := newTestDatabase(t)
+			owner, err := pgx.Connect(t.Context(), databaseURL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer owner.Close(t.Context())
+			exec := func(sql string) {
+				t.Helper()
+				named := strings.ReplaceAll(sql, ":name", owner.Config().Database)
+				if _, err := owner.PgConn().Exec(t.Context(), named).ReadAll(); err != nil {
+					t.Fatalf("%s: %v", named, err)
+				}
+			}
+			s := startTestServer(t, withParameter(t, databaseURL, "default_query_exec_mode", test.mode), nil)
+			ada := s.signUp("ada", "user")
+			key, mission := ada.withKey("read"), ada.newMission("Kept")
+			write := func() *answer { return ada.patch(mission, map[string]any{"description": "x"}) }
+			ready := func() *answer { return s.anonymous().get("/internal/health/ready") }
+
+			exec(test.begin)
+			eventually(t, "a write is refused, and readiness says why", func() bool {
+				code, _ := write().at("code").(string)
+				reason, _ := ready().at("reason").(string)
+				return code == test.code && reason == test.code
+			})
+			for range 20 { // it stays so, however often it is looked at
+				ada.get(mission).want(http.StatusOK)
+				key.get(mission).want(http.StatusOK)
+				if a := write().wantProblem(http.StatusServiceUnavailable, test.code); a.header.Get("Retry-After") == "" {
+					t.Error("no Retry-After")
+				}
+				s.credentials.forget("")
+			}
+			s.anonymous().post("/api/v1/auth/login", map[string]any{"email": ada.user.Email, "password": testPassword}).
+				wantProblem(http.StatusServiceUnavailable, test.code)
+			s.anonymous().get("/internal/health/live").want(http.StatusOK)
+			if a := s.anonymous().get("/internal/health").want(http.StatusServiceUnavailable); a.text("checks.database.status") != "failing" {
+				t.Errorf("health says %s", a.body)
+			}
+
+			exec(test.end)
+			ended := time.Now()
+			eventually(t, "writes work again", func() bool { return write().status == http.StatusOK })
+			if took := time.Since(ended); took > 2*time.Second {
+				t.Errorf("writes work again after %v", took)
+			}
+			for range 20 { // on every connection
+				write().want(http.StatusOK)
+			}
+			ready().want(http.StatusOK)
+		})
+	}
+}
+
+// withParameter is a connection string with a parameter, or as it is for a value of "".
+func withParameter(t *testing.T, databaseURL, name, value string) string {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if value != "" {
+		query := u.Query()
+		query.Set(name, value)
+		u.RawQuery = query.Encode()
+	}
+	return strings.ReplaceAll(u.String(), "+", "%20")
+}
+
 func TestLostReplyToCommitIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	way, databaseURL := newTunnel(t, newTestDatabase(t))

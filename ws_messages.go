@@ -241,7 +241,7 @@ func (s *Server) publishFigures(ctx context.Context) {
 		now := s.hub.count()
 		rate := float64(now-before) / figuresEvery.Seconds()
 		before = now
-		if !s.hub.followed(figuresStream) || s.feed.down.Load() {
+		if !s.hub.followed(figuresStream) || s.trouble.get() == unreachable {
 			continue
 		}
 		update, err := s.figuresUpdate(ctx, rate)
