@@ -9,6 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"tachikoma/internal/gather"
+	"tachikoma/internal/pgserver"
 )
 
 // dbTrouble is what keeps the database from its work.
@@ -87,10 +91,17 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 	if err != nil {
 		return errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
 	}
+	session, err := connect(ctx, databaseURL) // finds out what the database lets a session set
+	if err != nil {
+		return err
+	}
+	config.ConnConfig.RuntimeParams = session.Config().RuntimeParams
+	if err := session.Close(ctx); err != nil {
+		return fmt.Errorf("connecting to the database: %w", err)
+	}
 	config.MaxConns = int32(s.config.DatabaseMaxConns)
 	limit := acquireLimit{down: func() bool { return s.trouble.get() == unreachable }}
 	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, limit)...)
-	config.ConnConfig.RuntimeParams["application_name"] = "tachikoma"
 	config.ConnConfig.ConnectTimeout = acquireTimeout
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, refusal *pgconn.PgError) bool {
 		t := writeTrouble(refusal)
@@ -140,6 +151,138 @@ func severity(refusal *pgconn.PgError) string {
 	return cmp.Or(refusal.SeverityUnlocalized, refusal.Severity)
 }
 
+// sessionSettings are those of every session of the server, whatever the
+// defaults of its role and of the database are. What isn't here is theirs, such
+// as search_path and default_transaction_read_only.
+var sessionSettings = []sessionSetting{
+	{name: "client_encoding", value: "UTF8", pooled: true},
+	{name: "DateStyle", value: "ISO, MDY", pooled: true, fits: func(has string) bool { return strings.HasPrefix(has, "ISO") }},
+	{name: "TimeZone", value: "UTC", pooled: true, fits: func(has string) bool { return has == "Etc/UTC" || has == "GMT" }},
+	{name: "standard_conforming_strings", value: "on", pooled: true},
+	{name: "IntervalStyle", value: "postgres"},
+	{name: "bytea_output", value: "hex"},
+	{name: "array_nulls", value: "on"},
+	{name: "extra_float_digits", value: "1", fits: func(has string) bool { return has == "2" || has == "3" }},
+	{name: "default_transaction_isolation", value: "read committed"},
+	{name: "exit_on_error", value: "off"},
+	{name: "statement_timeout", value: "0", fits: longTimeout},
+	{name: "transaction_timeout", value: "0", fits: longTimeout, since: 17},
+	{name: "lock_timeout", value: "0", local: true},
+	{name: "idle_in_transaction_session_timeout", value: "0", local: true},
+	{name: "idle_session_timeout", value: "0", local: true},
+}
+
+type sessionSetting struct {
+	name, value string
+	fits        func(has string) bool // whether another value serves as well; nil: none does
+	pooled      bool                  // poolers pass it on
+	local       bool                  // each transaction sets it, or a pooler sees to it
+	since       int                   // the version of PostgreSQL that has it first
+}
+
+// longTimeout reports whether a timeout in milliseconds is longer than what is
+// read in one statement takes.
+func longTimeout(has string) bool {
+	ms, err := strconv.Atoi(has)
+	return err == nil && ms >= 60_000
+}
+
+// connect opens a connection to the database that is in no pool, with
+// sessionSettings. A pooler refuses settings, and an older PostgreSQL those
+// that it doesn't know: then they are left out, and what a session has by
+// itself has to fit. The connection speaks the simple protocol, in which a
+// migration can be sent as it is.
+func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	config.ConnectTimeout = connectTimeout
+	given := config.RuntimeParams
+	for _, leaveOut := range []func(sessionSetting) bool{
+		func(sessionSetting) bool { return false },
+		func(s sessionSetting) bool { return s.since > 0 },
+		func(s sessionSetting) bool { return !s.pooled },
+	} {
+		config.RuntimeParams = map[string]string{"application_name": "tachikoma"}
+		for name, value := range given {
+			if !slices.ContainsFunc(sessionSettings, func(s sessionSetting) bool { return strings.EqualFold(s.name, name) }) {
+				config.RuntimeParams[name] = value
+			}
+		}
+		for _, s := range sessionSettings {
+			if !leaveOut(s) {
+				config.RuntimeParams[s.name] = s.value
+			}
+		}
+		var conn *pgx.Conn
+		if conn, err = pgx.ConnectConfig(ctx, config); err == nil {
+			if err = checkDatabase(ctx, conn); err != nil {
+				_ = conn.Close(ctx) // what is wrong is known
+				return nil, err
+			}
+			return conn, nil
+		}
+		switch sqlState(err) {
+		case "42704", "08P01", "0A000": // undefined_object, protocol_violation, feature_not_supported
+		default:
+			return nil, fmt.Errorf("connecting to the database: %w", err)
+		}
+	}
+	return nil, fmt.Errorf("connecting to the database: %w", err)
+}
+
+// checkDatabase refuses a server that can't hold this program's data, and
+// sessions in which the program wouldn't work as it should.
+func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
+	var number, version, encoding string
+	err := conn.QueryRow(ctx, `
+		SELECT current_setting('server_version_num'), current_setting('server_version'), current_setting('server_encoding')
+		`).Scan(&number, &version, &encoding)
+	if err != nil {
+		return fmt.Errorf("asking the database for its version: %w", err)
+	}
+	if n, err := strconv.Atoi(number); err != nil || n < pgserver.MinVersion*10_000 {
+		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, pgserver.MinVersion)
+	}
+	if encoding != "UTF8" {
+		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
+	}
+	return checkSession(ctx, conn)
+}
+
+// checkSession looks at what connect had to leave out.
+func checkSession(ctx context.Context, conn *pgx.Conn) error {
+	has := make(map[string]string)
+	rows, err := conn.Query(ctx, `SELECT name, setting FROM pg_settings`)
+	if err != nil {
+		return fmt.Errorf("asking the database for its settings: %w", err)
+	}
+	var name, setting string
+	if _, err := pgx.ForEachRow(rows, []any{&name, &setting}, func() error {
+		has[name] = setting
+		return nil
+	}); err != nil {
+		return fmt.Errorf("asking the database for its settings: %w", err)
+	}
+	c, wrong, mend := conn.Config(), []string(nil), []string(nil)
+	for _, s := range sessionSettings {
+		value, known := has[s.name]
+		if !known || s.local || value == s.value || s.fits != nil && s.fits(value) {
+			continue
+		}
+		wrong = append(wrong, s.name+" = "+value)
+		mend = append(mend, fmt.Sprintf("ALTER ROLE %s IN DATABASE %s SET %s = '%s'",
+			pgx.Identifier{c.User}.Sanitize(), pgx.Identifier{c.Database}.Sanitize(), s.name, s.value))
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("behind this pooler the sessions have %s, with which the server doesn't work: run %s, and restart the pooler",
+		strings.Join(wrong, ", "), strings.Join(mend, "; "))
+}
+
 // connections are the open ones of the pool. Safe for concurrent use.
 type connections struct {
 	mu   sync.Mutex // guards open
@@ -186,8 +329,10 @@ func (s *serverState) sharedSecret(ctx context.Context) ([]byte, error) {
 	return secret, nil
 }
 
-// acquireTimeout is how long a request waits for a connection of the pool.
-const acquireTimeout = 2 * time.Second
+const (
+	acquireTimeout = 2 * time.Second // that a request waits for a connection of the pool
+	connectTimeout = 5 * time.Second // that one outside of the pool may take
+)
 
 // acquireLimit bounds the wait for a connection, for every use of the pool: it
 // is a tracer, since what TraceAcquireStart returns is the context of the wait

@@ -20,7 +20,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"tachikoma/internal/pgserver"
 	"tachikoma/internal/specfile"
 )
 
@@ -87,20 +86,11 @@ func readMigrations(files fs.FS) ([]migration, error) {
 var migrationName = regexp.MustCompile(`^([0-9]{4})_[a-z0-9_]+\.sql$`)
 
 func applyMigrations(ctx context.Context, databaseURL string, migrations []migration, log *slog.Logger) (applied int, err error) {
-	config, err := pgx.ParseConfig(databaseURL)
+	conn, err := connect(ctx, databaseURL)
 	if err != nil {
-		return 0, fmt.Errorf("migrating: %w", err)
-	}
-	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	config.RuntimeParams["client_encoding"] = "UTF8"
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return 0, fmt.Errorf("migrating: %w", err)
-	}
-	defer conn.Close(ctx)
-	if err := checkDatabase(ctx, conn); err != nil {
 		return 0, err
 	}
+	defer conn.Close(ctx)
 	for {
 		began := time.Now()
 		done, err := applyNext(ctx, conn, migrations, log)
@@ -113,24 +103,6 @@ func applyMigrations(ctx context.Context, databaseURL string, migrations []migra
 		applied++
 		log.InfoContext(ctx, "migrated", "migration", done.name, "took", time.Since(began))
 	}
-}
-
-// checkDatabase refuses a server that can't hold this program's data.
-func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
-	var number, version, encoding string
-	err := conn.QueryRow(ctx, `
-		SELECT current_setting('server_version_num'), current_setting('server_version'), current_setting('server_encoding')
-		`).Scan(&number, &version, &encoding)
-	if err != nil {
-		return fmt.Errorf("asking the database for its version: %w", err)
-	}
-	if n, err := strconv.Atoi(number); err != nil || n < pgserver.MinVersion*10_000 {
-		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, pgserver.MinVersion)
-	}
-	if encoding != "UTF8" {
-		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
-	}
-	return nil
 }
 
 // migrationSteps are what a migration does after its file, in the same
@@ -156,7 +128,10 @@ func markAllCycles(ctx context.Context, tx pgx.Tx) error {
 // applyNext applies, in one transaction, the first migration that the database
 // lacks, and returns it, or nil if there is none.
 func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log *slog.Logger) (next *migration, err error) {
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, migrationLimitsSQL); err != nil {
+			return fmt.Errorf("beginning to migrate: %w", err)
+		}
 		if err := lockMigrations(ctx, tx, log); err != nil {
 			return err
 		}
@@ -182,6 +157,10 @@ func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log 
 	})
 	return next, err
 }
+
+// migrationLimitsSQL lifts the limits on time, which a pooler's sessions have
+// from the role or the database: a migration takes as long as it takes.
+const migrationLimitsSQL = `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
 
 // lockMigrations waits until nobody else migrates. It asks again and again
 // rather than block in a statement, for a blocked statement holds a snapshot,

@@ -297,3 +297,66 @@ const firstSchemaSQL = `
 	FROM generate_series(1, 2) AS n;
 	INSERT INTO heads (stream, seq, planned, in_progress, completed, unblocked, criteria_total, criteria_done)
 	VALUES (pg_temp.id('2'), 2, 4, 1, 1, 1, 3, 2)`
+
+// setDefaults gives all new sessions of a database settings that somebody may
+// have chosen for another program.
+func setDefaults(t *testing.T, databaseURL string, settings ...string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	for _, setting := range settings {
+		if _, err := conn.Exec(t.Context(), "ALTER DATABASE "+conn.Config().Database+" SET "+setting); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDefaultsOfTheDatabaseDontMatter(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			databaseURL := newEmptyDatabase(t, "TEMPLATE template0 ENCODING 'UTF8'")
+			setDefaults(t, databaseURL, "default_transaction_isolation = 'serializable'", "DateStyle = 'SQL, DMY'",
+				"IntervalStyle = 'iso_8601'", "TimeZone = 'Asia/Kolkata'", "bytea_output = 'escape'", "array_nulls = off",
+				"standard_conforming_strings = off", "extra_float_digits = -15", "client_encoding = 'LATIN1'",
+				"statement_timeout = '20ms'", "lock_timeout = '1ms'", "idle_in_transaction_session_timeout = '1ms'",
+				"idle_session_timeout = '300ms'", "exit_on_error = on")
+			databaseURL = withParameter(t, databaseURL, "default_query_exec_mode", mode)
+			if _, err := migrate(t.Context(), databaseURL, slog.New(slog.DiscardHandler)); err != nil {
+				t.Fatal(err)
+			}
+			ada := startTestServer(t, databaseURL, nil).signUp("ada", "user")
+			mission := ada.newMission("Grüße \\ 'und' Küsse")
+			if name := ada.get(mission).text("name"); name != "Grüße \\ 'und' Küsse" {
+				t.Errorf("the name is %q", name)
+			}
+			ada.importFiles(mission, "a.md", "# A\n\n- [ ] it works\n", "b.md", "# B\n")
+			ada.post(mission+"/start", nil).want(http.StatusOK)
+			agents := sync.WaitGroup{}
+			for i := range 8 {
+				agents.Go(func() {
+					entries := map[string]any{"entries": []map[string]any{{"level": "info", "message": "x"}}}
+					for range 5 {
+						a, err := ada.try(t.Context(), "POST", mission+"/logs", entries)
+						if err != nil || a.status != http.StatusCreated {
+							t.Errorf("a log entry: %v %s", err, a.body)
+						}
+					}
+					a, err := ada.try(t.Context(), "POST", mission+"/claim", map[string]any{"agent": fmt.Sprint("bot ", i)})
+					if err != nil || a.status != http.StatusOK && a.status != http.StatusNoContent {
+						t.Errorf("a claim: %v %s", err, a.body)
+					}
+				})
+			}
+			agents.Wait()
+			if m := ada.get(mission); m.number("stats.in_progress") != 2 {
+				t.Errorf("of 8 agents and 2 specs: %s", m.body)
+			}
+			ada.withKey("read").get(mission + "/events?limit=200").want(http.StatusOK)
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,4 +158,37 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 		t.Errorf("a revocation took %v", took)
 	}
 	stream.rest()
+}
+
+// Through a pooler the server can't set up its sessions. Where they don't fit it
+// says what to run, and that is enough.
+func TestServerRefusesSessionsOfAPoolerThatDontFit(t *testing.T) {
+	t.Parallel()
+	databaseURL := testCluster.NewEmptyDatabase(t, "ENCODING 'UTF8' TEMPLATE template0")
+	owner, err := pgx.Connect(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Close(t.Context())
+	run := func(sql string) {
+		t.Helper()
+		if _, err := owner.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	alter := "ALTER DATABASE " + owner.Config().Database + " SET "
+	run(alter + "default_transaction_isolation = 'serializable'")
+	run(alter + "bytea_output = 'escape'")
+	run(alter + "statement_timeout = '5s'")
+	run(alter + "DateStyle = 'SQL, DMY'") // which the pooler passes on
+	run(alter + "lock_timeout = '1ms'")   // which transactions set
+
+	refused, code := runToEnd(t, "", withAdmin(pooled(t, databaseURL)))
+	said := regexp.MustCompile(`: run (ALTER ROLE .*), and restart the pooler\n`).FindStringSubmatch(refused.err.text())
+	if code != 1 || said == nil || strings.Contains(said[1], "DateStyle") || strings.Contains(said[1], "lock_timeout") {
+		t.Fatalf("code %d:\n%s", code, refused.err.text())
+	}
+	run(said[1])
+	_, ada := serveWell(t, withAdmin(pooled(t, databaseURL))...)
+	ada.newMission("Pooled")
 }
