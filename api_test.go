@@ -28,8 +28,9 @@ var cheapArgon2 = argon2id.Params{Memory: 8, Time: 1, Threads: 1}
 // listens on loopback until the test ends.
 type testServer struct {
 	*Server
-	t    testing.TB
-	stop func() error // ends the server and returns what run said; may be called again
+	t     testing.TB
+	ended <-chan struct{}
+	stop  func() error // ends the server and returns what run said; may be called again
 }
 
 // newTestServer starts a server without rate limits and with cheap password
@@ -43,6 +44,19 @@ func newTestServer(t testing.TB, change func(*Config)) *testServer {
 // that several servers can share one.
 func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *testServer {
 	t.Helper()
+	s, ready := beginTestServer(t, databaseURL, t.Output(), change)
+	select {
+	case <-ready:
+	case <-s.ended:
+		t.FailNow() // stop says why
+	}
+	return s
+}
+
+// beginTestServer is startTestServer for who doesn't want to wait until it is
+// ready. log gets the server's warnings and errors.
+func beginTestServer(t testing.TB, databaseURL string, log io.Writer, change func(*Config)) (server *testServer, ready <-chan struct{}) {
+	t.Helper()
 	settings := map[string]string{
 		"DATABASE_URL": databaseURL, "DATABASE_MAX_CONNS": "8", "PORT": "0", "RATE_LIMIT": "0", "AUTH_RATE_LIMIT": "0",
 	}
@@ -53,18 +67,18 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 	if change != nil {
 		change(&config)
 	}
-	s, err := newServer(config, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})))
+	s, err := newServer(config, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.hasher = argon2id.New(cheapArgon2)
 	s.tracers = append(s.tracers, &sentStatements)
 	ctx, cancel := context.WithCancel(context.Background())
-	ready, ended := make(chan struct{}), make(chan struct{})
+	up, ended := make(chan struct{}), make(chan struct{})
 	var runErr error
 	go func() {
 		defer close(ended)
-		runErr = s.run(ctx, func() { close(ready) })
+		runErr = s.run(ctx, func() { close(up) })
 	}()
 	stop := func() error {
 		cancel()
@@ -76,12 +90,7 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 			t.Errorf("the server ended with: %v", err)
 		}
 	})
-	select {
-	case <-ready:
-	case <-ended:
-		t.FailNow() // stop says why
-	}
-	return &testServer{Server: s, t: t, stop: stop}
+	return &testServer{Server: s, t: t, ended: ended, stop: stop}, up
 }
 
 // unredirected shows an answer that leads elsewhere as it is.

@@ -16,7 +16,7 @@ func (c *client) withToken(token string) *client {
 }
 
 // in is the server for a subtest.
-func (s *testServer) in(t *testing.T) *testServer { return &testServer{s.Server, t, s.stop} }
+func (s *testServer) in(t *testing.T) *testServer { return &testServer{s.Server, t, s.ended, s.stop} }
 
 // within looks until what it waits for is there, for at most as long as limit.
 func within(limit time.Duration, look func() bool) bool {

@@ -6,9 +6,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,41 +26,6 @@ import (
 	"tachikoma/internal/gather"
 	"tachikoma/internal/pgserver"
 )
-
-// dbTrouble is what keeps the database from its work.
-type dbTrouble int32
-
-const (
-	noTrouble   dbTrouble = iota
-	unreachable           // or it doesn't answer
-	readOnly              // a standby after a failover, or its owner wants it so: only writes are refused
-	diskFull              // likewise
-)
-
-// code is what clients are told, and "" for noTrouble.
-func (t dbTrouble) code() string {
-	return [...]string{"", "database_unavailable", "database_read_only", "database_full"}[t]
-}
-
-// problem is the answer to a request that this trouble keeps from being served.
-func (t dbTrouble) problem() *apiError {
-	detail := [...]string{unreachable: "The database can't serve this right now. Try again in a moment.",
-		readOnly: "The database takes no changes right now, but can be read. Try again in a moment.",
-		diskFull: "The database has no room for changes right now, but can be read. Try again later."}[t]
-	return problem(http.StatusServiceUnavailable, t.code(), "%s", detail).withHeader("Retry-After", "1")
-}
-
-// writeTrouble is what a database's refusal of a statement says about all
-// writes.
-func writeTrouble(err error) dbTrouble {
-	switch sqlState(err) {
-	case "25006": // read_only_sql_transaction
-		return readOnly
-	case "53100": // disk_full
-		return diskFull
-	}
-	return noTrouble
-}
 
 // databaseTrouble is the trouble as of now: open sets it while it waits for
 // the database, then the feed, which looks twice a second, and a write that is
@@ -100,12 +66,12 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	config.MaxConns = int32(s.config.DatabaseMaxConns)
-	limit := acquireLimit{down: func() bool { return s.trouble.get() == unreachable }}
+	limit := acquireLimit{down: func() bool { return s.opened.Load() && s.trouble.get() == unreachable }}
 	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, limit)...)
 	config.ConnConfig.ConnectTimeout = acquireTimeout
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, refusal *pgconn.PgError) bool {
 		t := writeTrouble(refusal)
-		if t != noTrouble && s.trouble.begin(t) {
+		if t != noTrouble && s.opened.Load() && s.trouble.begin(t) {
 			s.log.Error("the database takes no writes", "reason", t.code(), "error", refusal)
 		}
 		// A session that was refused a write keeps what made it read only.
@@ -227,10 +193,47 @@ func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 		switch sqlState(err) {
 		case "42704", "08P01", "0A000": // undefined_object, protocol_violation, feature_not_supported
 		default:
-			return nil, fmt.Errorf("connecting to the database: %w", err)
+			return nil, refusedConnection(err, config)
 		}
 	}
-	return nil, fmt.Errorf("connecting to the database: %w", err)
+	return nil, refusedConnection(err, config)
+}
+
+// refusedConnection is the error of a connection that isn't made, with what an
+// operator can do about it, unless that may pass.
+func refusedConnection(err error, config *pgx.ConnConfig) error {
+	if passing(err) != noTrouble {
+		return fmt.Errorf("connecting to the database: %w", err)
+	}
+	role, database := identifier(config.User), identifier(config.Database)
+	advice := "the database can't be connected to: check DATABASE_URL, also its sslmode"
+	switch sqlState(err) {
+	case "28P01": // invalid_password
+		advice = "the database refuses the password of the role " + role + ": correct DATABASE_URL, or run ALTER ROLE " + role + " PASSWORD '…'"
+	case "28000": // invalid_authorization_specification
+		advice = "the database doesn't let the role " + role + " in: run CREATE ROLE " + role + " LOGIN PASSWORD '…', or allow it in pg_hba.conf"
+	case "3D000": // invalid_catalog_name
+		advice = "there is no database " + database + ": run CREATE DATABASE " + database + " OWNER " + role + ", or correct DATABASE_URL"
+	case "42501": // insufficient_privilege
+		advice = "the role " + role + " may not use the database: run GRANT CONNECT ON DATABASE " + database + " TO " + role
+	}
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
+		err = refusal // the rest says the same in more lines
+	}
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+		advice = "the database's TLS certificate isn't trusted: name its authority in sslrootcert of DATABASE_URL"
+	}
+	return fmt.Errorf("%s (%w)", advice, err)
+}
+
+var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
+
+// identifier is a name as SQL wants it, in quotes where it needs them.
+func identifier(name string) string {
+	if plainName.MatchString(name) {
+		return name
+	}
+	return pgx.Identifier{name}.Sanitize()
 }
 
 // checkDatabase refuses a server that can't hold this program's data, and
@@ -274,7 +277,7 @@ func checkSession(ctx context.Context, conn *pgx.Conn) error {
 		}
 		wrong = append(wrong, s.name+" = "+value)
 		mend = append(mend, fmt.Sprintf("ALTER ROLE %s IN DATABASE %s SET %s = '%s'",
-			pgx.Identifier{c.User}.Sanitize(), pgx.Identifier{c.Database}.Sanitize(), s.name, s.value))
+			identifier(c.User), identifier(c.Database), s.name, s.value))
 	}
 	if len(wrong) == 0 {
 		return nil

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -175,6 +177,70 @@ func errInternal() *apiError {
 		"Something went wrong on the server. The request id helps to find it in the log.")
 }
 
+// dbTrouble is what keeps the database from its work.
+type dbTrouble int32
+
+const (
+	noTrouble   dbTrouble = iota
+	unreachable           // or it doesn't answer
+	readOnly              // a standby after a failover, or its owner wants it so: only writes are refused
+	diskFull              // likewise
+)
+
+// code is what clients are told, and "" for noTrouble.
+func (t dbTrouble) code() string {
+	return [...]string{"", "database_unavailable", "database_read_only", "database_full"}[t]
+}
+
+// problem is the answer to a request that this trouble keeps from being served.
+func (t dbTrouble) problem() *apiError {
+	detail := [...]string{unreachable: "The database can't serve this right now. Try again in a moment.",
+		readOnly: "The database takes no changes right now, but can be read. Try again in a moment.",
+		diskFull: "The database has no room for changes right now, but can be read. Try again later."}[t]
+	return problem(http.StatusServiceUnavailable, t.code(), "%s", detail).withHeader("Retry-After", "1")
+}
+
+// writeTrouble is what a database's refusal of a statement says about all
+// writes.
+func writeTrouble(err error) dbTrouble {
+	switch sqlState(err) {
+	case "25006": // read_only_sql_transaction
+		return readOnly
+	case "53100": // disk_full
+		return diskFull
+	}
+	return noTrouble
+}
+
+// passing is the trouble that err tells of, for who can wait until it is over:
+// neither a wrong password, say, nor a certificate that isn't trusted.
+func passing(err error) dbTrouble {
+	if t := writeTrouble(err); t != noTrouble {
+		return t
+	}
+	_, alert := errors.AsType[tls.AlertError](err) // such as that a client certificate is needed
+	switch {
+	case errors.Is(err, pgconn.ErrReadOnlyConnection):
+		return readOnly
+	case err == nil || alert || errors.Is(err, fs.ErrPermission),
+		sqlState(err) == "" && !networkFailed(err) || sqlState(err) != "" && !databaseGone(err):
+		return noTrouble
+	}
+	return unreachable
+}
+
+// advise adds to an error of a passing trouble what an operator can do about it.
+func advise(err error) error {
+	advice := [...]string{unreachable: "the database can't be reached: start it, or correct DATABASE_URL",
+		readOnly: "the database is read-only: connect to the primary (of several hosts, target_session_attrs=read-write in " +
+			"DATABASE_URL finds it), or run ALTER DATABASE … RESET default_transaction_read_only",
+		diskFull: "the disk of the database is full: make room on it"}[passing(err)]
+	if advice == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %w", advice, err)
+}
+
 // databaseGone reports whether err means that the database, or the way to it,
 // is lost or full, rather than that it refused a statement.
 func databaseGone(err error) bool {
@@ -187,11 +253,13 @@ func databaseGone(err error) bool {
 		return false
 	}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	return connecting || networkFailed(err) || pgconn.SafeToRetry(err)
+}
+
+func networkFailed(err error) bool {
 	_, network := errors.AsType[net.Error](err)
-	return connecting || network ||
-		errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		pgconn.SafeToRetry(err)
+	return network || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 // sqlState is the SQLSTATE of a PostgreSQL error, or "" for any other error.

@@ -148,14 +148,14 @@ func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s 
 	s := &Server{serverState: newState(config, newLogger(config, stderr))}
 	if config.DatabaseURL == "" {
 		if url, running := pgserver.Running(config.DataDir); running {
-			return do(s, url)
+			return advise(do(s, url))
 		}
 	}
 	url, err := s.databaseURL(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(s, url), s.close())
+	return errors.Join(advise(do(s, url)), s.close())
 }
 
 // newLogger returns the process's logger as LOG_LEVEL and LOG_FORMAT ask.

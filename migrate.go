@@ -95,7 +95,7 @@ func applyMigrations(ctx context.Context, databaseURL string, migrations []migra
 		began := time.Now()
 		done, err := applyNext(ctx, conn, migrations, log)
 		if err != nil {
-			return applied, err
+			return applied, explainMigration(ctx, conn, err)
 		}
 		if done == nil {
 			return applied, nil
@@ -191,9 +191,16 @@ func lockMigrations(ctx context.Context, tx pgx.Tx, log *slog.Logger) error {
 // that they are the first of ours. It makes the table that records them.
 func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count int, err error) {
 	// Asked first, because CREATE … IF NOT EXISTS wants the right to create even where it needn't.
-	var there bool
-	if err := tx.QueryRow(ctx, "SELECT to_regclass('schema_migrations') IS NOT NULL").Scan(&there); err != nil {
+	var there, ours bool
+	err = tx.QueryRow(ctx, `
+		SELECT count(*) > 0, count(*) FILTER (WHERE (attname, format_type(atttypid, NULL)) IN
+			(('version', 'integer'), ('name', 'text'), ('checksum', 'text'), ('applied_at', 'timestamp with time zone'))) = 4
+		FROM pg_attribute WHERE attrelid = to_regclass('schema_migrations') AND attnum > 0 AND NOT attisdropped`).Scan(&there, &ours)
+	if err != nil {
 		return 0, fmt.Errorf("looking for schema_migrations: %w", err)
+	}
+	if there && !ours {
+		return 0, foreignDatabase("its table schema_migrations has other columns")
 	}
 	if !there {
 		_, err := tx.Exec(ctx, `
@@ -225,11 +232,56 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 				record.name, len(migrations))
 		}
 		if ours := migrations[i]; record.version != ours.version || record.name != ours.name || record.checksum != ours.checksum {
-			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program has %s (%.8s…); a migration is never edited once it was applied",
+			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program has %s (%.8s…), "+
+				"and a migration is never edited once it was applied: run the program that made it, or name another database in DATABASE_URL",
 				record.name, record.checksum, ours.name, ours.checksum)
 		}
 	}
 	return len(history), nil
+}
+
+// foreignDatabase is the error of a database that somebody else lives in.
+func foreignDatabase(sign string) error {
+	return fmt.Errorf("the database is another program's (%s): give Tachikoma a database of its own, "+
+		"with CREATE DATABASE tachikoma and that name in DATABASE_URL", sign)
+}
+
+// explainMigration adds to an error what an operator can do about it, where
+// that is known.
+func explainMigration(ctx context.Context, conn *pgx.Conn, err error) error {
+	refusal, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || conn.IsClosed() {
+		return err
+	}
+	var role, database, schema, path, owner string
+	var create bool
+	askErr := conn.QueryRow(ctx, `
+		SELECT quote_ident(current_user), quote_ident(current_database()), coalesce(quote_ident(current_schema()), ''),
+		       current_setting('search_path'), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
+		       coalesce((SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass('schema_migrations')), '')
+		`).Scan(&role, &database, &schema, &path, &create, &owner)
+	if askErr != nil {
+		return err
+	}
+	const (
+		noCreate = "the role %[1]s may not make tables in the schema %[2]s: run GRANT CREATE ON SCHEMA %[2]s TO %[1]s, " +
+			"or ALTER DATABASE %[3]s OWNER TO %[1]s (%[4]w)"
+		notOwner = "the tables belong to the role %[2]s, so the role %[1]s may not change them: connect as %[2]s, " +
+			"or run REASSIGN OWNED BY %[2]s TO %[1]s (%[3]w)"
+		noSchema = "the search_path (%[1]s) names no schema that the role %[2]s may use: run CREATE SCHEMA … AUTHORIZATION %[2]s, " +
+			"or GRANT USAGE, CREATE ON SCHEMA … TO %[2]s, or ALTER ROLE %[2]s IN DATABASE %[3]s SET search_path = … (%[4]w)"
+	)
+	switch code := refusal.Code; {
+	case code == "42501" && !create: // insufficient_privilege
+		return fmt.Errorf(noCreate, role, schema, database, err)
+	case code == "42501" && owner != "" && owner != role:
+		return fmt.Errorf(notOwner, role, owner, err)
+	case code == "3F000": // invalid_schema_name
+		return fmt.Errorf(noSchema, path, role, database, err)
+	case owner == "" && (code == "42P07" || code == "42710" || code == "42723"): // duplicate_table, _object, _function
+		return foreignDatabase(refusal.Message)
+	}
+	return err
 }
 
 // at is the file, and the line if the database told it, of an error.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -186,6 +188,115 @@ func TestMigrateRefusesAnotherEncoding(t *testing.T) {
 	url := newEmptyDatabase(t, "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
 	_, err := migrate(t.Context(), url, slog.New(slog.DiscardHandler))
 	wantError(t, err, "LATIN1", "UTF8")
+}
+
+// What keeps a database from being migrated is said with what mends it, in one
+// sentence, and that does mend it.
+func TestMigrateSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ begin, words, mend string }{
+		"no right to make tables": {"REVOKE ALL ON SCHEMA public FROM PUBLIC, app; GRANT USAGE ON SCHEMA public TO app",
+			"GRANT CREATE ON SCHEMA public TO app; ALTER DATABASE db OWNER TO app", "GRANT CREATE ON SCHEMA public TO app"},
+		"no right to the schema": {"REVOKE ALL ON SCHEMA public FROM PUBLIC, app",
+			"search_path; public; GRANT USAGE, CREATE ON SCHEMA … TO app", "GRANT USAGE, CREATE ON SCHEMA public TO app"},
+		"a path to nowhere": {"ALTER DATABASE db SET search_path = 'nowhere'; CREATE SCHEMA theirs AUTHORIZATION app",
+			"search_path (nowhere); ALTER ROLE app IN DATABASE db SET search_path",
+			"ALTER ROLE app IN DATABASE db SET search_path = 'theirs'"},
+		"another's tables": {"CREATE TABLE schema_migrations (version int, name text, checksum text, applied_at timestamptz)",
+			"belong to the role; the role app may not; connect as; REASSIGN OWNED", "ALTER TABLE schema_migrations OWNER TO app"},
+		"no way in": {"REVOKE CONNECT ON DATABASE db FROM PUBLIC",
+			"GRANT CONNECT ON DATABASE db TO app", "GRANT CONNECT ON DATABASE db TO app"},
+		"read only": {"ALTER DATABASE db SET default_transaction_read_only = on",
+			"read-only; primary; RESET default_transaction_read_only", "ALTER DATABASE db RESET default_transaction_read_only"},
+		"Rails's history": {"CREATE TABLE schema_migrations (version varchar PRIMARY KEY)",
+			"another program's; schema_migrations; CREATE DATABASE; DATABASE_URL", "DROP TABLE schema_migrations"},
+		"golang-migrate's history": {"CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean)",
+			"another program's; schema_migrations; CREATE DATABASE; DATABASE_URL", "DROP TABLE schema_migrations"},
+		"another history, of other types": {
+			"CREATE TABLE schema_migrations (version text, name text, checksum bytea, applied_at date)",
+			"another program's; schema_migrations; CREATE DATABASE; DATABASE_URL", "DROP TABLE schema_migrations"},
+		"another's table users": {"CREATE TABLE users (id int)",
+			"another program's; users; CREATE DATABASE; DATABASE_URL", "DROP TABLE users"},
+		"another's index": {"CREATE TABLE theirs (id int); CREATE INDEX sessions_user ON theirs (id)",
+			"another program's; sessions_user; CREATE DATABASE; DATABASE_URL", "DROP TABLE theirs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := newDatabaseOfRole(t)
+			database.exec(test.begin)
+			_, err := migrate(t.Context(), database.url, slog.New(slog.DiscardHandler))
+			err = advise(err)
+			for words := range strings.SplitSeq(test.words, "; ") {
+				wantError(t, err, database.named(words))
+			}
+			if strings.Contains(fmt.Sprint(err), "\n") {
+				t.Errorf("it is more than a line: %v", err)
+			}
+			database.exec(test.mend)
+			if _, err := migrate(t.Context(), database.url, slog.New(slog.DiscardHandler)); err != nil {
+				t.Errorf("after %s: %v", database.named(test.mend), err)
+			}
+		})
+	}
+}
+
+// roleDatabase is an empty database, and a role that may log in and owns nothing.
+type roleDatabase struct {
+	t        *testing.T
+	owner    *pgx.Conn
+	role, db string
+	url      string // as the role
+}
+
+func newDatabaseOfRole(t *testing.T) *roleDatabase {
+	t.Helper()
+	ownerURL := newEmptyDatabase(t, "TEMPLATE template0 ENCODING 'UTF8'")
+	owner, err := pgx.Connect(t.Context(), ownerURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &roleDatabase{t: t, owner: owner, db: owner.Config().Database, role: owner.Config().Database + "_app"}
+	d.exec("CREATE ROLE app LOGIN PASSWORD 'secret'; GRANT CREATE ON SCHEMA public TO app")
+	t.Cleanup(func() {
+		defer owner.Close(context.Background())
+		drop := d.named("REASSIGN OWNED BY app TO current_user; DROP OWNED BY app; DROP ROLE app")
+		if _, err := owner.PgConn().Exec(context.Background(), drop).ReadAll(); err != nil {
+			t.Error(err)
+		}
+	})
+	d.url = withUser(t, ownerURL, d.role, "secret")
+	return d
+}
+
+// named replaces the words app and db by the names of the role and the database.
+func (d *roleDatabase) named(sql string) string {
+	sql = regexp.MustCompile(`\bapp\b`).ReplaceAllString(sql, d.role)
+	return regexp.MustCompile(`\bdb\b`).ReplaceAllString(sql, d.db)
+}
+
+// exec runs statements as the cluster's owner.
+func (d *roleDatabase) exec(sql string) {
+	d.t.Helper()
+	if _, err := d.owner.PgConn().Exec(d.t.Context(), d.named(sql)).ReadAll(); err != nil {
+		d.t.Fatalf("%s: %v", d.named(sql), err)
+	}
+}
+
+// withUser is a connection string with another role.
+func withUser(t *testing.T, databaseURL, role, password string) string {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if query := u.Query(); query.Has("user") {
+		query.Set("user", role)
+		query.Set("password", password)
+		u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20")
+	} else {
+		u.User = url.UserPassword(role, password)
+	}
+	return u.String()
 }
 
 // TestDatabaseOfTheFirstSchemaComesAlong fills a database as it was before

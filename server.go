@@ -21,6 +21,9 @@ const (
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 64 << 10 // bytes
 
+	maxStartPause = 5 * time.Second // between two tries to reach the database at the start
+	startTry      = time.Minute     // that a try takes at most, as systemd is told
+
 	// closeTime is how long close may take: for the pool, then for the private Postgres.
 	closeTime = 5*time.Second + pgserver.StopTimeout
 )
@@ -81,20 +84,15 @@ func (s *Server) url() string {
 func (s *Server) router() http.Handler { return s.middleware(s.dispatch(s.mux)) }
 
 // open brings up the database, a private one without DATABASE_URL, and starts
-// what runs beside the requests. It is done when requests can be served.
+// what runs beside the requests. It waits for a database that isn't there yet,
+// or takes no writes. It is done when requests can be served.
 func (s *Server) open(ctx context.Context) error {
 	url, err := s.databaseURL(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := migrate(ctx, url, s.log); err != nil {
+	if err := s.awaitDatabase(ctx, url); err != nil {
 		return err
-	}
-	if err := s.openState(ctx, url); err != nil {
-		return err
-	}
-	if err := s.ensureAdmin(ctx); err != nil {
-		return fmt.Errorf("making the account of ADMIN_EMAIL: %w", err)
 	}
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWork = stop
@@ -103,6 +101,55 @@ func (s *Server) open(ctx context.Context) error {
 	s.work.Go(func() { s.sweep(working) })
 	s.work.Go(func() { s.publishFigures(working) })
 	s.opened.Store(true)
+	return nil
+}
+
+// awaitDatabase is openDatabase until that succeeds, or fails with what no
+// waiting mends. It says once what it waits for.
+func (s *Server) awaitDatabase(ctx context.Context, url string) error {
+	for wait := maxStartPause / 20; ; wait = min(2*wait, maxStartPause) {
+		err := s.openDatabase(ctx, url)
+		trouble := passing(err)
+		if before := s.trouble.set(trouble); trouble != noTrouble && trouble != before {
+			s.log.Warn("waiting for the database", "reason", trouble.code(), "error", advise(err))
+		}
+		if trouble == noTrouble || ctx.Err() != nil {
+			return err
+		}
+		s.systemd.Waiting(trouble.code(), wait+startTry)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.postgresEnded():
+			return errPostgresEnded
+		}
+	}
+}
+
+var errPostgresEnded = errors.New("the private Postgres has ended; its log says why")
+
+// postgresEnded is closed when the private Postgres has ended, if there is one.
+func (s *Server) postgresEnded() <-chan struct{} {
+	if s.postgres == nil {
+		return nil
+	}
+	return s.postgres.Done()
+}
+
+// openDatabase migrates the database and connects to it.
+func (s *Server) openDatabase(ctx context.Context, url string) error {
+	if _, err := migrate(ctx, url, s.log); err != nil {
+		return err
+	}
+	if err := s.openState(ctx, url); err != nil {
+		return err
+	}
+	if err := s.ensureAdmin(ctx); err != nil {
+		s.db.Close()
+		s.db = nil
+		return fmt.Errorf("making the account of ADMIN_EMAIL: %w", err)
+	}
 	return nil
 }
 
@@ -138,17 +185,13 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 		return s.drain(public, internal, 0)
 	}
 	if err == nil {
-		var lost <-chan struct{}
-		if s.postgres != nil {
-			lost = s.postgres.Done()
-		}
 		s.systemd.Ready(s.url())
 		ready()
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
-		case <-lost:
-			err = errors.New("the private Postgres has ended; its log says why")
+		case <-s.postgresEnded():
+			err = errPostgresEnded
 		}
 	}
 	if err != nil { // nobody is to be kept waiting

@@ -53,6 +53,12 @@ func (n Notifier) send(message string) error {
 // Starting says what the wait is for.
 func (n Notifier) Starting() { n.tell("STATUS=Bringing up the database") }
 
+// Waiting says why the start takes longer, and that the next word comes
+// within limit: the unit's TimeoutStartSec is prolonged to it.
+func (n Notifier) Waiting(reason string, limit time.Duration) {
+	n.tell("STATUS=Waiting for the database: "+reason, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", limit.Microseconds()))
+}
+
 // Ready says that requests are served at url.
 func (n Notifier) Ready(url string) { n.tell("READY=1", "STATUS=Serving at "+url) }
 

@@ -1,0 +1,107 @@
+package main
+
+// How the server starts, ends, and gets along with its database.
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// lineCount counts the lines of a log that contain a text.
+type lineCount struct {
+	text  string
+	count atomic.Int32
+}
+
+func (l *lineCount) Write(p []byte) (int, error) {
+	l.count.Add(int32(strings.Count(string(p), l.text)))
+	return len(p), nil
+}
+
+// A database that isn't there yet, goes away while the server starts, or takes
+// no writes is waited for; what it waits for is said once.
+func TestServerWaitsForItsDatabase(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		reason     string
+		begin, end func(way *tunnel, database *roleDatabase)
+	}{
+		"not there yet": {"database_unavailable",
+			func(way *tunnel, _ *roleDatabase) { way.set(tunnelClosed) },
+			func(way *tunnel, _ *roleDatabase) { way.set(tunnelOpen) }},
+		"silent": {"database_unavailable",
+			func(way *tunnel, _ *roleDatabase) { way.set(tunnelFrozen) },
+			func(way *tunnel, _ *roleDatabase) { way.set(tunnelOpen) }},
+		"no connection left": {"database_unavailable",
+			func(_ *tunnel, database *roleDatabase) { database.exec("ALTER ROLE app CONNECTION LIMIT 0") },
+			func(_ *tunnel, database *roleDatabase) { database.exec("ALTER ROLE app CONNECTION LIMIT -1") }},
+		"read only": {"database_read_only",
+			func(_ *tunnel, database *roleDatabase) {
+				database.exec("ALTER DATABASE db SET default_transaction_read_only = on")
+			},
+			func(_ *tunnel, database *roleDatabase) {
+				database.exec("ALTER DATABASE db RESET default_transaction_read_only")
+			}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := newDatabaseOfRole(t)
+			way, databaseURL := newTunnel(t, database.url)
+			test.begin(way, database)
+			said := &lineCount{text: "waiting for the database"}
+			s, ready := beginTestServer(t, databaseURL, said, nil)
+			anybody := s.anonymous()
+			eventually(t, "readiness says what is waited for", func() bool {
+				a := anybody.get("/internal/health/ready").want(http.StatusServiceUnavailable)
+				return a.text("status") == "starting" && a.at("reason") == test.reason
+			})
+			anybody.get("/internal/health/live").want(http.StatusOK)
+			anybody.get("/internal/health").want(http.StatusServiceUnavailable)
+			anybody.get("/internal/metrics")
+			anybody.get("/api/v1/missions").wantProblem(http.StatusServiceUnavailable, "starting")
+			test.end(way, database)
+			select {
+			case <-ready:
+			case <-s.ended:
+				t.Fatal("it has ended")
+			case <-time.After(patience):
+				t.Fatal("it never gets ready")
+			}
+			anybody.get("/internal/health/ready").want(http.StatusOK)
+			s.signUp("ada", "user").newMission("Late")
+			if n := said.count.Load(); n != 1 {
+				t.Errorf("what it waits for was said %d times", n)
+			}
+		})
+	}
+}
+
+// What no waiting mends ends the start at once, with what to do.
+func TestServerDoesntWaitForWhatNoWaitingMends(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ begin, role, name, words string }{
+		"no such database":  {"", "app", "missing", "there is no database missing; CREATE DATABASE missing OWNER app"},
+		"no such role":      {"", "nobody", "", "CREATE ROLE nobody LOGIN"},
+		"no right to it":    {"REVOKE CONNECT ON DATABASE db FROM PUBLIC", "app", "", "GRANT CONNECT ON DATABASE db TO app"},
+		"no right in it":    {"REVOKE CREATE ON SCHEMA public FROM PUBLIC, app", "app", "", "GRANT CREATE ON SCHEMA public TO app"},
+		"another program's": {"CREATE TABLE users ()", "app", "", "another program's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := newDatabaseOfRole(t)
+			database.exec(test.begin)
+			env := map[string]string{"PORT": "0", "DATABASE_URL": withUser(t, database.url, database.named(test.role), "secret")}
+			if test.name != "" {
+				env["DATABASE_URL"] = strings.Replace(env["DATABASE_URL"], "/"+database.db, "/"+test.name, 1)
+			}
+			err := run(t.Context(), nil, func(name string) string { return env[name] }, nil, io.Discard, io.Discard)
+			for words := range strings.SplitSeq(test.words, "; ") {
+				wantError(t, err, database.named(words))
+			}
+		})
+	}
+}
