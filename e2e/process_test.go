@@ -46,8 +46,13 @@ func startProgram(t *testing.T, stdin io.Reader, env []string, args ...string) *
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startCommand(t, exec.Command(path, args...), stdin, env)
+}
+
+// startCommand is startProgram with a command line of one's own.
+func startCommand(t *testing.T, cmd *exec.Cmd, stdin io.Reader, env []string) *program {
+	t.Helper()
 	home := t.TempDir()
-	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdin = home, stdin
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, env...)
 	p := &program{t: t, ended: make(chan struct{})}
@@ -288,6 +293,29 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	if code := p.wait(); code != 1 || !strings.Contains(p.err.text(), "the private Postgres has ended") {
 		t.Errorf("without its Postgres: code %d\n%s", code, p.err.text())
 	}
+}
+
+// A server that somebody started with nohup outlives their terminal.
+func TestHangupCountsOnlyWhereItIsntIgnored(t *testing.T) {
+	t.Parallel()
+	path, err := theProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"PORT=0", "DATABASE_URL=" + newDatabase(t)}
+	kept := startCommand(t, exec.Command("nohup", path), nil, env)
+	c := &client{t: t, base: kept.says(&kept.out, `is at (http\S+)`)}
+	kept.signal(syscall.SIGHUP)
+	other, _ := serve(t, env...)
+	other.signal(syscall.SIGHUP)
+	if code := other.wait(); code != 0 {
+		t.Errorf("after a hangup the exit code is %d", code)
+	}
+	c.get("/internal/health/ready").want(http.StatusOK)
+	if strings.Contains(kept.err.text(), "msg=stopping") {
+		t.Error("the hangup counts under nohup")
+	}
+	kept.stop()
 }
 
 func TestStopWhileStartingIsNoFailure(t *testing.T) {

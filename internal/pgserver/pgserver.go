@@ -220,14 +220,12 @@ func (s *Server) takeFolder() (err error) {
 		return fmt.Errorf("the folder %s has a comma in its path, which Postgres's clients take for the end of a host: "+
 			"choose another DATA_DIR", s.dir)
 	}
-	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
-		mode := fs.FileMode(0o700)
-		if s.account != nil {
-			mode = 0o711 // root owns it, and Postgres's account must get through
-		}
-		if err := errors.Join(os.MkdirAll(s.dir, mode), os.Chmod(s.dir, mode)); err != nil {
-			return s.unusable(err)
-		}
+	mode := fs.FileMode(0o700)
+	if s.account != nil {
+		mode = 0o711 // root owns it, and Postgres's account must get through
+	}
+	if err := makeFolders(s.dir, mode); err != nil {
+		return s.unusable(err)
 	}
 	if err := s.checkOwner(); err != nil {
 		return err
@@ -245,6 +243,20 @@ func (s *Server) takeFolder() (err error) {
 		return s.unusable(err)
 	}
 	return nil
+}
+
+// makeFolders is os.MkdirAll, whatever the umask is.
+func makeFolders(dir string, mode fs.FileMode) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeFolders(filepath.Dir(dir), mode); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(dir, mode)
 }
 
 func (s *Server) unusable(err error) error {
@@ -291,16 +303,17 @@ func (s *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 }
 
 // clearLeftover removes what a Postgres leaves that was killed: lock files
-// whose pids may since belong to anybody, the socket, a half-made cluster.
+// whose pids may since belong to anybody, or that a power cut has emptied; the
+// socket; a half-made cluster.
 func (s *Server) clearLeftover() error {
 	if pid, socket := s.postmaster(); pid > 0 {
 		if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
 			return errors.Join(fmt.Errorf("a Postgres that no server started (pid %d) uses %s: stop it with kill -INT %d",
 				pid, s.path("postgres"), pid), conn.Close())
 		}
-		if err := os.Remove(s.path("postgres", "postmaster.pid")); err != nil {
-			return s.unusable(err)
-		}
+	}
+	if err := os.Remove(s.path("postgres", "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s.unusable(err)
 	}
 	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), os.RemoveAll(s.path("run")), s.makeOwned("run")); err != nil {
 		return s.unusable(err)
@@ -325,7 +338,7 @@ func (s *Server) postmaster() (pid int, socket string) {
 
 // makeOwned makes an empty folder in dir that is Postgres's own.
 func (s *Server) makeOwned(name string) error {
-	if err := os.Mkdir(s.path(name), 0o700); err != nil {
+	if err := makeFolders(s.path(name), 0o700); err != nil {
 		return err
 	}
 	if s.account == nil {

@@ -235,6 +235,63 @@ func TestStaleLockFilesDontKeepPostgresFromStarting(t *testing.T) {
 	_ = other.Wait()
 }
 
+// After a power cut a file can be there without its content.
+func TestDamagedPidFileDoesntKeepPostgresFromStarting(t *testing.T) {
+	t.Parallel()
+	dir := pgtest.Dir(t)
+	p := pgtest.Start(t, dir)
+	pidFile := filepath.Join(dir, "postgres", "postmaster.pid")
+	whole, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, p.URL(pgserver.Database), "CREATE TABLE kept AS SELECT 'still here' AS word")
+	pgtest.Stop(t, p, dir)
+	first, _, _ := strings.Cut(string(whole), "\n")
+	for name, content := range map[string]string{
+		"empty": "", "zeroed": strings.Repeat("\x00", len(whole)), "a line": "\n", "noise": "\xff\xfe postgres\n",
+		"cut in the pid": first[:1], "cut after the pid": first + "\n", "cut later": string(whole[:len(whole)/2]),
+	} {
+		if err := os.WriteFile(pidFile, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, err := pgtest.TryStart(t, dir)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := queryText(t, p.URL(pgserver.Database), "SELECT word FROM kept"); got != "still here" {
+			t.Errorf("%s: the data is %q", name, got)
+		}
+		pgtest.Stop(t, p, dir)
+	}
+}
+
+// What a server makes under the umask of a hardened host is still passable for
+// the account of its Postgres.
+func TestUmaskDoesntKeepPostgresFromItsFolders(t *testing.T) {
+	t.Parallel()
+	for _, umask := range []string{"027", "077"} {
+		dir := filepath.Join(pgtest.Dir(t), "made", "below")
+		server := exec.Command("/bin/sh", "-c", `umask "$1" && exec "$0"`, os.Args[0], umask)
+		server.Env = append(os.Environ(), holdPostgresIn+"="+dir)
+		out, err := server.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, _ := bufio.NewReader(out).ReadString('\n'); line != "started <nil>\n" {
+			t.Errorf("umask %s: the server said %q", umask, line)
+		}
+		_ = server.Process.Kill()
+		_ = server.Wait() // it was killed
+		if !t.Failed() {
+			pgtest.Stop(t, pgtest.Start(t, dir), dir) // takes over what it left
+		}
+	}
+}
+
 // writerFunc is an io.Writer that calls itself.
 type writerFunc func([]byte)
 
@@ -302,7 +359,7 @@ func TestClusterOfAnotherVersionIsRefused(t *testing.T) {
 		}
 	}
 	_, err := pgtest.TryStart(t, dir)
-	wantError(t, err, dir, "PostgreSQL 9", "install version 9")
+	wantError(t, err, dir, "PostgreSQL 9", "install version 9", "pg_dump -h "+dir+"/run", "rename "+dir+"/postgres", "restore")
 }
 
 func TestUnusableFoldersAreNamed(t *testing.T) {
