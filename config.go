@@ -86,7 +86,7 @@ func (c *Config) settings() []configSetting {
 		newSetting("PORT", "8080", "The port to listen on; 0 picks a free one.", &c.Port, kindNumber(0, math.MaxUint16)),
 		newSetting("DATABASE_URL", "", "PostgreSQL 14 or later. Without it the server runs a private one.", &c.DatabaseURL, kindDatabase()),
 		newSetting("DATABASE_MAX_CONNS", "16", "Connections to the database, at most.", &c.DatabaseMaxConns, kindNumber(2, 10_000)),
-		newSetting("DATA_DIR", "", "Where the private Postgres lives. Default: the user's state folder; /var/lib/tachikoma for root.", &c.DataDir, kindText("folder")),
+		newSetting("DATA_DIR", "", "Where the private Postgres lives. Default: the user's state folder; /var/lib/tachikoma for root.", &c.DataDir, kindFolder()),
 		newSetting("JWT_SECRET", "", "Signs access tokens. Without it one is made at first start and kept in the database.", &c.JWTSecret, kindKey()),
 		newSetting("ACCESS_TOKEN_TTL", "15m", "How long an access token is good.", &c.AccessTokenTTL, kindDuration(time.Second, day)),
 		newSetting("REFRESH_TOKEN_TTL", "720h", "How long a refresh token is good; each use gives a new one.", &c.RefreshTokenTTL, kindDuration(time.Second, 3650*day)),
@@ -214,7 +214,7 @@ func configHelp(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("Settings are environment variables or, where those aren't set, lines of a .env file in the\n" +
 		"working directory. A duration is written like 90s, 15m or 12h; bytes like 1048576, 512KiB\n" +
-		"or 1MiB; the items of a list are separated by commas.\n")
+		"or 1MiB; the items of a list are separated by commas; a path may begin with ~/.\n")
 	for _, s := range new(Config).settings() {
 		fmt.Fprintf(&b, "\n  %-32s %s\n", s.name+"="+s.preset, s.unit)
 		fmt.Fprintf(&b, "        %s\n", s.meaning)
@@ -268,8 +268,13 @@ func (s configSetting) lookup(getenv func(string) string, file envLines) (name, 
 	case direct != "" && path != "":
 		return s.name, "", fmt.Errorf("and %s are both set: keep one", fileName)
 	case path != "":
-		text, err = readSecretFile(path)
+		if path, err = homePath(path, getenv("HOME")); err == nil {
+			text, err = readSecretFile(path)
+		}
 		return fileName, text, err
+	case direct != "" && s.path:
+		text, err = homePath(direct, getenv("HOME"))
+		return s.name, text, err
 	case direct != "":
 		return s.name, direct, nil
 	}

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +29,7 @@ type configSetting struct {
 	name, preset  string // preset: the default, as one would write it; "": none
 	meaning, unit string
 	secret        bool                    // may come from X_FILE
+	path          bool                    // ~ at its beginning is the home folder
 	set           func(text string) error // checks text and fills the field
 }
 
@@ -36,12 +39,13 @@ type configSetting struct {
 type settingKind[T any] struct {
 	unit   string
 	secret bool
+	path   bool
 	parse  func(text string) (T, error)
 }
 
 func newSetting[T any](name, preset, meaning string, field *T, k settingKind[T]) configSetting {
 	return configSetting{
-		name: name, preset: preset, meaning: meaning, unit: k.unit, secret: k.secret,
+		name: name, preset: preset, meaning: meaning, unit: k.unit, secret: k.secret, path: k.path,
 		set: func(text string) error {
 			value, err := k.parse(text)
 			if err == nil {
@@ -154,10 +158,34 @@ func kindLevel() settingKind[slog.Level] {
 	}
 }
 
+func kindFolder() settingKind[string] {
+	k := kindText("folder")
+	k.path = true
+	return k
+}
+
+// homePath is a path with ~ for the home folder, which only shells expand. What
+// else they would expand is refused, since it would name something else here.
+// The error leaves out the path, which may be a secret in the wrong place.
+func homePath(path, home string) (string, error) {
+	rest, inHome := strings.CutPrefix(path, "~")
+	switch {
+	case inHome && rest != "" && rest[0] != '/':
+		return "", errors.New("~name isn't expanded here: write the whole path")
+	case inHome && !filepath.IsAbs(home):
+		return "", errors.New("begins with ~, but HOME names no folder: write the whole path")
+	case inHome:
+		return filepath.Join(home, rest), nil
+	case strings.HasPrefix(path, "$"), strings.HasPrefix(path, "%"):
+		return "", errors.New("$HOME, %h and the like aren't expanded here: write the whole path, or ~/ for the home folder")
+	}
+	return path, nil
+}
+
 // kindFile is a file that can be opened.
 func kindFile() settingKind[string] {
 	return settingKind[string]{
-		unit: "PEM file",
+		unit: "PEM file", path: true,
 		parse: func(text string) (string, error) {
 			f, err := os.Open(text)
 			if err != nil {
@@ -201,6 +229,8 @@ func kindEmail() settingKind[string] {
 	}
 }
 
+var homeInURL = regexp.MustCompile(`\b(host|passfile|servicefile|sslcert|sslkey|sslrootcert)\s*=\s*'?~`)
+
 // kindDatabase hides the driver's reason: its text can hold the password.
 func kindDatabase() settingKind[string] {
 	return settingKind[string]{
@@ -211,6 +241,9 @@ func kindDatabase() settingKind[string] {
 				if !isPairs || strings.Contains(before, "://") {
 					return "", errors.New("want postgres://user:password@host:5432/database")
 				}
+			}
+			if found := homeInURL.FindStringSubmatch(text); found != nil {
+				return "", fmt.Errorf("~ isn't expanded in its option %s: write the whole path", found[1])
 			}
 			if _, err := pgxpool.ParseConfig(text); err != nil {
 				return "", errors.New("can't be parsed; want postgres://user:password@host:5432/database: " +

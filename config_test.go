@@ -137,6 +137,45 @@ func TestConfigAcceptsEverySetting(t *testing.T) {
 	}
 }
 
+func TestPathsCanBeginAtHome(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	certFile, keyFile := certtest.WritePair(t, home, "example.com")
+	writeFile(t, home+"/secret", strings.Repeat("k", 32)+"\n")
+	settings := map[string]string{"DATA_DIR": "~/data", "TLS_CERT_FILE": "~/" + filepath.Base(certFile),
+		"TLS_KEY_FILE": "~/" + filepath.Base(keyFile), "JWT_SECRET_FILE": "~/secret"}
+	file, env := "", map[string]string{"HOME": home}
+	for name, value := range settings {
+		file += name + "='" + value + "'\n"
+		env[name] = value
+	}
+	fromFile, err := load(t, map[string]string{"HOME": home}, file)
+	fromEnv, err2 := load(t, env, "")
+	for _, got := range []Config{fromFile, fromEnv} {
+		if err != nil || err2 != nil || got.DataDir != home+"/data" || got.TLSCertFile != certFile || len(got.JWTSecret) != 32 {
+			t.Errorf("got %v, %v, %v", got, err, err2)
+		}
+	}
+	if got, err := load(t, map[string]string{"HOME": home, "DATA_DIR": "~"}, ""); err != nil || got.DataDir != home {
+		t.Errorf("~ is %q, %v", got.DataDir, err)
+	}
+	for _, name := range []string{"DATA_DIR", "TLS_CERT_FILE", "TLS_KEY_FILE", "JWT_SECRET_FILE", "DATABASE_URL_FILE"} {
+		for _, value := range []string{"~root/x", "$HOME/x", "${HOME}/x", "%h/x"} {
+			_, err := load(t, map[string]string{"HOME": home, name: value}, "")
+			wantProblems(t, err, name+": ")
+			if !strings.Contains(fmt.Sprint(err), "write the whole path") || strings.Contains(fmt.Sprint(err), value) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
+		_, err := load(t, map[string]string{name: "~/x"}, "")
+		wantProblems(t, err, name+": begins with ~, but HOME names no folder")
+	}
+	for _, option := range []string{"sslrootcert", "passfile", "host"} {
+		_, err := load(t, map[string]string{"DATABASE_URL": "postgres://h/d?" + option + "=~/x"}, "")
+		wantProblems(t, err, "DATABASE_URL: ~ isn't expanded in its option "+option)
+	}
+}
+
 func TestConfigRefusesBadValues(t *testing.T) {
 	t.Parallel()
 	tests := map[string][]string{
