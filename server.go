@@ -25,7 +25,8 @@ const (
 	startTry      = time.Minute     // that a try takes at most, as systemd is told
 
 	// closeTime is how long close may take: for the pool, then for the private Postgres.
-	closeTime = 5*time.Second + pgserver.StopTimeout
+	closeTime = poolTime + pgserver.StopTimeout
+	poolTime  = 4 * time.Second
 )
 
 // Server is the Tachikoma API server. newServer makes one, run serves until
@@ -260,16 +261,29 @@ func (s *Server) drain(public, internal *http.Server, delay time.Duration) error
 	return errors.Join(append(errs, s.close())...)
 }
 
-// close stops what open has started.
+// close stops what open has started. Who still computes with a connection, and
+// so keeps the pool from closing, isn't waited for: the process ends under them.
 func (s *Server) close() error {
 	if s.stopWork != nil {
 		s.stopWork()
-		s.work.Wait()
 	}
-	if s.db != nil {
-		hung := time.AfterFunc(acquireTimeout, s.conns.cut)
-		s.db.Close()
-		hung.Stop()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.work.Wait()
+		if s.db != nil {
+			s.db.Close()
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(poolTime / 2):
+		s.conns.cut() // from a database that doesn't answer
+		select {
+		case <-closed:
+		case <-time.After(poolTime / 2):
+			s.log.Warn("something still uses a connection to the database; not waiting for it")
+		}
 	}
 	if s.postgres == nil {
 		return nil

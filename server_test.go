@@ -3,12 +3,16 @@ package main
 // How the server starts, ends, and gets along with its database.
 
 import (
+	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"tachikoma/internal/pgserver/pgtest"
 )
 
 // lineCount counts the lines of a log that contain a text.
@@ -104,4 +108,50 @@ func TestServerDoesntWaitForWhatNoWaitingMends(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What computes on and on, with a connection of the pool, keeps neither the
+// server from its end nor the private Postgres from its.
+func TestServerEndsUnderWhatStillComputes(t *testing.T) {
+	t.Parallel()
+	folder := pgtest.Dir(t)
+	config, err := loadConfig(func(name string) string {
+		return map[string]string{"DATA_DIR": folder, "PORT": "0", "SHUTDOWN_TIMEOUT": "1s"}[name]
+	}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newServer(config, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	computes, done := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	s.mux.HandleFunc("GET /computes", func(http.ResponseWriter, *http.Request) {
+		conn, err := s.db.Acquire(context.Background())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Release()
+		close(computes)
+		<-done
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var stopped time.Time
+	ended := s.run(ctx, func() {
+		go func() {
+			if response, err := http.Get(s.url() + "/computes"); err == nil {
+				response.Body.Close()
+			}
+		}()
+		<-computes
+		stopped = time.Now()
+		stop()
+	})
+	wantError(t, ended, "outlasted SHUTDOWN_TIMEOUT")
+	if took := time.Since(stopped); took > config.ShutdownTimeout+poolTime+10*time.Second {
+		t.Errorf("it ended after %v", took)
+	}
+	pgtest.WantEnded(t, folder)
 }
