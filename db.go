@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strconv"
@@ -66,8 +67,8 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	config.MaxConns = int32(s.config.DatabaseMaxConns)
-	limit := acquireLimit{down: func() bool { return s.opened.Load() && s.trouble.get() == unreachable }}
-	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, limit)...)
+	s.db = newPool(s.config.DatabaseMaxConns, func() bool { return s.opened.Load() && s.trouble.get() == unreachable }, s.log)
+	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, s.db)...)
 	config.ConnConfig.ConnectTimeout = acquireTimeout
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, refusal *pgconn.PgError) bool {
 		t := writeTrouble(refusal)
@@ -88,7 +89,8 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 		})
 		return nil
 	}
-	if s.db, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+	if s.db.Pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		s.db = nil
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	defer func() {
@@ -337,33 +339,146 @@ const (
 	connectTimeout = 5 * time.Second // that one outside of the pool may take
 )
 
-// acquireLimit bounds the wait for a connection, for every use of the pool: it
-// is a tracer, since what TraceAcquireStart returns is the context of the wait
-// and of nothing else; pgxpool has no setting for it, and a limit around each use
-// would be one for the query too. While the database is down nobody waits at all.
-type acquireLimit struct{ down func() bool }
+// dbPool is the connections that requests share. It bounds the wait for one: as a
+// tracer, since what TraceAcquireStart returns is the context of the wait and of
+// nothing else. While the database is down nobody waits at all.
+//
+// Where the database gives fewer connections than the pool may have, those that
+// exist serve, and who finds none waits for one. For that, who acquires takes a
+// place first. One whose connection was refused is kept back for a while, the
+// longer the more there are, so that about one new connection is tried a second.
+// Safe for concurrent use.
+type dbPool struct {
+	*pgxpool.Pool
+	down   func() bool
+	log    *slog.Logger
+	places chan struct{} // free ones
 
-type acquireCancel struct{}
+	keptBack atomic.Int32
+	refused  atomic.Int64 // connections, in all
+	saidAt   atomic.Int64 // when the log told of it, in Unix seconds
+	waits    atomic.Int64 // for a place,
+	waited   atomic.Int64 // and their nanoseconds
+}
 
-func (l acquireLimit) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
+// newPool makes a pool without its pgxpool.Pool, whose tracer it is.
+func newPool(size int, down func() bool, log *slog.Logger) *dbPool {
+	p := &dbPool{down: down, log: log, places: make(chan struct{}, size)}
+	for range size {
+		p.places <- struct{}{}
+	}
+	return p
+}
+
+// Acquire is as of pgxpool.Pool, and so are the following; but a refused
+// connection is no error as long as there is time to wait for another one.
+func (p *dbPool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
+	err = unlessRefused(func() error { conn, err = p.Pool.Acquire(ctx); return err })
+	return conn, err
+}
+
+func (p *dbPool) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	err = unlessRefused(func() error { tag, err = p.Pool.Exec(ctx, sql, args...); return err })
+	return tag, err
+}
+
+func (p *dbPool) Query(ctx context.Context, sql string, args ...any) (rows pgx.Rows, err error) {
+	err = unlessRefused(func() error { rows, err = p.Pool.Query(ctx, sql, args...); return err })
+	return rows, err
+}
+
+func (p *dbPool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return txRow(func(dest ...any) error {
+		return unlessRefused(func() error { return p.Pool.QueryRow(ctx, sql, args...).Scan(dest...) })
+	})
+}
+
+// unlessRefused does something until it isn't for want of a connection that it fails.
+func unlessRefused(do func() error) error {
+	for began := time.Now(); ; {
+		err := do()
+		if !tooManyConnections(err) || time.Since(began) > acquireTimeout {
+			return err
+		}
+	}
+}
+
+// tooManyConnections reports whether err is the refusal of a connection.
+func tooManyConnections(err error) bool {
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	return connecting && sqlState(err) == "53300" // too_many_connections
+}
+
+// acquiring is what the context of an acquire knows.
+type acquiring struct {
+	cancel context.CancelFunc
+	place  bool // it has taken one
+}
+
+type acquiringKey struct{}
+
+// TraceAcquireStart waits for a place.
+func (p *dbPool) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
 	limit := acquireTimeout
-	if l.down() {
+	if p.down() {
 		limit = 0
 	}
 	limited, cancel := context.WithTimeout(ctx, limit)
-	return context.WithValue(limited, acquireCancel{}, cancel)
+	a := acquiring{cancel: cancel}
+	select {
+	case <-p.places:
+		a.place = true
+	default:
+		began := time.Now()
+		select {
+		case <-p.places:
+			a.place = true
+		case <-limited.Done():
+		}
+		p.waits.Add(1)
+		p.waited.Add(int64(time.Since(began)))
+	}
+	return context.WithValue(limited, acquiringKey{}, a)
 }
 
-func (acquireLimit) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireEndData) {
-	if cancel, ok := ctx.Value(acquireCancel{}).(context.CancelFunc); ok {
-		cancel()
+// TraceAcquireEnd gives the place back, unless it has led to a connection.
+func (p *dbPool) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, done pgxpool.TraceAcquireEndData) {
+	a, _ := ctx.Value(acquiringKey{}).(acquiring)
+	a.cancel()
+	if tooManyConnections(done.Err) {
+		p.noteRefused(done.Err)
+		// Those of the connections that exist aren't kept back: somebody may have come between.
+		if size := cap(p.places) - int(p.keptBack.Load()); a.place && size > int(p.Stat().TotalConns()) {
+			wait := min(time.Duration(p.keptBack.Add(1))*time.Second, time.Minute)
+			time.AfterFunc(wait, func() {
+				p.keptBack.Add(-1)
+				p.places <- struct{}{}
+			})
+			return
+		}
+	}
+	if a.place && done.Err != nil {
+		p.places <- struct{}{}
 	}
 }
 
-// TraceQueryStart and TraceQueryEnd make acquireLimit a pgx.QueryTracer, which
-// is where pgxpool looks for it.
-func (acquireLimit) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+// TraceRelease gives the place of a connection back.
+func (p *dbPool) TraceRelease(*pgxpool.Pool, pgxpool.TraceReleaseData) { p.places <- struct{}{} }
+
+// noteRefused counts a refused connection, and logs it once a minute.
+func (p *dbPool) noteRefused(err error) {
+	p.refused.Add(1)
+	now, last := time.Now().Unix(), p.saidAt.Load()
+	if now-last >= 60 && p.saidAt.CompareAndSwap(last, now) {
+		p.log.Warn("the database gives fewer connections than DATABASE_MAX_CONNS: requests wait for those that exist",
+			"connections", p.Stat().TotalConns(), "error", err)
+	}
+}
+
+// TraceQueryStart and TraceQueryEnd make dbPool a pgx.QueryTracer, which is where
+// pgxpool looks for it.
+func (*dbPool) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
 	return ctx
 }
 
-func (acquireLimit) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (*dbPool) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -30,7 +29,7 @@ const (
 // here, and it tells the others what has grown here. It also watches whether
 // the database is there at all. Its run owns all its goroutines.
 type feed struct {
-	db      *pgxpool.Pool
+	db      *dbPool
 	hub     *hub
 	trouble *databaseTrouble
 	forget  func(userID string) // an account's credentials changed; "": anybody's may have
@@ -47,7 +46,7 @@ type feed struct {
 	wake  chan struct{} // dirty isn't empty any more
 }
 
-func newFeed(db *pgxpool.Pool, h *hub, trouble *databaseTrouble, forget func(string), cut func(), log *slog.Logger) *feed {
+func newFeed(db *dbPool, h *hub, trouble *databaseTrouble, forget func(string), cut func(), log *slog.Logger) *feed {
 	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cut: cut, log: log, each: announceEach, started: time.Now(),
 		dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
 }
@@ -95,8 +94,9 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // follow listens and polls on a connection of its own until that fails. While
-// the database takes no writes it returns nil after one poll: a session keeps
-// what made it read only, so the next look needs another one.
+// the database takes no writes, or refuses the connection, it returns nil after
+// one poll: a session keeps what made it read only, so the next look needs
+// another one.
 func (f *feed) follow(ctx context.Context) error {
 	connecting, cancel := context.WithTimeout(ctx, 2*pollTimeout)
 	defer cancel()
@@ -104,6 +104,9 @@ func (f *feed) follow(ctx context.Context) error {
 	config.OnNotification = nil // this one listens
 	config.OnPgError = keepUnlessFatal
 	conn, err := pgx.ConnectConfig(connecting, config)
+	if tooManyConnections(err) {
+		return f.pollShared(ctx, err)
+	}
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
@@ -143,6 +146,22 @@ func (f *feed) follow(ctx context.Context) error {
 		return fmt.Errorf("polling: %w", err)
 	}
 	return nil
+}
+
+// pollShared polls once on a connection of the pool, since the database has
+// refused one of its own. As long as the pool has any, the database isn't lost.
+func (f *feed) pollShared(ctx context.Context, refused error) error {
+	f.db.noteRefused(refused)
+	shared, err := f.db.Acquire(ctx)
+	if err != nil {
+		if f.db.Stat().TotalConns() > 0 {
+			return nil // all of them are in use
+		}
+		return fmt.Errorf("connecting: %w", refused)
+	}
+	defer shared.Release()
+	_, err = f.poll(ctx, shared.Conn(), -1)
+	return err
 }
 
 // poll looks at the head of every stream that somebody watches here, and at

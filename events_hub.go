@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -26,7 +25,7 @@ const (
 // come from the database, in the order of their numbers. Safe for concurrent
 // use; no call waits for a follower.
 type hub struct {
-	db       *pgxpool.Pool
+	db       *dbPool
 	log      *slog.Logger
 	counters *counters
 	page     int                           // events of one stream that are read at a time

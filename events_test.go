@@ -283,11 +283,11 @@ func TestDeletedMissionKeepsItsLastEvent(t *testing.T) {
 func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
 	t.Parallel()
 	databaseURL := newTestDatabase(t)
-	pool, err := pgxpool.New(t.Context(), databaseURL)
+	connections, err := pgxpool.New(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pool.Close()
+	defer connections.Close()
 	listener, err := pgx.Connect(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +307,7 @@ func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
 		return parseHeads(n.Payload)
 	}
 
-	f := newFeed(pool, nil, new(databaseTrouble), nil, nil, slog.New(slog.DiscardHandler))
+	f := newFeed(&dbPool{Pool: connections}, nil, new(databaseTrouble), nil, nil, slog.New(slog.DiscardHandler))
 	f.each = time.Hour
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})

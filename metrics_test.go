@@ -177,7 +177,7 @@ func TestMetricsHaveEveryFamily(t *testing.T) {
 	scraped := s.signUp("root", "admin").scrape(s)
 	for kind, names := range map[string]string{
 		"counter": `http_requests_total tachikoma_rate_limited_total tachikoma_events_delivered_total tachikoma_slow_closes_total
-			tachikoma_claims_total tachikoma_leases_expired_total tachikoma_pool_acquires_total tachikoma_pool_wait_seconds_total
+			tachikoma_claims_total tachikoma_leases_expired_total tachikoma_pool_acquires_total tachikoma_pool_wait_seconds_total tachikoma_pool_connections_refused_total
 			go_memstats_mallocs_total go_memstats_frees_total process_cpu_seconds_total`,
 		"gauge": `http_requests_in_flight tachikoma_websocket_connections tachikoma_sse_streams tachikoma_argon2_running tachikoma_argon2_queued
 			tachikoma_build_info tachikoma_ready tachikoma_database_up tachikoma_database_writable tachikoma_feed_poll_age_seconds tachikoma_pool_connections

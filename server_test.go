@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,4 +156,65 @@ func TestServerEndsUnderWhatStillComputes(t *testing.T) {
 		t.Errorf("it ended after %v", took)
 	}
 	pgtest.WantEnded(t, folder)
+}
+
+// Where the database gives fewer connections than the pool may have, requests
+// wait for those that exist.
+func TestFewConnectionsServeAll(t *testing.T) {
+	t.Parallel()
+	database := newDatabaseOfRole(t)
+	said := &lineCount{text: "fewer connections"}
+	s, ready := beginTestServer(t, database.url, said, nil)
+	<-ready
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Crowded")
+	const limit = 4
+	database.exec(fmt.Sprintf("ALTER ROLE app CONNECTION LIMIT %d", limit))
+	database.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+	eventually(t, "it has noticed", func() bool { return ada.get(mission).status == http.StatusOK && s.status().Status == "ok" })
+
+	load := func() {
+		t.Helper()
+		var writes sync.WaitGroup
+		for range 60 {
+			writes.Go(func() {
+				entries := map[string]any{"entries": []map[string]any{{"level": "info", "message": "x"}}}
+				if a, err := ada.try(t.Context(), "POST", mission+"/logs", entries); err != nil || a.status != http.StatusCreated {
+					t.Errorf("a log entry: %v %s", err, a.body)
+				}
+			})
+		}
+		writes.Wait()
+	}
+	load()
+	if s.db.refused.Load() == 0 {
+		t.Fatal("no connection was refused")
+	}
+	for before, began := s.db.refused.Load(), time.Now(); ; load() {
+		if took := time.Since(began); took > 3*time.Second {
+			if refused := s.db.refused.Load() - before; refused > 10*int64(took/time.Second) {
+				t.Errorf("%d more connections were refused in %v", refused, took)
+			}
+			break
+		}
+	}
+	if n := said.count.Load(); n != 1 {
+		t.Errorf("the log tells it %d times", n)
+	}
+
+	// The feed can do without one of its own.
+	database.exec(fmt.Sprintf("ALTER ROLE app CONNECTION LIMIT %d", limit-1))
+	database.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND query ILIKE '%transaction_read_only%'")
+	refused := s.db.refused.Load()
+	eventually(t, "the feed polls over the pool", func() bool { return s.db.refused.Load() > refused+2 })
+	if is := s.status(); is.Status != "ok" {
+		t.Errorf("the server is %v", is)
+	}
+	load()
+
+	database.exec("ALTER ROLE app CONNECTION LIMIT -1")
+	eventually(t, "the pool grows again", func() bool {
+		load()
+		return s.db.Stat().TotalConns() > limit
+	})
 }

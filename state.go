@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"tachikoma/internal/argon2id"
 	"tachikoma/internal/gather"
@@ -20,9 +19,9 @@ import (
 type serverState struct {
 	config      Config
 	log         *slog.Logger
-	db          *pgxpool.Pool
+	db          *dbPool
 	trouble     *databaseTrouble
-	tracers     []pgx.QueryTracer // of db, beside its acquireLimit; set before open
+	tracers     []pgx.QueryTracer // of db, beside itself; set before open
 	conns       *connections      // of db
 	secret      []byte            // signs access tokens; all else is derived from it
 	hasher      *argon2id.Hasher

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Lookup is a read of one thing by its id, for an account.
@@ -21,12 +20,17 @@ type Lookup struct {
 	Known  int64 // version of what the caller has already; 0 for none
 }
 
+// Querier is the connections to the database.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // Gatherer reads single rows by id with few queries: the lookups that wait
 // right now go together. There is no timer and no delay: who comes while the
 // queries that may run do run goes with the next one. Safe for concurrent use.
 // See docs/design.md, Gathered reads.
 type Gatherer[T any] struct {
-	db   *pgxpool.Pool
+	db   Querier
 	sql  string
 	scan func(into *T, row pgx.CollectableRow, before ...any) error
 
@@ -53,7 +57,7 @@ const roundTimeout = 4 * time.Second
 // New gathers single, a query for one row with the parameters of a
 // Lookup: $1 the account, $2 whether it is an admin's, $3 the id, $4 the version
 // known. scan reads a row of it, after the columns that go to before.
-func New[T any](db *pgxpool.Pool, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *Gatherer[T] {
+func New[T any](db Querier, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *Gatherer[T] {
 	wanted := strings.NewReplacer("$1", "want.user_id", "$2", "want.admin", "$3", "want.id", "$4", "want.known").Replace(single)
 	return &Gatherer[T]{db: db, scan: scan, sql: `
 		SELECT want.user_id, want.admin, want.id, want.known, found.*
