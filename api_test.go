@@ -55,7 +55,9 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 
 // beginTestServer is startTestServer for who doesn't want to wait until it is
 // ready. log gets the server's warnings and errors.
-func beginTestServer(t testing.TB, databaseURL string, log io.Writer, change func(*Config)) (server *testServer, ready <-chan struct{}) {
+func beginTestServer(
+	t testing.TB, databaseURL string, log io.Writer, change func(*Config),
+) (server *testServer, ready <-chan struct{}) {
 	t.Helper()
 	settings := map[string]string{
 		"DATABASE_URL": databaseURL, "DATABASE_MAX_CONNS": "8", "PORT": "0", "RATE_LIMIT": "0", "AUTH_RATE_LIMIT": "0",

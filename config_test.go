@@ -152,7 +152,8 @@ func TestPathsCanBeginAtHome(t *testing.T) {
 	fromFile, err := load(t, map[string]string{"HOME": home}, file)
 	fromEnv, err2 := load(t, env, "")
 	for _, got := range []Config{fromFile, fromEnv} {
-		if err != nil || err2 != nil || got.DataDir != home+"/data" || got.TLSCertFile != certFile || len(got.JWTSecret) != 32 {
+		if err != nil || err2 != nil || got.DataDir != home+"/data" || got.TLSCertFile != certFile ||
+			len(got.JWTSecret) != 32 {
 			t.Errorf("got %v, %v, %v", got, err, err2)
 		}
 	}

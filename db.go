@@ -67,7 +67,8 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	config.MaxConns = int32(s.config.DatabaseMaxConns)
-	s.db = newPool(s.config.DatabaseMaxConns, func() bool { return s.opened.Load() && s.trouble.get() == unreachable }, s.log)
+	down := func() bool { return s.opened.Load() && s.trouble.get() == unreachable }
+	s.db = newPool(s.config.DatabaseMaxConns, down, s.log)
 	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, s.db)...)
 	config.ConnConfig.ConnectTimeout = acquireTimeout
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, refusal *pgconn.PgError) bool {
@@ -124,8 +125,10 @@ func severity(refusal *pgconn.PgError) string {
 // as search_path and default_transaction_read_only.
 var sessionSettings = []sessionSetting{
 	{name: "client_encoding", value: "UTF8", pooled: true},
-	{name: "DateStyle", value: "ISO, MDY", pooled: true, fits: func(has string) bool { return strings.HasPrefix(has, "ISO") }},
-	{name: "TimeZone", value: "UTC", pooled: true, fits: func(has string) bool { return has == "Etc/UTC" || has == "GMT" }},
+	{name: "DateStyle", value: "ISO, MDY", pooled: true,
+		fits: func(has string) bool { return strings.HasPrefix(has, "ISO") }},
+	{name: "TimeZone", value: "UTC", pooled: true,
+		fits: func(has string) bool { return has == "Etc/UTC" || has == "GMT" }},
 	{name: "standard_conforming_strings", value: "on", pooled: true},
 	{name: "IntervalStyle", value: "postgres"},
 	{name: "bytea_output", value: "hex"},
@@ -211,11 +214,14 @@ func refusedConnection(err error, config *pgx.ConnConfig) error {
 	advice := "the database can't be connected to: check DATABASE_URL, also its sslmode"
 	switch sqlState(err) {
 	case "28P01": // invalid_password
-		advice = "the database refuses the password of the role " + role + ": correct DATABASE_URL, or run ALTER ROLE " + role + " PASSWORD '…'"
+		advice = "the database refuses the password of the role " + role + ": correct DATABASE_URL, or run ALTER ROLE " +
+			role + " PASSWORD '…'"
 	case "28000": // invalid_authorization_specification
-		advice = "the database doesn't let the role " + role + " in: run CREATE ROLE " + role + " LOGIN PASSWORD '…', or allow it in pg_hba.conf"
+		advice = "the database doesn't let the role " + role + " in: run CREATE ROLE " + role +
+			" LOGIN PASSWORD '…', or allow it in pg_hba.conf"
 	case "3D000": // invalid_catalog_name
-		advice = "there is no database " + database + ": run CREATE DATABASE " + database + " OWNER " + role + ", or correct DATABASE_URL"
+		advice = "there is no database " + database + ": run CREATE DATABASE " + database + " OWNER " + role +
+			", or correct DATABASE_URL"
 	case "42501": // insufficient_privilege
 		advice = "the role " + role + " may not use the database: run GRANT CONNECT ON DATABASE " + database + " TO " + role
 	}
@@ -252,7 +258,8 @@ func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, pgserver.MinVersion)
 	}
 	if encoding != "UTF8" {
-		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
+		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+			encoding)
 	}
 	return checkSession(ctx, conn)
 }
@@ -284,8 +291,8 @@ func checkSession(ctx context.Context, conn *pgx.Conn) error {
 	if len(wrong) == 0 {
 		return nil
 	}
-	return fmt.Errorf("behind this pooler the sessions have %s, with which the server doesn't work: run %s, and restart the pooler",
-		strings.Join(wrong, ", "), strings.Join(mend, "; "))
+	return fmt.Errorf("behind this pooler the sessions have %s, with which the server doesn't work: "+
+		"run %s, and restart the pooler", strings.Join(wrong, ", "), strings.Join(mend, "; "))
 }
 
 // connections are the open ones of the pool. Safe for concurrent use.

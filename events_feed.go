@@ -115,7 +115,8 @@ func (f *feed) follow(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(connecting, "LISTEN "+feedChannel); err != nil && writeTrouble(err) == noTrouble { // a standby can't
+	_, err = conn.Exec(connecting, "LISTEN "+feedChannel)
+	if err != nil && writeTrouble(err) == noTrouble { // a standby can't
 		return fmt.Errorf("listening: %w", err)
 	}
 	// What happened before this connection may have been missed.

@@ -254,12 +254,16 @@ func (s *Server) writePool(x *exposition) {
 	x.sample("tachikoma_pool_connections", float64(stat.IdleConns()), "state", "idle")
 	x.gauge("tachikoma_pool_max_connections", "Connections that the pool may have, DATABASE_MAX_CONNS.", float64(stat.MaxConns()))
 	x.counter("tachikoma_pool_acquires_total", "Connections taken from the pool.", float64(stat.AcquireCount()))
-	x.counter("tachikoma_pool_acquire_seconds_total", "Time spent on taking connections from the pool.", (stat.AcquireDuration() + waited).Seconds())
-	x.counter("tachikoma_pool_waits_total", "Connections that were waited for, since none was idle.", float64(stat.EmptyAcquireCount()+s.db.waits.Load()))
-	x.counter("tachikoma_pool_wait_seconds_total", "Time waited for connections, since none was idle.", (stat.EmptyAcquireWaitTime() + waited).Seconds())
+	x.counter("tachikoma_pool_acquire_seconds_total", "Time spent on taking connections from the pool.",
+		(stat.AcquireDuration() + waited).Seconds())
+	x.counter("tachikoma_pool_waits_total", "Connections that were waited for, since none was idle.",
+		float64(stat.EmptyAcquireCount()+s.db.waits.Load()))
+	x.counter("tachikoma_pool_wait_seconds_total", "Time waited for connections, since none was idle.",
+		(stat.EmptyAcquireWaitTime() + waited).Seconds())
 	x.counter("tachikoma_pool_canceled_acquires_total", "Waits for a connection that ended without one.", float64(stat.CanceledAcquireCount()))
 	x.counter("tachikoma_pool_connections_opened_total", "Connections made.", float64(stat.NewConnsCount()))
-	x.counter("tachikoma_pool_connections_refused_total", "Connections that the database refused since it has too many.", float64(s.db.refused.Load()))
+	x.counter("tachikoma_pool_connections_refused_total", "Connections that the database refused since it has too many.",
+		float64(s.db.refused.Load()))
 	x.family("tachikoma_pool_connections_retired_total", "counter", "Connections closed by the pool since they were too old or idle for too long.")
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxIdleDestroyCount()), "reason", "idle")
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxLifetimeDestroyCount()), "reason", "old")

@@ -160,7 +160,10 @@ func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log 
 
 // migrationLimitsSQL lifts the limits on time, which a pooler's sessions have
 // from the role or the database: a migration takes as long as it takes.
-const migrationLimitsSQL = `SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
+const migrationLimitsSQL = `
+	SET LOCAL statement_timeout = 0;
+	SET LOCAL lock_timeout = 0;
+	SET LOCAL idle_in_transaction_session_timeout = 0`
 
 // lockMigrations waits until nobody else migrates. It asks again and again
 // rather than block in a statement, for a blocked statement holds a snapshot,
@@ -195,7 +198,8 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 	err = tx.QueryRow(ctx, `
 		SELECT count(*) > 0, count(*) FILTER (WHERE (attname, format_type(atttypid, NULL)) IN
 			(('version', 'integer'), ('name', 'text'), ('checksum', 'text'), ('applied_at', 'timestamp with time zone'))) = 4
-		FROM pg_attribute WHERE attrelid = to_regclass('schema_migrations') AND attnum > 0 AND NOT attisdropped`).Scan(&there, &ours)
+		FROM pg_attribute WHERE attrelid = to_regclass('schema_migrations') AND attnum > 0 AND NOT attisdropped
+		`).Scan(&there, &ours)
 	if err != nil {
 		return 0, fmt.Errorf("looking for schema_migrations: %w", err)
 	}
@@ -232,8 +236,9 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 				record.name, len(migrations))
 		}
 		if ours := migrations[i]; record.version != ours.version || record.name != ours.name || record.checksum != ours.checksum {
-			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program has %s (%.8s…), "+
-				"and a migration is never edited once it was applied: run the program that made it, or name another database in DATABASE_URL",
+			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program "+
+				"has %s (%.8s…), and a migration is never edited once it was applied: run the program that made it, "+
+				"or name another database in DATABASE_URL",
 				record.name, record.checksum, ours.name, ours.checksum)
 		}
 	}
@@ -258,7 +263,8 @@ func explainMigration(ctx context.Context, conn *pgx.Conn, err error) error {
 	askErr := conn.QueryRow(ctx, `
 		SELECT quote_ident(current_user), quote_ident(current_database()), coalesce(quote_ident(current_schema()), ''),
 		       current_setting('search_path'), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
-		       coalesce((SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass('schema_migrations')), '')
+		       coalesce((SELECT quote_ident(pg_get_userbyid(relowner))
+		                 FROM pg_class WHERE oid = to_regclass('schema_migrations')), '')
 		`).Scan(&role, &database, &schema, &path, &create, &owner)
 	if askErr != nil {
 		return err
