@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -257,6 +259,42 @@ func (s *Server) limitRate(w http.ResponseWriter, c *call) error {
 		return errRateLimited(v)
 	}
 	return nil
+}
+
+// refuseForeign refuses browsers' requests from other sites: scheme, host and
+// port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
+// A site that rebinds its own name to this host passes: what keeps it out is
+// that it has no token.
+func (s *Server) refuseForeign(r *http.Request) error {
+	origin := r.Header.Get("Origin")
+	if origin == "" || slices.Contains(s.config.CORSAllowedOrigins, origin) {
+		return nil
+	}
+	scheme, port := "http", ":80"
+	if s.overTLS(r) {
+		scheme, port = "https", ":443"
+	}
+	host := strings.TrimSuffix(r.Host, port) // some proxies name it; browsers don't
+	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, host) {
+		return nil
+	}
+	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
+}
+
+// overTLS reports whether the client uses TLS: by the word of a trusted proxy,
+// or else by the connection. Of a list of proxies the first is the client's,
+// and some write wss or ws for a WebSocket.
+func (s *Server) overTLS(r *http.Request) bool {
+	if clientaddr.FromProxy(r, s.config.TrustedProxies) {
+		first, _, _ := strings.Cut(strings.TrimLeft(r.Header.Get("X-Forwarded-Proto"), " \t,"), ",")
+		switch strings.ToLower(strings.TrimSpace(first)) {
+		case "https", "wss":
+			return true
+		case "http", "ws":
+			return false
+		}
+	}
+	return r.TLS != nil
 }
 
 func errRateLimited(v ratelimit.Verdict) error {

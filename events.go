@@ -319,6 +319,21 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request, c *call, st
 	return respond(w, r, c, view)
 }
 
+// mayFollow looks again whether an account may read a mission. One that is
+// deleted may be followed to its end, which is near.
+func (s *Server) mayFollow(ctx context.Context, a account, missionID string) error {
+	var may bool
+	err := s.db.QueryRow(ctx, `SELECT coalesce(bool_or(`+readableSQL+`), true) FROM missions m WHERE m.id = $3`,
+		a.userID, a.admin(), missionID).Scan(&may)
+	if err != nil {
+		return fmt.Errorf("checking access: %w", err)
+	}
+	if !may {
+		return errNotFound()
+	}
+	return nil
+}
+
 // Places to start reading at that aren't numbers of events.
 const (
 	fromOldest = -1

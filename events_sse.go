@@ -146,21 +146,6 @@ func (e *eventStream) send(seq int64, effect streamEffect, payload []byte) error
 	return nil
 }
 
-// mayFollow looks again whether an account may read a mission. One that is
-// deleted may be followed to its end, which is near.
-func (s *Server) mayFollow(ctx context.Context, a account, missionID string) error {
-	var may bool
-	err := s.db.QueryRow(ctx, `SELECT coalesce(bool_or(`+readableSQL+`), true) FROM missions m WHERE m.id = $3`,
-		a.userID, a.admin(), missionID).Scan(&may)
-	if err != nil {
-		return fmt.Errorf("checking access: %w", err)
-	}
-	if !may {
-		return errNotFound()
-	}
-	return nil
-}
-
 // sseWriter writes server-sent events. What is sent at once has sseWrite to
 // reach the client.
 type sseWriter struct {

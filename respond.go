@@ -199,6 +199,14 @@ func pageOf[T any](rows []T, limit int, cursor func(last T) string) list[T] {
 	return list[T]{Items: rows[:limit], NextCursor: &next}
 }
 
+// orEmpty makes JSON say [] where there is nothing.
+func orEmpty[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
 var gzipWriters = sync.Pool{New: func() any {
 	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
 	return w

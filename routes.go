@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/pprof"
 	"path"
@@ -160,6 +161,58 @@ func (s *Server) limitsOf(t trait) limits {
 		l.time += maxWait * time.Second
 	}
 	return l
+}
+
+// limits bounds what one request may take of the server.
+type limits struct {
+	body int64         // bytes of its body
+	time time.Duration // until the answer is complete; 0: the route bounds itself
+
+	stall        time.Duration // that an upload may pause; 0: no bound of its own
+	unlessStream bool          // time doesn't count for server-sent events
+}
+
+// bound puts the limits on a request: a deadline on its context, on reading
+// its body and on writing the answer. The read deadline is lifted once the
+// body is read, since net/http would take its passing for a lost client.
+// The returned function releases the context.
+func (l limits) bound(w http.ResponseWriter, r *http.Request) (*http.Request, context.CancelFunc) {
+	r.Body = http.MaxBytesReader(w, r.Body, l.body)
+	control := http.NewResponseController(w)
+	if r.ContentLength != 0 { // also where nobody reads the body: net/http will
+		_ = control.SetReadDeadline(time.Now().Add(max(l.time, headerTimeout))) // a recorder in a test has none
+	}
+	if l.time == 0 || l.unlessStream && wantsEventStream(r) {
+		return r, func() {}
+	}
+	if r.ContentLength != 0 {
+		r.Body = &timedBody{ReadCloser: r.Body, control: control, end: time.Now().Add(l.time), stall: l.stall}
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(l.time + 10*time.Second))
+	ctx, cancel := context.WithTimeout(r.Context(), l.time)
+	return r.WithContext(ctx), cancel
+}
+
+// timedBody is a body that has to be read by an end, and of which each read
+// may stall for so long. The deadline is lifted once all is read.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	end     time.Time
+	stall   time.Duration // 0: as long as there is time
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	deadline := b.end
+	if next := time.Now().Add(b.stall); b.stall > 0 && next.Before(deadline) {
+		deadline = next
+	}
+	_ = b.control.SetReadDeadline(deadline) // a recorder in a test has none
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // handle adds a route to the public port.

@@ -376,14 +376,6 @@ func mermaid(graph graphView) string {
 	return b.String()
 }
 
-// orEmpty makes JSON say [] where there is nothing.
-func orEmpty[T any](items []T) []T {
-	if items == nil {
-		return []T{}
-	}
-	return items
-}
-
 // notReadyReason is why a spec isn't ready.
 type notReadyReason struct {
 	Code    string      `json:"code"`
