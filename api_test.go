@@ -96,7 +96,10 @@ func beginTestServer(
 }
 
 // unredirected shows an answer that leads elsewhere as it is.
-var unredirected = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+var unredirected = &http.Client{CheckRedirect: func(*http.Request,
+	[]*http.Request) error {
+	return http.ErrUseLastResponse
+}}
 
 // client makes requests as somebody, or as nobody without a token.
 type client struct {
@@ -131,7 +134,8 @@ func (s *testServer) logIn(email string) *client {
 	s.t.Helper()
 	c := s.anonymous()
 	var session sessionView
-	c.post("/api/v1/auth/login", map[string]any{"email": email, "password": testPassword}).want(http.StatusOK).into(&session)
+	c.post("/api/v1/auth/login", map[string]any{"email": email,
+		"password": testPassword}).want(http.StatusOK).into(&session)
 	c.token, c.user = session.AccessToken, session.User
 	return c
 }
@@ -310,7 +314,8 @@ func (a *answer) number(path string) int {
 // newMission makes a mission and returns its path, "/api/v1/missions/…".
 func (c *client) newMission(name string) string {
 	c.t.Helper()
-	return "/api/v1/missions/" + c.post("/api/v1/missions", map[string]any{"name": name}).want(http.StatusCreated).text("id")
+	return "/api/v1/missions/" + c.post("/api/v1/missions",
+		map[string]any{"name": name}).want(http.StatusCreated).text("id")
 }
 
 // newSpec makes a spec in the mission at a path and returns its own path,
@@ -474,7 +479,8 @@ func BenchmarkCreateSpec(b *testing.B) {
 	ada, mission := benchMission(b, 1)
 	body := corpusLike(1, 15_000)[1]
 	requests(b, func(n int) error {
-		_, err := ada.ask("POST", mission+"/specs", map[string]any{"key": fmt.Sprintf("spec-%d", n), "title": "A spec", "body": body})
+		_, err := ada.ask("POST", mission+"/specs",
+			map[string]any{"key": fmt.Sprintf("spec-%d", n), "title": "A spec", "body": body})
 		return err
 	})
 }

@@ -179,7 +179,8 @@ func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*session
 // sessions, and this one comes after it.
 func (t *tx) lockLogin(ctx context.Context, id, checked string) error {
 	var current bool
-	err := t.QueryRow(ctx, `SELECT password_hash = $2 AND NOT disabled FROM users WHERE id = $1 FOR NO KEY UPDATE`, id, checked).Scan(&current)
+	err := t.QueryRow(ctx, `SELECT password_hash = $2 AND NOT disabled FROM users WHERE id = $1 FOR NO KEY UPDATE`,
+		id, checked).Scan(&current)
 	if err != nil {
 		return fmt.Errorf("locking an account: %w", err)
 	}
@@ -196,7 +197,8 @@ func errInvalidCredentials() error {
 // accountByEmail finds an account, its password hash, and whether it has
 // logged in from address lately. An unknown e-mail gives the zero account and
 // an empty hash, for which the hasher works as long as for any other.
-func (s *Server) accountByEmail(ctx context.Context, email, address string) (u userView, hash string, known bool, err error) {
+func (s *Server) accountByEmail(ctx context.Context,
+	email, address string) (u userView, hash string, known bool, err error) {
 	row := s.db.QueryRow(ctx, `
 		SELECT id, email, name, role, disabled, created_at, password_hash,
 		       EXISTS (SELECT FROM known_addresses WHERE user_id = id AND address = $2
@@ -259,7 +261,8 @@ func (t *tx) noteLogin(u userView, hash, address string, known bool) {
 // openSession starts a session and returns it with its tokens.
 func (s *Server) openSession(t *tx, u userView) (*sessionView, error) {
 	id, token := newID(), newSecret(refreshPrefix)
-	t.queue(`INSERT INTO sessions (id, user_id, expires_at) VALUES ($1, $2, clock_timestamp() + $3::interval)`, id, u.ID, s.config.RefreshTokenTTL)
+	t.queue(`INSERT INTO sessions (id, user_id, expires_at) VALUES ($1, $2, clock_timestamp() + $3::interval)`,
+		id, u.ID, s.config.RefreshTokenTTL)
 	t.queue(`INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`, hashToken(token), id)
 	return s.viewSession(u, id, token)
 }
@@ -298,7 +301,8 @@ func (s *Server) refresh(ctx context.Context, t *tx, _ *call, in *refreshRequest
 }
 
 // spendToken replaces a refresh token by its successor and returns whose it is.
-func (s *Server) spendToken(ctx context.Context, t *tx, token, successor string) (u userView, sessionID string, err error) {
+func (s *Server) spendToken(ctx context.Context, t *tx,
+	token, successor string) (u userView, sessionID string, err error) {
 	var spent bool
 	err = t.QueryRow(ctx, `
 		UPDATE refresh_tokens SET spent_at = clock_timestamp() WHERE hash = $1 AND spent_at IS NULL
@@ -400,12 +404,14 @@ func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange
 		return nil, err
 	}
 	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*nothing, error) {
-		tag, err := t.Exec(ctx, `UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3`, a.userID, hash, current)
+		tag, err := t.Exec(ctx, `UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3`,
+			a.userID, hash, current)
 		if err != nil {
 			return nil, fmt.Errorf("changing a password: %w", err)
 		}
 		if tag.RowsAffected() == 0 {
-			return nil, problem(http.StatusConflict, "password_changed", "The password has just been changed by another request.")
+			return nil, problem(http.StatusConflict, "password_changed",
+				"The password has just been changed by another request.")
 		}
 		t.endSessions(a.userID, a.session)
 		t.refundFailure(email)

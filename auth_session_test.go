@@ -30,7 +30,8 @@ func (c *client) refreshed(token string) *answer {
 // spentEarlier moves the moment in which a refresh token was spent into the past.
 func (s *testServer) spentEarlier(token, by string) {
 	s.t.Helper()
-	if _, err := s.db.Exec(s.t.Context(), `UPDATE refresh_tokens SET spent_at = spent_at - $2::interval WHERE hash = $1`, hashToken(token), by); err != nil {
+	if _, err := s.db.Exec(s.t.Context(), `UPDATE refresh_tokens SET spent_at = spent_at - $2::interval WHERE hash = $1`,
+		hashToken(token), by); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -72,12 +73,15 @@ func TestFirstAccountBecomesAdmin(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	nobody := s.anonymous()
-	nobody.post("/api/v1/auth/register", map[string]any{"email": "no", "password": "short", "name": strings.Repeat("x", 201)}).
+	nobody.post("/api/v1/auth/register", map[string]any{"email": "no", "password": "short",
+		"name": strings.Repeat("x", 201)}).
 		wantFields("email", "password", "name")
-	a := nobody.post("/api/v1/auth/register", map[string]any{"email": "Ada@Example.com", "password": testPassword}).want(http.StatusCreated)
+	a := nobody.post("/api/v1/auth/register",
+		map[string]any{"email": "Ada@Example.com", "password": testPassword}).want(http.StatusCreated)
 	var got sessionView
 	a.into(&got)
-	if u := got.User; u.Email != "ada@example.com" || u.Name != "ada" || u.Role != "admin" || u.Disabled || u.CreatedAt.IsZero() || !validID(u.ID) {
+	if u := got.User; u.Email != "ada@example.com" || u.Name != "ada" || u.Role != "admin" || u.Disabled ||
+		u.CreatedAt.IsZero() || !validID(u.ID) {
 		t.Errorf("got the account %+v", u)
 	}
 	if got.TokenType != "Bearer" || got.ExpiresIn != 900 || !strings.HasPrefix(got.RefreshToken, refreshPrefix) {
@@ -94,7 +98,8 @@ func TestFirstAccountBecomesAdmin(t *testing.T) {
 func TestRegistrationOpenAndClosed(t *testing.T) {
 	t.Parallel()
 	closed := newTestServer(t, func(c *Config) { c.Registration = "closed" })
-	closed.anonymous().post("/api/v1/auth/register", registration("ada")).wantProblem(http.StatusForbidden, "registration_closed")
+	closed.anonymous().post("/api/v1/auth/register",
+		registration("ada")).wantProblem(http.StatusForbidden, "registration_closed")
 
 	open := newTestServer(t, func(c *Config) { c.Registration = "open" })
 	for i, role := range []string{"admin", "user", "user"} {
@@ -138,7 +143,8 @@ func TestOfFirstAccountsAtOnceExactlyOneWins(t *testing.T) {
 		}
 		won := 0
 		for _, a := range together(t, 4, func(i int) (*answer, error) {
-			return servers[i%2].anonymous().try(t.Context(), "POST", "/api/v1/auth/register", registration(fmt.Sprint("first", i)))
+			return servers[i%2].anonymous().try(t.Context(), "POST", "/api/v1/auth/register",
+				registration(fmt.Sprint("first", i)))
 		}) {
 			if a.status == http.StatusCreated {
 				won++
@@ -156,9 +162,11 @@ func TestLogInTellsNothingAboutAccounts(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	admin, ada := s.signUp("admin", "admin"), s.signUp("ada", "user")
-	wrong := s.anonymous().logInFrom("", ada.user.Email, "not the password at all").wantProblem(http.StatusUnauthorized, "invalid_credentials")
+	wrong := s.anonymous().logInFrom("", ada.user.Email, "not the password at all").wantProblem(http.StatusUnauthorized,
+		"invalid_credentials")
 	admin.patch("/api/v1/users/"+admin.post("/api/v1/users", map[string]any{
-		"email": "gone@example.com", "password": testPassword, "role": "user"}).text("id"), map[string]any{"disabled": true}).want(http.StatusOK)
+		"email": "gone@example.com", "password": testPassword, "role": "user"}).text("id"),
+		map[string]any{"disabled": true}).want(http.StatusOK)
 	for name, email := range map[string]string{
 		"unknown":       "nobody@example.com",
 		"not an e-mail": "nobody",
@@ -307,7 +315,8 @@ func TestEndedSessionsCannotBeRefreshed(t *testing.T) {
 			}
 		},
 		"expired": func(user *client, _ sessionView) {
-			if _, err := s.db.Exec(t.Context(), `UPDATE sessions SET expires_at = clock_timestamp() WHERE user_id = $1`, user.user.ID); err != nil {
+			if _, err := s.db.Exec(t.Context(), `UPDATE sessions SET expires_at = clock_timestamp() WHERE user_id = $1`,
+				user.user.ID); err != nil {
 				t.Error(err)
 			}
 		},
@@ -399,7 +408,8 @@ func TestLogInLosesAgainstAPasswordChangeInBetween(t *testing.T) {
 			}
 			a.wantProblem(http.StatusUnauthorized, "invalid_credentials")
 			var stored string
-			if err := s.db.QueryRow(t.Context(), `SELECT password_hash FROM users WHERE id = $1`, ada.user.ID).Scan(&stored); err != nil {
+			if err := s.db.QueryRow(t.Context(), `SELECT password_hash FROM users WHERE id = $1`,
+				ada.user.ID).Scan(&stored); err != nil {
 				t.Fatal(err)
 			}
 			if name == "password" && stored != hash {
@@ -456,7 +466,8 @@ func TestAccountAllowsOnlySoManyFailedLogIns(t *testing.T) {
 		t.Errorf("an account and no account can be told apart: %v %s, %v %s",
 			refusals[0].header, refusals[0].body, refusals[1].header, refusals[1].body)
 	}
-	attempt(ada.user.Email, testPassword).wantProblem(http.StatusTooManyRequests, "rate_limited") // guessed right, too late
+	attempt(ada.user.Email, testPassword).wantProblem(http.StatusTooManyRequests,
+		"rate_limited") // guessed right, too late
 	attempt(bob.user.Email, testPassword).want(http.StatusOK)
 	s.logIn(ada.user.Email) // from where ada has logged in lately
 }
@@ -470,7 +481,8 @@ func TestGuessesOfTheCurrentPasswordCountAsFailedLogIns(t *testing.T) {
 		ada.post("/api/v1/auth/change-password", guess).wantFields("current_password")
 	}
 	ada.post("/api/v1/auth/change-password", guess).wantProblem(http.StatusTooManyRequests, "rate_limited")
-	s.anonymous().logInFrom("198.51.100.1", ada.user.Email, testPassword).wantProblem(http.StatusTooManyRequests, "rate_limited")
+	s.anonymous().logInFrom("198.51.100.1", ada.user.Email, testPassword).wantProblem(http.StatusTooManyRequests,
+		"rate_limited")
 }
 
 func TestFailedLogInsAtOnceCannotOutrunTheLimit(t *testing.T) {
@@ -479,7 +491,8 @@ func TestFailedLogInsAtOnceCannotOutrunTheLimit(t *testing.T) {
 	failed := 0
 	for _, a := range together(t, 12, func(i int) (*answer, error) {
 		return s.anonymous().try(t.Context(), "POST", "/api/v1/auth/login",
-			map[string]any{"email": "ada@example.com", "password": "not the password at all"}, "X-Forwarded-For", fmt.Sprint("198.51.100.", i))
+			map[string]any{"email": "ada@example.com",
+				"password": "not the password at all"}, "X-Forwarded-For", fmt.Sprint("198.51.100.", i))
 	}) {
 		if a.status == http.StatusUnauthorized {
 			failed++

@@ -125,7 +125,8 @@ type remembered struct {
 }
 
 func newCredentials(fresh func() bool) *credentials {
-	return &credentials{fresh: fresh, entries: make(map[[sha256.Size]byte]remembered), watchers: make(map[string]map[chan struct{}]struct{})}
+	return &credentials{fresh: fresh, entries: make(map[[sha256.Size]byte]remembered),
+		watchers: make(map[string]map[chan struct{}]struct{})}
 }
 
 // watch tells of changes to an account, for connections that outlast a
@@ -149,7 +150,8 @@ func (c *credentials) watch(userID string) (changed <-chan struct{}, stop func()
 
 // account returns the account behind a credential: remembered, or else as
 // lookUp says, with how long it lasts.
-func (c *credentials) account(credential [sha256.Size]byte, lookUp func() (account, time.Duration, error)) (account, error) {
+func (c *credentials) account(credential [sha256.Size]byte,
+	lookUp func() (account, time.Duration, error)) (account, error) {
 	c.mu.Lock()
 	found, ok := c.entries[credential]
 	changes := c.changes

@@ -201,7 +201,8 @@ func kindKey() settingKind[[]byte] {
 		unit: fmt.Sprintf("secret, at least %d bytes", minSecretBytes), secret: true,
 		parse: func(text string) ([]byte, error) {
 			if len(text) < minSecretBytes {
-				return nil, fmt.Errorf("has %d bytes, but at least %d are needed: take the output of openssl rand -base64 48", len(text), minSecretBytes)
+				return nil, fmt.Errorf("has %d bytes, but at least %d are needed: take the output of openssl rand -base64 48",
+					len(text), minSecretBytes)
 			}
 			return []byte(text), nil
 		},

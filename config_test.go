@@ -180,9 +180,10 @@ func TestPathsCanBeginAtHome(t *testing.T) {
 func TestConfigRefusesBadValues(t *testing.T) {
 	t.Parallel()
 	tests := map[string][]string{
-		"HOST":                 {"localhost:80", "[::1]", "http://x", "10.0.0", "a b", "*"},
-		"PORT":                 {"-1", "65536", "http", "80.5", " 80"},
-		"DATABASE_URL":         {"mysql://u:p@h/d", "mysql://h/d?a=b", "somewhere", "postgres://h:port/d", "postgres://h/d?sslmode=maybe"},
+		"HOST": {"localhost:80", "[::1]", "http://x", "10.0.0", "a b", "*"},
+		"PORT": {"-1", "65536", "http", "80.5", " 80"},
+		"DATABASE_URL": {"mysql://u:p@h/d", "mysql://h/d?a=b", "somewhere", "postgres://h:port/d",
+			"postgres://h/d?sslmode=maybe"},
 		"DATABASE_MAX_CONNS":   {"0", "1", "many"},
 		"JWT_SECRET":           {strings.Repeat("k", 31)},
 		"ACCESS_TOKEN_TTL":     {"15", "0", "-1m", "25h", "soon"},
@@ -221,13 +222,15 @@ func TestConfigRefusesBadValues(t *testing.T) {
 func TestConfigAcceptsUsualValues(t *testing.T) {
 	t.Parallel()
 	tests := map[string][]string{
-		"HOST":                 {"0.0.0.0", "::1", "localhost", "api-1.example.com"},
-		"PORT":                 {"0", "65535"},
-		"DATABASE_URL":         {"postgresql:///d?host=/run/postgresql", "host=/run/postgresql dbname=d password='a=b://c'", "postgres://u:p%40@h1,h2:6432/d"},
-		"INTERNAL_ADDR":        {":9090", "[::1]:0", "10.0.0.1:80"},
-		"CORS_ALLOWED_ORIGINS": {"http://localhost:3000", "https://example.com:8443", "chrome-extension://abcdef", "https://xn--bcher-kva.example", ","},
-		"TRUSTED_PROXIES":      {"0.0.0.0/0,::/0", "::1", " 10.0.0.0/8 ,"},
-		"MAX_BODY_BYTES":       {"1048576", "64KiB", "1 MiB", "1GiB"},
+		"HOST": {"0.0.0.0", "::1", "localhost", "api-1.example.com"},
+		"PORT": {"0", "65535"},
+		"DATABASE_URL": {"postgresql:///d?host=/run/postgresql", "host=/run/postgresql dbname=d password='a=b://c'",
+			"postgres://u:p%40@h1,h2:6432/d"},
+		"INTERNAL_ADDR": {":9090", "[::1]:0", "10.0.0.1:80"},
+		"CORS_ALLOWED_ORIGINS": {"http://localhost:3000", "https://example.com:8443", "chrome-extension://abcdef",
+			"https://xn--bcher-kva.example", ","},
+		"TRUSTED_PROXIES": {"0.0.0.0/0,::/0", "::1", " 10.0.0.0/8 ,"},
+		"MAX_BODY_BYTES":  {"1048576", "64KiB", "1 MiB", "1GiB"},
 	}
 	for name, values := range tests {
 		for _, value := range values {
@@ -242,7 +245,8 @@ func TestConfigAcceptsUsualValues(t *testing.T) {
 
 func TestConfigReportsAllProblemsAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := load(t, map[string]string{"PORT": "x", "LOG_FORMAT": "xml", "LEASE_DEFAULT": "8h", "ADMIN_EMAIL": "a@b.example"},
+	_, err := load(t, map[string]string{"PORT": "x", "LOG_FORMAT": "xml", "LEASE_DEFAULT": "8h",
+		"ADMIN_EMAIL": "a@b.example"},
 		"RATELIMIT=5\nMAX_ATTEMPTS='3\n")
 	wantProblems(t, err, "line 1: RATELIMIT is not a setting", "PORT: ", "LOG_FORMAT: ",
 		"MAX_ATTEMPTS: line 2 of the .env file: want 'a value", "LEASE_DEFAULT: ", "ADMIN_PASSWORD: is missing")
@@ -257,14 +261,18 @@ func TestConfigChecksSettingsTogether(t *testing.T) {
 		env  map[string]string
 		want []string
 	}{
-		"lease":           {map[string]string{"LEASE_DEFAULT": "11s", "LEASE_MAX": "10s"}, []string{"LEASE_DEFAULT: is longer than LEASE_MAX (10s)"}},
-		"lease, one bad":  {map[string]string{"LEASE_DEFAULT": "5h", "LEASE_MAX": "x"}, []string{"LEASE_MAX: want"}},
-		"tokens":          {map[string]string{"REFRESH_TOKEN_TTL": "10m"}, []string{"ACCESS_TOKEN_TTL: is longer"}},
-		"admin, no mail":  {map[string]string{"ADMIN_PASSWORD": "a long enough password"}, []string{"ADMIN_EMAIL: is missing"}},
-		"admin, too weak": {map[string]string{"ADMIN_EMAIL": "a@b.example", "ADMIN_PASSWORD": "short"}, []string{"ADMIN_PASSWORD: must have at least 15 characters"}},
-		"certificate":     {map[string]string{"TLS_CERT_FILE": certFile}, []string{"TLS_KEY_FILE: is missing"}},
-		"key":             {map[string]string{"TLS_KEY_FILE": keyFile}, []string{"TLS_CERT_FILE: is missing"}},
-		"pair":            {map[string]string{"TLS_CERT_FILE": certFile, "TLS_KEY_FILE": otherKey}, []string{"TLS_CERT_FILE and TLS_KEY_FILE: "}},
+		"lease": {map[string]string{"LEASE_DEFAULT": "11s",
+			"LEASE_MAX": "10s"}, []string{"LEASE_DEFAULT: is longer than LEASE_MAX (10s)"}},
+		"lease, one bad": {map[string]string{"LEASE_DEFAULT": "5h", "LEASE_MAX": "x"}, []string{"LEASE_MAX: want"}},
+		"tokens":         {map[string]string{"REFRESH_TOKEN_TTL": "10m"}, []string{"ACCESS_TOKEN_TTL: is longer"}},
+		"admin, no mail": {map[string]string{"ADMIN_PASSWORD": "a long enough password"},
+			[]string{"ADMIN_EMAIL: is missing"}},
+		"admin, too weak": {map[string]string{"ADMIN_EMAIL": "a@b.example",
+			"ADMIN_PASSWORD": "short"}, []string{"ADMIN_PASSWORD: must have at least 15 characters"}},
+		"certificate": {map[string]string{"TLS_CERT_FILE": certFile}, []string{"TLS_KEY_FILE: is missing"}},
+		"key":         {map[string]string{"TLS_KEY_FILE": keyFile}, []string{"TLS_CERT_FILE: is missing"}},
+		"pair": {map[string]string{"TLS_CERT_FILE": certFile, "TLS_KEY_FILE": otherKey},
+			[]string{"TLS_CERT_FILE and TLS_KEY_FILE: "}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -292,17 +300,23 @@ func TestSecretsComeFromFiles(t *testing.T) {
 		want string
 		err  []string
 	}{
-		"file":               {env: map[string]string{"JWT_SECRET_FILE": unix}, want: secret},
-		"dos line end":       {env: map[string]string{"JWT_SECRET_FILE": dos}, want: secret},
-		"one line end":       {env: map[string]string{"JWT_SECRET_FILE": two}, want: secret + "\n"},
-		"from .env":          {file: "JWT_SECRET_FILE=" + unix, want: secret},
-		"both":               {env: map[string]string{"JWT_SECRET_FILE": unix, "JWT_SECRET": secret}, err: []string{"JWT_SECRET: and JWT_SECRET_FILE are both set"}},
-		"both in .env":       {file: "JWT_SECRET_FILE=" + unix + "\nJWT_SECRET=" + secret, err: []string{"JWT_SECRET: and JWT_SECRET_FILE are both set"}},
-		"environment wins":   {env: map[string]string{"JWT_SECRET": secret}, file: "JWT_SECRET_FILE=" + empty, want: secret},
-		"empty":              {env: map[string]string{"JWT_SECRET_FILE": empty}, err: []string{"JWT_SECRET_FILE: the file is empty"}},
-		"too large":          {env: map[string]string{"JWT_SECRET_FILE": large}, err: []string{"JWT_SECRET_FILE: the file is larger than 64KiB"}},
-		"missing":            {env: map[string]string{"JWT_SECRET_FILE": dir + "/no"}, err: []string{"JWT_SECRET_FILE: the file can't be opened: no such file"}},
-		"folder":             {env: map[string]string{"JWT_SECRET_FILE": dir}, err: []string{"JWT_SECRET_FILE: the file can't be read: is a directory"}},
+		"file":         {env: map[string]string{"JWT_SECRET_FILE": unix}, want: secret},
+		"dos line end": {env: map[string]string{"JWT_SECRET_FILE": dos}, want: secret},
+		"one line end": {env: map[string]string{"JWT_SECRET_FILE": two}, want: secret + "\n"},
+		"from .env":    {file: "JWT_SECRET_FILE=" + unix, want: secret},
+		"both": {env: map[string]string{"JWT_SECRET_FILE": unix, "JWT_SECRET": secret},
+			err: []string{"JWT_SECRET: and JWT_SECRET_FILE are both set"}},
+		"both in .env": {file: "JWT_SECRET_FILE=" + unix + "\nJWT_SECRET=" + secret,
+			err: []string{"JWT_SECRET: and JWT_SECRET_FILE are both set"}},
+		"environment wins": {env: map[string]string{"JWT_SECRET": secret}, file: "JWT_SECRET_FILE=" + empty, want: secret},
+		"empty": {env: map[string]string{"JWT_SECRET_FILE": empty},
+			err: []string{"JWT_SECRET_FILE: the file is empty"}},
+		"too large": {env: map[string]string{"JWT_SECRET_FILE": large},
+			err: []string{"JWT_SECRET_FILE: the file is larger than 64KiB"}},
+		"missing": {env: map[string]string{"JWT_SECRET_FILE": dir + "/no"},
+			err: []string{"JWT_SECRET_FILE: the file can't be opened: no such file"}},
+		"folder": {env: map[string]string{"JWT_SECRET_FILE": dir},
+			err: []string{"JWT_SECRET_FILE: the file can't be read: is a directory"}},
 		"only secrets do so": {env: map[string]string{"PORT_FILE": "/does/not/exist"}},
 	}
 	for name, tt := range tests {

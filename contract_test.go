@@ -216,11 +216,13 @@ func (o *apiOperation) judgeRefused(sent []byte, a *answer) []string {
 	if !o.takesJSON() || json.Unmarshal(a.body, &problem) != nil {
 		return nil
 	}
-	ofForm := slices.IndexFunc(problem.Errors, func(e fieldError) bool { return e.Code == "unknown_field" || e.Code == "wrong_type" })
+	ofForm := slices.IndexFunc(problem.Errors,
+		func(e fieldError) bool { return e.Code == "unknown_field" || e.Code == "wrong_type" })
 	if ofForm < 0 || len(o.RequestBody.Content["application/json"].fits(sent, false)) > 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("the body fits, and was refused: %s %s", problem.Errors[ofForm].Field, problem.Errors[ofForm].Message)}
+	return []string{fmt.Sprintf("the body fits, and was refused: %s %s",
+		problem.Errors[ofForm].Field, problem.Errors[ofForm].Message)}
 }
 
 // checkMessage reports where a message isn't as a schema of openapi.json has it.

@@ -135,7 +135,8 @@ func TestDocsNameOnlyWhatExists(t *testing.T) {
 	var all, tests []string
 	for _, name := range programFiles(t) {
 		all = append(all, filepath.Base(name))
-		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`).FindAllStringSubmatch(docText(t, name), -1) {
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`).FindAllStringSubmatch(docText(t,
+			name), -1) {
 			tests = append(tests, m[1])
 		}
 	}
@@ -249,7 +250,8 @@ func TestDocsHaveTheSpecWorkflow(t *testing.T) {
 	t.Parallel()
 	documented := make(map[string][]string)
 	words := regexp.MustCompile("`(\\w+)`")
-	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (.*) \\|$").FindAllStringSubmatch(docSection(t, "docs/api.md", "## How a spec moves"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (.*) \\|$").FindAllStringSubmatch(docSection(t,
+		"docs/api.md", "## How a spec moves"), -1) {
 		for _, to := range words.FindAllStringSubmatch(m[2], -1) {
 			documented[m[1]] = append(documented[m[1]], to[1])
 		}
@@ -358,7 +360,8 @@ func TestUnitGivesTheServerWhatItNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	unit := deployFile(t, "tachikoma.service")
-	if got, want := durationIn(t, unit, `^TimeoutStopSec=(.*)$`), config.DrainDelay+config.ShutdownTimeout+closeTime; got < want {
+	if got, want := durationIn(t, unit, `^TimeoutStopSec=(.*)$`),
+		config.DrainDelay+config.ShutdownTimeout+closeTime; got < want {
 		t.Errorf("TimeoutStopSec is %s, and the end may take %s", got, want)
 	}
 	files, err := strconv.Atoi(valueIn(t, unit, `^LimitNOFILE=(.*)$`))
@@ -423,7 +426,8 @@ func TestProxiesWaitForTheServer(t *testing.T) {
 
 func TestDockerWaitsForTheHealthcheck(t *testing.T) {
 	t.Parallel()
-	if got := durationIn(t, deployFile(t, "Dockerfile"), `^HEALTHCHECK .*--timeout=(\S+) CMD \["/tachikoma", "healthcheck"\]$`); got <= healthcheckTimeout {
+	if got := durationIn(t, deployFile(t, "Dockerfile"),
+		`^HEALTHCHECK .*--timeout=(\S+) CMD \["/tachikoma", "healthcheck"\]$`); got <= healthcheckTimeout {
 		t.Errorf("Docker waits for %s, and healthcheck for %s", got, healthcheckTimeout)
 	}
 }

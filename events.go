@@ -176,7 +176,8 @@ func (t *tx) flush() error {
 		users[i], agents[i] = orEmptyText(e.Actor.UserID), orEmptyText(e.Actor.Agent)
 	}
 	t.queueRecounts(streams)
-	t.queue(appendSQL, streams, grow, moves, of, places, types, data, missions, specs, users, agents).Query(func(rows pgx.Rows) error {
+	t.queue(appendSQL, streams, grow, moves, of, places, types, data, missions, specs, users,
+		agents).Query(func(rows pgx.Rows) error {
 		var stream string
 		var seq int64
 		_, err := pgx.ForEachRow(rows, []any{&stream, &seq}, func() error {
@@ -369,7 +370,8 @@ func (v eventsView) start(after int64) (int64, error) {
 		return 0, errCursorBefore(v.FirstSeq)
 	case after > v.LastSeq:
 		return 0, problem(http.StatusConflict, "cursor_ahead",
-			"The stream ends at %d: your cursor is from another time or place. Read the mission anew.", v.LastSeq).with("last_seq", v.LastSeq)
+			"The stream ends at %d: your cursor is from another time or place. Read the mission anew.",
+			v.LastSeq).with("last_seq", v.LastSeq)
 	}
 	return after, nil
 }
@@ -392,7 +394,8 @@ func scanEvent(row pgx.CollectableRow) (e event, err error) {
 
 // readEvents reads at most limit events of a stream, after one seq.
 func readEvents(ctx context.Context, q querier, stream string, after, limit int64) ([]event, error) {
-	rows, err := q.Query(ctx, `SELECT `+eventColumns+` FROM events WHERE stream = $1 AND seq > $2 ORDER BY seq LIMIT $3`, stream, after, limit)
+	rows, err := q.Query(ctx, `SELECT `+eventColumns+` FROM events WHERE stream = $1 AND seq > $2 ORDER BY seq LIMIT $3`,
+		stream, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading events: %w", err)
 	}

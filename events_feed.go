@@ -47,8 +47,9 @@ type feed struct {
 }
 
 func newFeed(db *dbPool, h *hub, trouble *databaseTrouble, forget func(string), cut func(), log *slog.Logger) *feed {
-	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cut: cut, log: log, each: announceEach, started: time.Now(),
-		dirty: make(map[string]int64), wake: make(chan struct{}, 1)}
+	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cut: cut, log: log, each: announceEach,
+		started: time.Now(),
+		dirty:   make(map[string]int64), wake: make(chan struct{}, 1)}
 }
 
 // fresh reports whether a change on another instance would be known here.
@@ -208,7 +209,8 @@ func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, e
 	f.polledAt.Store(int64(time.Since(f.started)))
 	for stream, seq := range heads {
 		if seq < positions[stream] {
-			f.log.Error("a stream is shorter than it was: the database has lost commits", "stream", stream, "was", positions[stream], "is", seq)
+			f.log.Error("a stream is shorter than it was: the database has lost commits", "stream", stream, "was",
+				positions[stream], "is", seq)
 			f.hub.lost(stream)
 		}
 	}
@@ -260,7 +262,8 @@ func tryWrite(ctx context.Context, conn *pgx.Conn) error {
 // readServerStream makes this process forget the accounts that changed. Where
 // the way from one seq to the other isn't complete, it forgets all.
 func (f *feed) readServerStream(ctx context.Context, conn *pgx.Conn, after, upTo int64) error {
-	rows, err := conn.Query(ctx, `SELECT user_id FROM events WHERE stream = $1 AND seq > $2 AND seq <= $3 LIMIT 1000`, serverStream, after, upTo)
+	rows, err := conn.Query(ctx, `SELECT user_id FROM events WHERE stream = $1 AND seq > $2 AND seq <= $3 LIMIT 1000`,
+		serverStream, after, upTo)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,8 @@ type topicName struct {
 // newHub makes a hub for followers whose queues take queueEvents: one that is
 // empty has room for what is read at a time, twice.
 func newHub(log *slog.Logger, c *counters, queueEvents int) *hub {
-	return &hub{log: log, counters: c, page: max(1, min(maxPumpPage, queueEvents/2)), grown: make(chan struct{}, 1), topics: make(map[string]*hubTopic)}
+	return &hub{log: log, counters: c, page: max(1, min(maxPumpPage, queueEvents/2)), grown: make(chan struct{}, 1),
+		topics: make(map[string]*hubTopic)}
 }
 
 // topicOf returns the topic of a stream, making it if need be. The caller holds mu.

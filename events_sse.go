@@ -42,7 +42,8 @@ type eventStream struct {
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f *follower, head int64) error {
 	userID := c.account.userID
 	if !s.streams.Take(userID, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
-		return problem(http.StatusServiceUnavailable, "busy", "Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
+		return problem(http.StatusServiceUnavailable, "busy",
+			"Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
 	}
 	defer s.streams.Give(userID)
 	ready := make(chan struct{}, 1)

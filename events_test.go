@@ -109,7 +109,8 @@ func TestEventNumbersHaveNoGaps(t *testing.T) {
 		t.Errorf("got %v from %d logs and %d specs", kinds, logs.Load(), specs)
 	}
 	m := ada.get(mission)
-	if m.number("stats.in_progress") != kinds["spec.claimed"] || m.number("stats.total") != specs || m.number("stats.ready") != specs-kinds["spec.claimed"] {
+	if m.number("stats.in_progress") != kinds["spec.claimed"] || m.number("stats.total") != specs ||
+		m.number("stats.ready") != specs-kinds["spec.claimed"] {
 		t.Errorf("of %v the stats say %s", kinds, m.body)
 	}
 }
@@ -123,7 +124,8 @@ func TestNewMissionHasOneEvent(t *testing.T) {
 		t.Fatalf("there are %d", len(events))
 	}
 	e := events[0]
-	if e.Seq != 1 || e.Type != "mission.created" || *e.MissionID != idOf(mission) || e.SpecID != nil || *e.Actor.UserID != ada.user.ID || e.Actor.Agent != nil {
+	if e.Seq != 1 || e.Type != "mission.created" || *e.MissionID != idOf(mission) || e.SpecID != nil ||
+		*e.Actor.UserID != ada.user.ID || e.Actor.Agent != nil {
 		t.Errorf("got %+v", e)
 	}
 	if a := ada.get(mission + "/events"); a.number("first_seq") != 1 || a.number("last_seq") != 1 {
@@ -143,7 +145,8 @@ func TestEventsArePaged(t *testing.T) {
 			t.Errorf("%d events in pages of %d", len(events), limit)
 		}
 	}
-	for query, want := range map[string]string{"?after=0&limit=2": "1 2", "?after=5": "6 7", "?after=7": "", "?limit=1": "1"} {
+	for query, want := range map[string]string{"?after=0&limit=2": "1 2", "?after=5": "6 7", "?after=7": "",
+		"?limit=1": "1"} {
 		var view eventsView
 		ada.get(mission + "/events" + query).want(http.StatusOK).into(&view)
 		var got []string
@@ -171,7 +174,8 @@ func TestEventsThatAreGoneAreSaidToBe(t *testing.T) {
 	}
 	s.runSQL("UPDATE heads SET first_seq = 4 WHERE stream = '"+idOf(mission)+"'",
 		"DELETE FROM events WHERE seq < 4 AND stream = '"+idOf(mission)+"'")
-	for after, status := range map[int]int{0: http.StatusGone, 2: http.StatusGone, 3: http.StatusOK, 6: http.StatusOK, 7: http.StatusConflict} {
+	for after, status := range map[int]int{0: http.StatusGone, 2: http.StatusGone, 3: http.StatusOK, 6: http.StatusOK,
+		7: http.StatusConflict} {
 		a := ada.get(fmt.Sprintf("%s/events?after=%d", mission, after)).want(status)
 		switch {
 		case status == http.StatusGone:
@@ -201,7 +205,8 @@ func TestOldEventsArePruned(t *testing.T) {
 	if err := s.prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a := ada.get(pruned + "/events?limit=1"); a.number("first_seq") != 2601 || a.number("items.0.seq") != 2601 || a.number("last_seq") != 2701 {
+	if a := ada.get(pruned + "/events?limit=1"); a.number("first_seq") != 2601 || a.number("items.0.seq") != 2601 ||
+		a.number("last_seq") != 2701 {
 		t.Errorf("got %s", a.body)
 	}
 	ada.get(pruned+"/events?after=2599").wantProblem(http.StatusGone, "cursor_gone")
@@ -228,10 +233,12 @@ func TestLogsJoinTheStream(t *testing.T) {
 	if a := ada.post(mission+"/logs", map[string]any{"entries": many[:1000]}).want(http.StatusCreated); a.number("last_seq") != 1002 {
 		t.Errorf("got %s", a.body)
 	}
-	full := entry(map[string]any{"level": "error", "fields": map[string]any{"n": 1.5, "deep": []any{nil, "é"}}, "spec_id": spec})
+	full := entry(map[string]any{"level": "error",
+		"fields": map[string]any{"n": 1.5, "deep": []any{nil, "é"}}, "spec_id": spec})
 	ada.post(mission+"/logs", map[string]any{"entries": []any{full, entry(nil)}}).want(http.StatusCreated)
 	got := ada.get(mission + "/events?after=1002")
-	if got.text("items.0.data.level") != "error" || got.text("items.0.data.fields.deep.1") != "é" || got.text("items.0.spec_id") != spec ||
+	if got.text("items.0.data.level") != "error" || got.text("items.0.data.fields.deep.1") != "é" ||
+		got.text("items.0.spec_id") != spec ||
 		got.text("items.0.type") != "log" || got.at("items.1.spec_id") != nil {
 		t.Errorf("got %s", got.body)
 	}
@@ -246,10 +253,12 @@ func TestLogsJoinTheStream(t *testing.T) {
 		{"unknown level", []any{entry(nil), entry(map[string]any{"level": "INFO"})}, "entries[1].level"},
 		{"no message", []any{entry(map[string]any{"message": ""})}, "entries[0].message"},
 		{"long message", []any{entry(map[string]any{"message": strings.Repeat("x", 8193)})}, "entries[0].message"},
-		{"large fields", []any{entry(map[string]any{"fields": map[string]any{"x": strings.Repeat("x", 16<<10)}})}, "entries[0].fields"},
+		{"large fields", []any{entry(map[string]any{"fields": map[string]any{"x": strings.Repeat("x",
+			16<<10)}})}, "entries[0].fields"},
 		{"fields a list", []any{entry(map[string]any{"fields": []any{}})}, "entries[0].fields"},
 		{"no id", []any{entry(map[string]any{"spec_id": "here"})}, "entries[0].spec_id"},
-		{"another mission's spec", []any{entry(map[string]any{"spec_id": spec}), entry(map[string]any{"spec_id": foreign})}, "entries"},
+		{"another mission's spec", []any{entry(map[string]any{"spec_id": spec}), entry(map[string]any{"spec_id": foreign})},
+			"entries"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ada.in(t).post(mission+"/logs", map[string]any{"entries": c.entries}).wantFields(c.field)
@@ -268,12 +277,14 @@ func TestDeletedMissionKeepsItsLastEvent(t *testing.T) {
 	ada.newSpec(mission, "spec", nil)
 	ada.delete(mission).want(http.StatusNoContent)
 	ada.get(mission+"/events").wantProblem(http.StatusNotFound, "not_found")
-	rows, err := s.db.Query(t.Context(), `SELECT seq || ' ' || type FROM events WHERE stream = $1 ORDER BY seq`, idOf(mission))
+	rows, err := s.db.Query(t.Context(), `SELECT seq || ' ' || type FROM events WHERE stream = $1 ORDER BY seq`,
+		idOf(mission))
 	if err != nil {
 		t.Fatal(err)
 	}
 	events, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if want := []string{"1 mission.created", "2 spec.created", "3 mission.deleted"}; err != nil || !slices.Equal(events, want) {
+	if want := []string{"1 mission.created", "2 spec.created",
+		"3 mission.deleted"}; err != nil || !slices.Equal(events, want) {
 		t.Errorf("got %q (%v), want %q", events, err, want)
 	}
 }
@@ -407,7 +418,8 @@ func TestLogsOfALockedMissionHoldUpNoOthers(t *testing.T) {
 	}
 	waits := make(chan int)
 	go func() {
-		a, err := ada.try(t.Context(), "POST", locked+"/logs", fields{"entries": []any{fields{"level": "info", "message": "x"}}})
+		a, err := ada.try(t.Context(), "POST", locked+"/logs",
+			fields{"entries": []any{fields{"level": "info", "message": "x"}}})
 		if err != nil {
 			t.Error(err)
 		}

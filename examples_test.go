@@ -219,7 +219,8 @@ func (st *story) form(example any) (contentType string, body []byte) {
 
 // really puts what is real in the place of what examples have.
 func (st *story) really(text string) string {
-	names := slices.SortedFunc(maps.Keys(st.real), func(a, b string) int { return len(b) - len(a) }) // one may begin another
+	names := slices.SortedFunc(maps.Keys(st.real),
+		func(a, b string) int { return len(b) - len(a) }) // one may begin another
 	var pairs []string
 	for _, name := range names {
 		pairs = append(pairs, name, st.real[name])
@@ -264,7 +265,8 @@ func (st *story) learn(example, real any) {
 			st.learn(example[i], list[i])
 		}
 	case string:
-		secret := slices.ContainsFunc([]string{refreshPrefix, keyPrefix, "lt_", "eyJ"}, func(prefix string) bool { return strings.HasPrefix(example, prefix) })
+		secret := slices.ContainsFunc([]string{refreshPrefix, keyPrefix, "lt_",
+			"eyJ"}, func(prefix string) bool { return strings.HasPrefix(example, prefix) })
 		if text, ok := real.(string); ok && (secret || validID(example)) {
 			st.real[example] = text
 		}
@@ -322,7 +324,8 @@ func (st *story) try(o *apiOperation, path string, e edge) {
 		slices.ContainsFunc(problem.Errors, func(p fieldError) bool { return p.Field == e.field })
 	refused = refused || e.refused && a.status == http.StatusUnauthorized
 	if refused != e.refused {
-		st.t.Errorf("%s: %s: refused is %t, and openapi.json says %t: %.200s: %d %s", o.pattern(), e.field, refused, e.refused, body, a.status, a.body)
+		st.t.Errorf("%s: %s: refused is %t, and openapi.json says %t: %.200s: %d %s",
+			o.pattern(), e.field, refused, e.refused, body, a.status, a.body)
 	}
 }
 

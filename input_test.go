@@ -29,7 +29,8 @@ func (c *client) newTargets(s *testServer) targets {
 	c.post(mission+"/start", nil).want(http.StatusOK)
 	made.key = c.post("/api/v1/api-keys", map[string]any{"name": "k", "scope": "read"}).want(http.StatusCreated).text("id")
 	email := strings.ToLower(newID()) + "@example.com"
-	made.user = c.post("/api/v1/users", map[string]any{"email": email, "password": testPassword, "role": "user"}).want(http.StatusCreated).text("id")
+	made.user = c.post("/api/v1/users", map[string]any{"email": email, "password": testPassword,
+		"role": "user"}).want(http.StatusCreated).text("id")
 	return made
 }
 
@@ -137,27 +138,33 @@ func TestEveryRouteRefusesUnknownParameters(t *testing.T) {
 
 // fieldsOf are the fields of each route's body, with a value that fits.
 var fieldsOf = map[string]map[string]any{
-	"POST /api/v1/auth/register":           {"email": "x@example.com", "password": testPassword, "name": "x", "setup_token": "x"},
-	"POST /api/v1/auth/login":              {"email": "x@example.com", "password": testPassword},
-	"POST /api/v1/auth/refresh":            {"refresh_token": "x"},
-	"POST /api/v1/auth/change-password":    {"current_password": "x", "new_password": "x"},
-	"PATCH /api/v1/auth/me":                {"name": "x"},
-	"POST /api/v1/api-keys":                {"name": "x", "scope": "read", "expires_at": "2100-01-01T00:00:00Z"},
-	"POST /api/v1/users":                   {"email": "x@example.com", "password": testPassword, "name": "x", "role": "user"},
-	"PATCH /api/v1/users/{id}":             {"role": "user", "disabled": false, "name": "x", "password": testPassword},
-	"POST /api/v1/missions":                {"name": "x", "description": "x", "tags": []string{"x"}, "metadata": map[string]any{}},
-	"PATCH /api/v1/missions/{id}":          {"name": "x", "description": "x", "tags": []string{"x"}, "metadata": map[string]any{}, "owner_id": "x"},
-	"PUT /api/v1/missions/{id}/members":    {"email": "x@example.com", "role": "editor"},
-	"POST /api/v1/missions/{id}/logs":      {"entries": []any{map[string]any{"level": "info", "message": "x"}}},
-	"POST /api/v1/missions/{id}/claim":     {"agent": "x", "lease_seconds": 60, "wait_seconds": 0, "tags": []string{"none"}, "phase": "none"},
-	"POST /api/v1/specs/{id}/status":       {"status": "blocked", "notes": "x", "override": "x"},
-	"POST /api/v1/specs/{id}/heartbeat":    {"lease_token": "x", "lease_seconds": 60},
-	"POST /api/v1/specs/{id}/progress":     {"lease_token": "x", "check": []int{1}, "uncheck": []int{2}, "message": "x"},
-	"POST /api/v1/specs/{id}/complete":     {"lease_token": "x", "notes": "x", "override": "x"},
-	"POST /api/v1/specs/{id}/fail":         {"lease_token": "x", "reason": "x", "retry": true},
-	"POST /api/v1/specs/{id}/release":      {"lease_token": "x"},
-	"POST /api/v1/missions/{id}/specs":     {"key": "x", "title": "x", "body": "x", "number": "1", "phase": "x", "status": "planned", "priority": 1, "tags": []string{"x"}, "estimated_context": "x", "dependencies": []string{"target"}},
-	"PATCH /api/v1/specs/{id}":             {"key": "x", "title": "x", "body": "x", "number": "1", "phase": "x", "priority": 1, "tags": []string{"x"}, "estimated_context": "x", "dependencies": []string{}},
+	"POST /api/v1/auth/register": {"email": "x@example.com", "password": testPassword, "name": "x",
+		"setup_token": "x"},
+	"POST /api/v1/auth/login":           {"email": "x@example.com", "password": testPassword},
+	"POST /api/v1/auth/refresh":         {"refresh_token": "x"},
+	"POST /api/v1/auth/change-password": {"current_password": "x", "new_password": "x"},
+	"PATCH /api/v1/auth/me":             {"name": "x"},
+	"POST /api/v1/api-keys":             {"name": "x", "scope": "read", "expires_at": "2100-01-01T00:00:00Z"},
+	"POST /api/v1/users": {"email": "x@example.com", "password": testPassword, "name": "x",
+		"role": "user"},
+	"PATCH /api/v1/users/{id}": {"role": "user", "disabled": false, "name": "x", "password": testPassword},
+	"POST /api/v1/missions": {"name": "x", "description": "x",
+		"tags": []string{"x"}, "metadata": map[string]any{}},
+	"PATCH /api/v1/missions/{id}": {"name": "x", "description": "x",
+		"tags": []string{"x"}, "metadata": map[string]any{}, "owner_id": "x"},
+	"PUT /api/v1/missions/{id}/members": {"email": "x@example.com", "role": "editor"},
+	"POST /api/v1/missions/{id}/logs":   {"entries": []any{map[string]any{"level": "info", "message": "x"}}},
+	"POST /api/v1/missions/{id}/claim": {"agent": "x",
+		"lease_seconds": 60, "wait_seconds": 0, "tags": []string{"none"}, "phase": "none"},
+	"POST /api/v1/specs/{id}/status":    {"status": "blocked", "notes": "x", "override": "x"},
+	"POST /api/v1/specs/{id}/heartbeat": {"lease_token": "x", "lease_seconds": 60},
+	"POST /api/v1/specs/{id}/progress":  {"lease_token": "x", "check": []int{1}, "uncheck": []int{2}, "message": "x"},
+	"POST /api/v1/specs/{id}/complete":  {"lease_token": "x", "notes": "x", "override": "x"},
+	"POST /api/v1/specs/{id}/fail":      {"lease_token": "x", "reason": "x", "retry": true},
+	"POST /api/v1/specs/{id}/release":   {"lease_token": "x"},
+	"POST /api/v1/missions/{id}/specs":  {"key": "x", "title": "x", "body": "x", "number": "1", "phase": "x", "status": "planned", "priority": 1, "tags": []string{"x"}, "estimated_context": "x", "dependencies": []string{"target"}},
+	"PATCH /api/v1/specs/{id}": {"key": "x", "title": "x", "body": "x", "number": "1", "phase": "x",
+		"priority": 1, "tags": []string{"x"}, "estimated_context": "x", "dependencies": []string{}},
 	"POST /api/v1/missions/{id}/start":     {},
 	"POST /api/v1/missions/{id}/no-action": {},
 }
@@ -166,11 +173,13 @@ var fieldsOf = map[string]map[string]any{
 // kind of field that takes them; "" is for all.
 var oddValues = map[string][]string{
 	"": {`null`, `true`, `1.5`, `{}`, `[null]`, `""`},
-	"string": {`" "`, `"\n"`, `"x\u202ey"`, `"😀😀"`, `"שלום عليكم"`, `"e\u0301\u0301\u0301"`, `"\ufeff"`, `"\u0001"`, `"%00"`, `"' OR 1=1 --"`,
+	"string": {`" "`, `"\n"`, `"x\u202ey"`, `"😀😀"`, `"שלום عليكم"`, `"e\u0301\u0301\u0301"`, `"\ufeff"`, `"\u0001"`,
+		`"%00"`, `"' OR 1=1 --"`,
 		`"` + strings.Repeat("x", 300) + `"`, `"` + strings.Repeat("😀", 2100) + `"`, `"` + strings.Repeat("x", 9_000) + `"`,
 		`"0000-01-01T00:00:00Z"`, `"9999-12-31T23:59:59.999999999Z"`, `"0001-01-01T00:00:00+12:00"`, `"infinity"`},
-	"int":  {`-1`, `1e300`, `9223372036854775808`, `9223372036854775807`, `-9223372036854775808`, `2147483648`, `32768`},
-	"list": {`[]`, `[""]`, `["x","x"]`, `["😀","\u202e","` + strings.Repeat("x", 200) + `"]`, `[[]]`, `[1e300]`, `[-1]`, `[0]`, `[2147483648]`, `["00000000-0000-0000-0000-000000000000"]`},
+	"int": {`-1`, `1e300`, `9223372036854775808`, `9223372036854775807`, `-9223372036854775808`, `2147483648`, `32768`},
+	"list": {`[]`, `[""]`, `["x","x"]`, `["😀","\u202e","` + strings.Repeat("x", 200) + `"]`, `[[]]`, `[1e300]`, `[-1]`,
+		`[0]`, `[2147483648]`, `["00000000-0000-0000-0000-000000000000"]`},
 	"object": {`{"":""}`, `{"a":{"b":null}}`, `{"😀":"\u0001"}`,
 		`{"n":1e308,"m":-0.0,"d":0.1000000000000000055511151231257827021181583404541015625}`},
 }
@@ -221,8 +230,10 @@ func TestOddDates(t *testing.T) {
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	for at, status := range map[string]int{
 		`"9999-12-31T23:59:59.999999Z"`: 201, `"2100-01-01T00:00:00+14:00"`: 201, `null`: 201,
-		`"2000-01-01T00:00:00Z"`: 422, `"0000-01-01T00:00:00Z"`: 422, `"0001-01-01T00:00:00Z"`: 422, `"9999-12-31T23:59:59-12:00"`: 422,
-		`"2100-02-29T00:00:00Z"`: 422, `"2100-01-01 00:00:00Z"`: 422, `"2100-01-01T24:00:00Z"`: 422, `"tomorrow"`: 422, `4102444800`: 422, `""`: 422,
+		`"2000-01-01T00:00:00Z"`: 422, `"0000-01-01T00:00:00Z"`: 422, `"0001-01-01T00:00:00Z"`: 422,
+		`"9999-12-31T23:59:59-12:00"`: 422,
+		`"2100-02-29T00:00:00Z"`:      422, `"2100-01-01 00:00:00Z"`: 422, `"2100-01-01T24:00:00Z"`: 422, `"tomorrow"`: 422,
+		`4102444800`: 422, `""`: 422,
 	} {
 		a := ada.post("/api/v1/api-keys", `{"name":"x","scope":"read","expires_at":`+at+`}`)
 		if a.status != status || status == 422 && a.text("errors.0.field") != "expires_at" {
@@ -282,7 +293,8 @@ func TestTextThatIsHardToIndexIsStored(t *testing.T) {
 	ada.get("/api/v1/specs?q=search").want(http.StatusOK)
 	ada.get("/api/v1/specs?q=x").want(http.StatusOK)
 	ada.get("/api/v1/specs?q=" + url.QueryEscape("𠀀")).want(http.StatusOK)
-	ada.post("/api/v1/missions", map[string]any{"name": strings.Repeat("𠀀-", 100), "description": letters(500, "-")}).want(http.StatusCreated)
+	ada.post("/api/v1/missions", map[string]any{"name": strings.Repeat("𠀀-",
+		100), "description": letters(500, "-")}).want(http.StatusCreated)
 }
 
 func TestOddSearchesAndParameters(t *testing.T) {
@@ -290,9 +302,12 @@ func TestOddSearchesAndParameters(t *testing.T) {
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	ada.newSpec(ada.newMission("A mission to search"), "spec", map[string]any{"body": "some words to search for"})
 	for _, q := range []string{
-		`"`, `"some words`, `""`, `-`, `- -`, `--`, `-some`, `or`, `OR OR or`, `some or`, `or some`, `:*`, `some:*`, `some:A`, `'`, `''`, `\`, `\\'`,
-		`(((`, `)`, `!`, `!!`, `&`, `|`, `<->`, `<1000000>`, `a:b:c`, `😀`, `שלום`, "\u202e", "\u0001", "\t\n", ` `, `%`, `_`, `$1`, `;--`, `the`,
-		strings.Repeat(`"`, 500), strings.Repeat(`-"a" or `, 8), strings.Repeat("-", 500), strings.Repeat("x", 500), strings.Repeat("😀", 500), strings.Repeat("a-", 250),
+		`"`, `"some words`, `""`, `-`, `- -`, `--`, `-some`, `or`, `OR OR or`, `some or`, `or some`, `:*`, `some:*`,
+		`some:A`, `'`, `''`, `\`, `\\'`,
+		`(((`, `)`, `!`, `!!`, `&`, `|`, `<->`, `<1000000>`, `a:b:c`, `😀`, `שלום`, "\u202e", "\u0001", "\t\n", ` `, `%`,
+		`_`, `$1`, `;--`, `the`,
+		strings.Repeat(`"`, 500), strings.Repeat(`-"a" or `, 8), strings.Repeat("-", 500), strings.Repeat("x",
+			500), strings.Repeat("😀", 500), strings.Repeat("a-", 250),
 	} {
 		for _, path := range []string{"/api/v1/specs", "/api/v1/missions"} {
 			if a := ada.get(path + "?q=" + url.QueryEscape(q)); a.status != http.StatusOK {
@@ -301,15 +316,19 @@ func TestOddSearchesAndParameters(t *testing.T) {
 		}
 	}
 	for query, field := range map[string]string{
-		"q=" + strings.Repeat("x", 501): "q", "q=" + strings.Repeat("a+", 17): "q", "q=%00": "q", "q=%ff": "q", "q=%ed%a0%80": "q", "q=%zz": "q", "q=a;b": "q", "q=a&q=b": "q",
-		"tag=%00": "tag", "tag=" + strings.Repeat("x", 65): "tag", "limit=0": "limit", "limit=201": "limit", "limit=-1": "limit", "limit=1e2": "limit",
-		"limit=99999999999999999999": "limit", "sort=id": "sort", "sort=--name": "sort", "status=Planned": "status", "q=a&cursor=x": "cursor",
+		"q=" + strings.Repeat("x", 501): "q", "q=" + strings.Repeat("a+",
+			17): "q", "q=%00": "q", "q=%ff": "q", "q=%ed%a0%80": "q", "q=%zz": "q", "q=a;b": "q", "q=a&q=b": "q",
+		"tag=%00": "tag", "tag=" + strings.Repeat("x",
+			65): "tag", "limit=0": "limit", "limit=201": "limit", "limit=-1": "limit", "limit=1e2": "limit",
+		"limit=99999999999999999999": "limit", "sort=id": "sort", "sort=--name": "sort", "status=Planned": "status",
+		"q=a&cursor=x": "cursor",
 	} {
 		for _, path := range []string{"/api/v1/specs", "/api/v1/missions"} {
 			ada.get(path + "?" + query).wantFields(field)
 		}
 	}
-	for query, field := range map[string]string{"mission_id=x": "mission_id", "ready=yes": "ready", "claimed=theirs": "claimed", "phase=%00": "phase"} {
+	for query, field := range map[string]string{"mission_id=x": "mission_id", "ready=yes": "ready",
+		"claimed=theirs": "claimed", "phase=%00": "phase"} {
 		ada.get("/api/v1/specs?" + query).wantFields(field)
 	}
 }
@@ -338,9 +357,11 @@ func TestMadeUpCursorsAreRefused(t *testing.T) {
 		if err := json.Unmarshal(decoded, &values); err != nil {
 			t.Fatal(err)
 		}
-		made := []string{"x", "%00", "%ff", strings.Repeat("A", 5000), cursor + "A", cursor[1:], base64.RawURLEncoding.EncodeToString([]byte("[]"))}
+		made := []string{"x", "%00", "%ff", strings.Repeat("A", 5000), cursor + "A",
+			cursor[1:], base64.RawURLEncoding.EncodeToString([]byte("[]"))}
 		for at := range values {
-			for _, odd := range []any{"", "x", nil, 1, []any{}, "99999999999", "1.5", " 1", "0000-01-01T00:00:00Z", "2026-01-01T00:00:00+23:59",
+			for _, odd := range []any{"", "x", nil, 1, []any{}, "99999999999", "1.5", " 1", "0000-01-01T00:00:00Z",
+				"2026-01-01T00:00:00+23:59",
 				"9999-12-31T23:59:59.9999999999Z", "infinity", "a\x00b", "\ufffe", strings.Repeat("x", 900)} {
 				other := append([]any{}, values...)
 				other[at] = odd
@@ -353,7 +374,8 @@ func TestMadeUpCursorsAreRefused(t *testing.T) {
 		}
 		for _, cursor := range made {
 			// One that could be real may pass: it starts where nothing is.
-			if a := ada.get(path + "&cursor=" + cursor); a.status != http.StatusOK && a.status != http.StatusUnprocessableEntity {
+			if a := ada.get(path + "&cursor=" + cursor); a.status != http.StatusOK &&
+				a.status != http.StatusUnprocessableEntity {
 				t.Errorf("%s&cursor=%s: %d %s", path, cursor, a.status, a.body)
 			}
 		}
@@ -379,7 +401,8 @@ func FuzzAPI(f *testing.F) {
 		}
 		f.Add(byte(i), "", "application/json", "", body)
 	}
-	f.Add(byte(1), "limit=1&cursor=x&q=%22a", "application/json; charset=utf-8", "k", []byte(`{"name":"x","metadata":{"a":[1e5,null,{"b":"\ud83d\ude00"}]}}`))
+	f.Add(byte(1), "limit=1&cursor=x&q=%22a", "application/json; charset=utf-8", "k",
+		[]byte(`{"name":"x","metadata":{"a":[1e5,null,{"b":"\ud83d\ude00"}]}}`))
 	f.Add(byte(2), "%zz&;&=&==", "text/plain", "\xff", []byte("\x1f\x8b"))
 	f.Add(byte(28), "dry_run=true", "", "", tarOf(f, "1-one.md", specText("1", "One", "1 through 3", "a")))
 	f.Fuzz(func(t *testing.T, route byte, query, contentType, key string, body []byte) {
@@ -393,10 +416,12 @@ func FuzzAPI(f *testing.F) {
 		if err != nil {
 			t.Skip(err) // no request at all
 		}
-		if a.status >= 500 && !(a.status == http.StatusServiceUnavailable && (a.text("code") == "busy" || a.text("code") == "timeout")) {
+		if a.status >= 500 && !(a.status == http.StatusServiceUnavailable &&
+			(a.text("code") == "busy" || a.text("code") == "timeout")) {
 			t.Errorf("%s?%s with %q: %d %s", pattern, query, body, a.status, a.body)
 		}
-		if method == "DELETE" || strings.HasSuffix(path, "/cancel") || strings.HasSuffix(path, "/archive") || a.status == http.StatusNotFound {
+		if method == "DELETE" || strings.HasSuffix(path, "/cancel") || strings.HasSuffix(path, "/archive") ||
+			a.status == http.StatusNotFound {
 			if _, err := s.db.Exec(t.Context(), `DELETE FROM api_keys`); err != nil { // there is a limit to them
 				t.Fatal(err)
 			}
@@ -453,7 +478,8 @@ func TestSlowClientsAreCut(t *testing.T) {
 		eventually(t, "they hold no connection to the database", idle)
 		for _, conn := range conns {
 			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if errors.Is(err, os.ErrDeadlineExceeded) || err == nil && (response.StatusCode != http.StatusRequestTimeout || !response.Close) {
+			if errors.Is(err, os.ErrDeadlineExceeded) || err == nil &&
+				(response.StatusCode != http.StatusRequestTimeout || !response.Close) {
 				t.Errorf("%v %+v", err, response)
 			}
 		}

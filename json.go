@@ -330,7 +330,8 @@ func isNumber(value []byte) bool { return value[0] == '-' || '0' <= value[0] && 
 // time accepts RFC 3339 in years that can be written the same way in UTC.
 func (w *walk) time(value []byte) {
 	var at time.Time
-	if value[0] != '"' || at.UnmarshalText([]byte(unquote(value))) != nil || at.UTC().Year() < 1 || at.UTC().Year() > 9999 {
+	if value[0] != '"' || at.UnmarshalText([]byte(unquote(value))) != nil || at.UTC().Year() < 1 ||
+		at.UTC().Year() > 9999 {
 		w.fail("wrong_type", "must be a time such as 2026-01-31T12:00:00Z")
 	}
 }

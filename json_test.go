@@ -340,7 +340,8 @@ func TestQueryReadsEveryKind(t *testing.T) {
 	if ready, claimed := q.flag("ready"), q.flag("claimed"); ready == nil || *ready || claimed != nil {
 		t.Errorf("ready %v, claimed %v", ready, claimed)
 	}
-	if sort, status := q.choice("sort", "name", "name", "-name"), q.choice("status", "any", "x"); sort != "-name" || status != "any" {
+	if sort, status := q.choice("sort", "name", "name", "-name"), q.choice("status", "any",
+		"x"); sort != "-name" || status != "any" {
 		t.Errorf("sort %q, status %q", sort, status)
 	}
 	if mission, spec := q.id("mission_id"), q.id("spec_id"); mission != strings.ToLower(id) || spec != "" {
@@ -463,13 +464,15 @@ func TestViolationsCheckTexts(t *testing.T) {
 }
 
 func FuzzQuery(f *testing.F) {
-	for _, raw := range []string{"q=a+b", "q=%", "q=%ff", "q=%00", "q=1&q=2", ";", "&&=", "=", "%zz", "\xff=\xff", "limit=-1"} {
+	for _, raw := range []string{"q=a+b", "q=%", "q=%ff", "q=%00", "q=1&q=2", ";", "&&=", "=", "%zz", "\xff=\xff",
+		"limit=-1"} {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		q := newQuery(requestWithQuery(raw))
 		text, limit := q.text("q", 10), q.number("limit", 50, 1, 200)
-		if !utf8.ValidString(text) || strings.Contains(text, "\x00") || utf8.RuneCountInString(text) > 10 || limit < 1 || limit > 200 {
+		if !utf8.ValidString(text) || strings.Contains(text, "\x00") || utf8.RuneCountInString(text) > 10 || limit < 1 ||
+			limit > 200 {
 			t.Fatalf("accepted %q, %d", text, limit)
 		}
 		standard, err := url.ParseQuery(raw)

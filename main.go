@@ -51,7 +51,8 @@ the working directory for those that aren't set:
 
 // run is the whole program: it serves, or does what the first argument says,
 // until it is done or ctx ends.
-func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	command := strings.Join(args, " ")
 	switch command {
 	case "-help", "--help", "-h", "help":

@@ -32,7 +32,8 @@ const totalsLimit = time.Second
 var (
 	requestBounds = []time.Duration{
 		5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
-		250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+		250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second,
+		10 * time.Second,
 	}
 	lagBounds = []time.Duration{
 		time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
@@ -204,7 +205,8 @@ func (m *counters) writeRequests(x *exposition) {
 		x.sample("http_requests_total", float64(requests[l].count.Load()),
 			"method", l.method, "pattern", l.pattern, "status", strconv.Itoa(l.status))
 	}
-	x.family("http_request_duration_seconds", "histogram", "Time from a request's header to the end of its answer; streams, WebSockets and waiting claims last long.")
+	x.family("http_request_duration_seconds", "histogram",
+		"Time from a request's header to the end of its answer; streams, WebSockets and waiting claims last long.")
 	var last requestLabels
 	for i, l := range sorted {
 		if i == 0 || l.method != last.method || l.pattern != last.pattern {
@@ -219,9 +221,11 @@ func (m *counters) writeRequests(x *exposition) {
 func (m *counters) writeLive(x *exposition) {
 	x.gauge("tachikoma_websocket_connections", "Open WebSockets.", float64(m.sockets.Load()))
 	x.gauge("tachikoma_sse_streams", "Open streams of server-sent events.", float64(m.streams.Load()))
-	x.counter("tachikoma_events_delivered_total", "Events handed to clients; one counts for each client.", float64(m.events.Load()))
+	x.counter("tachikoma_events_delivered_total", "Events handed to clients; one counts for each client.",
+		float64(m.events.Load()))
 	x.counter("tachikoma_slow_closes_total", "Clients closed since they read too slowly.", float64(m.slow.Load()))
-	x.family("tachikoma_delivery_lag_seconds", "histogram", "Time from an event's commit to the queues of its live followers, by an estimate of the database's clock.")
+	x.family("tachikoma_delivery_lag_seconds", "histogram",
+		"Time from an event's commit to the queues of its live followers, by an estimate of the database's clock.")
 	x.histogram("tachikoma_delivery_lag_seconds", m.lag)
 	x.counter("tachikoma_claims_total", "Claims that this process granted.", float64(m.claims.Load()))
 	x.counter("tachikoma_leases_expired_total", "Expired leases that this process took back.", float64(m.expired.Load()))
@@ -231,17 +235,21 @@ func (m *counters) writeLive(x *exposition) {
 func (s *Server) writeServer(x *exposition) {
 	x.family("tachikoma_build_info", "gauge", "The version that runs; always 1.")
 	x.sample("tachikoma_build_info", 1, "version", programVersion(), "goversion", runtime.Version())
-	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.", oneIf(s.status().Status == "ok"))
+	x.gauge("tachikoma_ready", "Whether requests should be sent here, as GET /internal/health/ready says.",
+		oneIf(s.status().Status == "ok"))
 	running, queued := s.hasher.InUse()
 	x.gauge("tachikoma_argon2_running", "Password hashes being computed.", float64(running))
 	x.gauge("tachikoma_argon2_queued", "Password hashes that wait to be computed.", float64(queued))
 	trouble := s.trouble.get()
 	x.gauge("tachikoma_database_up", "Whether the database answers.", oneIf(s.opened.Load() && trouble != unreachable))
-	x.gauge("tachikoma_database_writable", "Whether the database takes writes.", oneIf(s.opened.Load() && trouble == noTrouble))
+	x.gauge("tachikoma_database_writable", "Whether the database takes writes.",
+		oneIf(s.opened.Load() && trouble == noTrouble))
 	if s.opened.Load() {
-		x.gauge("tachikoma_database_latency_seconds", "Time the database took for the last poll.", time.Duration(s.feed.latency.Load()).Seconds())
+		x.gauge("tachikoma_database_latency_seconds", "Time the database took for the last poll.",
+			time.Duration(s.feed.latency.Load()).Seconds())
 		age := time.Since(s.feed.started) - time.Duration(s.feed.polledAt.Load())
-		x.gauge("tachikoma_feed_poll_age_seconds", "Time since the last good poll for what other instances did.", age.Seconds())
+		x.gauge("tachikoma_feed_poll_age_seconds", "Time since the last good poll for what other instances did.",
+			age.Seconds())
 	}
 }
 
@@ -252,7 +260,8 @@ func (s *Server) writePool(x *exposition) {
 	x.sample("tachikoma_pool_connections", float64(stat.AcquiredConns()), "state", "acquired")
 	x.sample("tachikoma_pool_connections", float64(stat.ConstructingConns()), "state", "constructing")
 	x.sample("tachikoma_pool_connections", float64(stat.IdleConns()), "state", "idle")
-	x.gauge("tachikoma_pool_max_connections", "Connections that the pool may have, DATABASE_MAX_CONNS.", float64(stat.MaxConns()))
+	x.gauge("tachikoma_pool_max_connections", "Connections that the pool may have, DATABASE_MAX_CONNS.",
+		float64(stat.MaxConns()))
 	x.counter("tachikoma_pool_acquires_total", "Connections taken from the pool.", float64(stat.AcquireCount()))
 	x.counter("tachikoma_pool_acquire_seconds_total", "Time spent on taking connections from the pool.",
 		(stat.AcquireDuration() + waited).Seconds())
@@ -260,11 +269,13 @@ func (s *Server) writePool(x *exposition) {
 		float64(stat.EmptyAcquireCount()+s.db.waits.Load()))
 	x.counter("tachikoma_pool_wait_seconds_total", "Time waited for connections, since none was idle.",
 		(stat.EmptyAcquireWaitTime() + waited).Seconds())
-	x.counter("tachikoma_pool_canceled_acquires_total", "Waits for a connection that ended without one.", float64(stat.CanceledAcquireCount()))
+	x.counter("tachikoma_pool_canceled_acquires_total", "Waits for a connection that ended without one.",
+		float64(stat.CanceledAcquireCount()))
 	x.counter("tachikoma_pool_connections_opened_total", "Connections made.", float64(stat.NewConnsCount()))
 	x.counter("tachikoma_pool_connections_refused_total", "Connections that the database refused since it has too many.",
 		float64(s.db.refused.Load()))
-	x.family("tachikoma_pool_connections_retired_total", "counter", "Connections closed by the pool since they were too old or idle for too long.")
+	x.family("tachikoma_pool_connections_retired_total", "counter",
+		"Connections closed by the pool since they were too old or idle for too long.")
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxIdleDestroyCount()), "reason", "idle")
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxLifetimeDestroyCount()), "reason", "old")
 }
@@ -292,7 +303,8 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 	}
 	x.gauge("tachikoma_specs_ready", "Specs that a claim may take.", float64(n.ready))
 	x.gauge("tachikoma_leases", "Specs that somebody holds.", float64(n.leases))
-	x.gauge("tachikoma_oldest_lease_age_seconds", "Time since the claim of the spec held for longest; 0 where none is held.", n.oldest)
+	x.gauge("tachikoma_oldest_lease_age_seconds",
+		"Time since the claim of the spec held for longest; 0 where none is held.", n.oldest)
 }
 
 func oneIf(yes bool) float64 {
@@ -371,7 +383,8 @@ func writeGo(x *exposition) {
 
 	settings := []runtimemetrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/gomemlimit:bytes"}}
 	runtimemetrics.Read(settings)
-	x.gauge("go_gc_gogc_percent", "How much the heap grows between garbage collections, GOGC.", float64(settings[0].Value.Uint64()))
+	x.gauge("go_gc_gogc_percent", "How much the heap grows between garbage collections, GOGC.",
+		float64(settings[0].Value.Uint64()))
 	x.gauge("go_gc_gomemlimit_bytes", "Limit of the runtime's memory, GOMEMLIMIT.", float64(settings[1].Value.Uint64()))
 
 	threads, _ := runtime.ThreadCreateProfile(nil)
@@ -388,19 +401,23 @@ func writeGo(x *exposition) {
 	x.gauge("go_memstats_buck_hash_sys_bytes", "Bytes of the profiler's hash table.", float64(m.BuckHashSys))
 	x.counter("go_memstats_frees_total", "Objects freed.", float64(m.Frees))
 	x.gauge("go_memstats_gc_sys_bytes", "Bytes of the garbage collector's metadata.", float64(m.GCSys))
-	x.gauge("go_memstats_heap_alloc_bytes", "Bytes of allocated objects on the heap, as alloc_bytes.", float64(m.HeapAlloc))
+	x.gauge("go_memstats_heap_alloc_bytes", "Bytes of allocated objects on the heap, as alloc_bytes.",
+		float64(m.HeapAlloc))
 	x.gauge("go_memstats_heap_idle_bytes", "Bytes of the heap that aren't used.", float64(m.HeapIdle))
 	x.gauge("go_memstats_heap_inuse_bytes", "Bytes of the heap that are used.", float64(m.HeapInuse))
 	x.gauge("go_memstats_heap_objects", "Objects on the heap.", float64(m.HeapObjects))
-	x.gauge("go_memstats_heap_released_bytes", "Bytes of the heap given back to the operating system.", float64(m.HeapReleased))
+	x.gauge("go_memstats_heap_released_bytes", "Bytes of the heap given back to the operating system.",
+		float64(m.HeapReleased))
 	x.gauge("go_memstats_heap_sys_bytes", "Bytes of the heap obtained from the operating system.", float64(m.HeapSys))
-	x.gauge("go_memstats_last_gc_time_seconds", "When the last garbage collection ended, since 1970.", float64(m.LastGC)/1e9)
+	x.gauge("go_memstats_last_gc_time_seconds", "When the last garbage collection ended, since 1970.",
+		float64(m.LastGC)/1e9)
 	x.counter("go_memstats_mallocs_total", "Objects allocated.", float64(m.Mallocs))
 	x.gauge("go_memstats_mcache_inuse_bytes", "Bytes of the allocator's caches that are used.", float64(m.MCacheInuse))
 	x.gauge("go_memstats_mcache_sys_bytes", "Bytes of the allocator's caches.", float64(m.MCacheSys))
 	x.gauge("go_memstats_mspan_inuse_bytes", "Bytes of the allocator's spans that are used.", float64(m.MSpanInuse))
 	x.gauge("go_memstats_mspan_sys_bytes", "Bytes of the allocator's spans.", float64(m.MSpanSys))
-	x.gauge("go_memstats_next_gc_bytes", "Size of the heap at which the next garbage collection begins.", float64(m.NextGC))
+	x.gauge("go_memstats_next_gc_bytes", "Size of the heap at which the next garbage collection begins.",
+		float64(m.NextGC))
 	x.gauge("go_memstats_other_sys_bytes", "Bytes of other parts of the runtime.", float64(m.OtherSys))
 	x.gauge("go_memstats_stack_inuse_bytes", "Bytes of goroutines' stacks.", float64(m.StackInuse))
 	x.gauge("go_memstats_stack_sys_bytes", "Bytes of stacks obtained from the operating system.", float64(m.StackSys))

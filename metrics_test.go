@@ -141,7 +141,8 @@ func checkHistogram(t testing.TB, name string, f family) {
 		}
 		count, sum := f.samples[name+"_count"+key], f.samples[name+"_sum"+key]
 		if !math.IsInf(below.le, 1) || below.n != count || sum < least {
-			t.Errorf("%s%s: the last bucket is %v with %v, the count %v, the sum %v, at least %v by the buckets", name, key, below.le, below.n, count, sum, least)
+			t.Errorf("%s%s: the last bucket is %v with %v, the count %v, the sum %v, at least %v by the buckets",
+				name, key, below.le, below.n, count, sum, least)
 		}
 	}
 }
@@ -193,12 +194,14 @@ func TestMetricsHaveEveryFamily(t *testing.T) {
 			}
 		}
 	}
-	for series, want := range map[string]float64{"tachikoma_ready": 1, "tachikoma_database_up": 1, "tachikoma_database_writable": 1, "http_requests_in_flight": 1, "tachikoma_oldest_lease_age_seconds": 0} {
+	for series, want := range map[string]float64{"tachikoma_ready": 1, "tachikoma_database_up": 1,
+		"tachikoma_database_writable": 1, "http_requests_in_flight": 1, "tachikoma_oldest_lease_age_seconds": 0} {
 		if got := value(t, scraped, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
 	}
-	if _, linux := os.Stat("/proc/self/statm"); linux == nil && value(t, scraped, "process_resident_memory_bytes") < 1<<20 {
+	if _, linux := os.Stat("/proc/self/statm"); linux == nil &&
+		value(t, scraped, "process_resident_memory_bytes") < 1<<20 {
 		t.Error("the process has no memory")
 	}
 }
@@ -224,7 +227,8 @@ func TestMetricsCountRequests(t *testing.T) {
 	}
 	scraped := root.scrape(s)
 	const labels = `{method="GET",pattern="/api/v1/missions/{id}",status="`
-	ok, refused := value(t, scraped, `http_requests_total`+labels+`200"}`), value(t, scraped, `http_requests_total`+labels+`429"}`)
+	ok, refused := value(t, scraped, `http_requests_total`+labels+`200"}`),
+		value(t, scraped, `http_requests_total`+labels+`429"}`)
 	timed := value(t, scraped, `http_request_duration_seconds_count{method="GET",pattern="/api/v1/missions/{id}"}`)
 	if ok < 3 || refused != 1 || timed != ok+refused+1 {
 		t.Errorf("%v answers of 200, %v of 429, %v durations", ok, refused, timed)
@@ -244,7 +248,8 @@ func TestMetricsLabelsAreBounded(t *testing.T) {
 	s := newTestServer(t, nil)
 	root := s.signUp("root", "admin")
 	for _, method := range []string{"BREW", "get", "PROPFIND", "X\"Y", "GET"} {
-		for _, path := range []string{"/", "/api/v1/missions", "/api/v1/missions/a%22b%0a", "/nobody/home", "/internal/debug/pprof/x"} {
+		for _, path := range []string{"/", "/api/v1/missions", "/api/v1/missions/a%22b%0a", "/nobody/home",
+			"/internal/debug/pprof/x"} {
 			r := httptest.NewRequest("GET", path, nil)
 			r.Method = method
 			s.router().ServeHTTP(httptest.NewRecorder(), r)
@@ -257,7 +262,8 @@ func TestMetricsLabelsAreBounded(t *testing.T) {
 	}
 	for series := range root.scrape(s)["http_requests_total"].samples {
 		labels := labelsOf(t, strings.TrimSuffix(strings.TrimPrefix(series, "http_requests_total{"), "}"))
-		if !slices.Contains([]string{"GET", "POST", "other"}, labels["method"]) || !slices.Contains(patterns, labels["pattern"]) || len(labels["status"]) != 3 {
+		if !slices.Contains([]string{"GET", "POST",
+			"other"}, labels["method"]) || !slices.Contains(patterns, labels["pattern"]) || len(labels["status"]) != 3 {
 			t.Errorf("got %v", labels)
 		}
 	}
@@ -291,8 +297,9 @@ func TestMetricsCountWork(t *testing.T) {
 	}
 	want(map[string]float64{
 		`tachikoma_missions{status="active"}`: 1, `tachikoma_missions{status="draft"}`: 0,
-		`tachikoma_specs{status="planned"}`: 2, `tachikoma_specs{status="in_progress"}`: 1, `tachikoma_specs{status="blocked"}`: 0,
-		"tachikoma_specs_ready": 2, "tachikoma_leases": 1, "tachikoma_claims_total": 1, "tachikoma_leases_expired_total": 0,
+		`tachikoma_specs{status="planned"}`: 2, `tachikoma_specs{status="in_progress"}`: 1,
+		`tachikoma_specs{status="blocked"}`: 0,
+		"tachikoma_specs_ready":             2, "tachikoma_leases": 1, "tachikoma_claims_total": 1, "tachikoma_leases_expired_total": 0,
 	})
 	s.expireLease(spec)
 	root.claim(mission, "bot") // takes back first
@@ -312,7 +319,8 @@ func TestMetricsSayHowLateEventsAre(t *testing.T) {
 	root.newSpec(mission, "one", nil)
 	stream.want("spec.created", 1)
 	scraped := root.scrape(s)
-	for series, want := range map[string]float64{"tachikoma_sse_streams": 1, "tachikoma_events_delivered_total": 2, "tachikoma_delivery_lag_seconds_count": 1} {
+	for series, want := range map[string]float64{"tachikoma_sse_streams": 1, "tachikoma_events_delivered_total": 2,
+		"tachikoma_delivery_lag_seconds_count": 1} {
 		if got := value(t, scraped, series); got != want {
 			t.Errorf("%s is %v, want %v", series, got, want)
 		}
@@ -352,7 +360,8 @@ func TestMetricsAreServedWithoutTheDatabase(t *testing.T) {
 func TestHistogramCountsAndSums(t *testing.T) {
 	t.Parallel()
 	h := newHistogram(requestBounds)
-	for _, d := range []time.Duration{-time.Second, 0, 5 * time.Millisecond, 6 * time.Millisecond, time.Second, 10 * time.Second, time.Hour} {
+	for _, d := range []time.Duration{-time.Second, 0, 5 * time.Millisecond, 6 * time.Millisecond, time.Second,
+		10 * time.Second, time.Hour} {
 		h.observe(d)
 	}
 	var x exposition
@@ -360,7 +369,8 @@ func TestHistogramCountsAndSums(t *testing.T) {
 	x.histogram("h", h, "a", "b")
 	parsed := parseMetrics(t, x.String())
 	for series, want := range map[string]float64{
-		`h_bucket{a="b",le="0.005"}`: 3, `h_bucket{a="b",le="0.01"}`: 4, `h_bucket{a="b",le="0.5"}`: 4, `h_bucket{a="b",le="1"}`: 5,
+		`h_bucket{a="b",le="0.005"}`: 3, `h_bucket{a="b",le="0.01"}`: 4, `h_bucket{a="b",le="0.5"}`: 4,
+		`h_bucket{a="b",le="1"}`:  5,
 		`h_bucket{a="b",le="10"}`: 6, `h_bucket{a="b",le="+Inf"}`: 7, `h_count{a="b"}`: 7, `h_sum{a="b"}`: 3611.011,
 	} {
 		if got := value(t, parsed, series); got != want {
@@ -406,7 +416,8 @@ func TestDeployNamesOnlyMetricsThatExist(t *testing.T) {
 		if strings.HasSuffix(file, ".json") && !json.Valid(content) {
 			t.Errorf("%s isn't JSON", file)
 		}
-		for _, name := range regexp.MustCompile(`\b(?:http|go|process|tachikoma)_\w+|\bup\b`).FindAllString(string(content), -1) {
+		for _, name := range regexp.MustCompile(`\b(?:http|go|process|tachikoma)_\w+|\bup\b`).FindAllString(string(content),
+			-1) {
 			if named[file]++; !known[name] {
 				t.Errorf("%s has %s, and the server doesn't", file, name)
 			}

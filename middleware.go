@@ -150,7 +150,8 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
-			s.log.ErrorContext(r.Context(), "panic", "panic", p, "request_id", callOf(r).requestID, "stack", string(debug.Stack()))
+			s.log.ErrorContext(r.Context(), "panic", "panic", p, "request_id", callOf(r).requestID, "stack",
+				string(debug.Stack()))
 			if rec, ok := w.(*recorder); ok && rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}

@@ -96,7 +96,8 @@ func TestHeadersOfEveryResponse(t *testing.T) {
 		ada.post("/api/v1/auth/logout", nil), ada.get("/internal/health/live"), ada.get("/"),
 	} {
 		h := a.header
-		if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Request-Id") == "" || h.Get("Access-Control-Allow-Origin") != "" {
+		if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Request-Id") == "" ||
+			h.Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("%s: %v", a.what, h)
 		}
 		if got := h.Get("Cache-Control"); got != "no-store" && !strings.HasSuffix(a.what, " /") {
@@ -114,10 +115,12 @@ func TestLargeAnswersAreCompressedButNotAuth(t *testing.T) {
 
 	plain := ask("/api/v1/users", "identity").want(http.StatusOK)
 	for coding, zipped := range map[string]bool{
-		"gzip": true, "br, GZIP;q=0.5": true, "*": true, "*;q=0, gzip": true, "gzip;q=0, *": false, "*, gzip;q=0": false, "identity": false, "gzip;q=0": false, "gzip; q=0.0": false, "br": false,
+		"gzip": true, "br, GZIP;q=0.5": true, "*": true, "*;q=0, gzip": true, "gzip;q=0, *": false, "*, gzip;q=0": false,
+		"identity": false, "gzip;q=0": false, "gzip; q=0.0": false, "br": false,
 	} {
 		a := ask("/api/v1/users", coding).want(http.StatusOK)
-		if (a.header.Get("Content-Encoding") == "gzip") != zipped || !strings.Contains(a.header.Get("Vary"), "Accept-Encoding") {
+		if (a.header.Get("Content-Encoding") == "gzip") != zipped ||
+			!strings.Contains(a.header.Get("Vary"), "Accept-Encoding") {
 			t.Errorf("%q: %v", coding, a.header)
 			continue
 		}
@@ -195,8 +198,9 @@ func TestCrossOriginRequests(t *testing.T) {
 	}
 	allowed := preflight(friend).want(http.StatusNoContent)
 	for name, want := range map[string]string{
-		"Access-Control-Allow-Origin": friend, "Access-Control-Allow-Methods": "PATCH", "Access-Control-Allow-Headers": "Authorization",
-		"Access-Control-Max-Age": "", "Vary": "Origin",
+		"Access-Control-Allow-Origin": friend, "Access-Control-Allow-Methods": "PATCH",
+		"Access-Control-Allow-Headers": "Authorization",
+		"Access-Control-Max-Age":       "", "Vary": "Origin",
 	} {
 		if got := allowed.header.Get(name); got == "" || !strings.Contains(got, want) {
 			t.Errorf("preflight: %s is %q, want %q in it", name, got, want)
@@ -208,12 +212,14 @@ func TestCrossOriginRequests(t *testing.T) {
 		s.anonymous().do("GET", "/api/v1/missions", nil, "Origin", friend).want(http.StatusUnauthorized),
 		s.anonymous().do("GET", "/nothing", nil, "Origin", friend).want(http.StatusNotFound),
 	} {
-		if a.header.Get("Access-Control-Allow-Origin") != friend || !strings.Contains(a.header.Get("Access-Control-Expose-Headers"), "ETag") {
+		if a.header.Get("Access-Control-Allow-Origin") != friend ||
+			!strings.Contains(a.header.Get("Access-Control-Expose-Headers"), "ETag") {
 			t.Errorf("%s: %v", a.what, a.header)
 		}
 		answers = append(answers, a)
 	}
-	for _, origin := range []string{"https://evil.example.com", "http://app.example.com", friend + ":444", friend + ".evil.com", "null", ""} {
+	for _, origin := range []string{"https://evil.example.com", "http://app.example.com", friend + ":444",
+		friend + ".evil.com", "null", ""} {
 		a := preflight(origin).want(http.StatusMethodNotAllowed)
 		b := ada.do("GET", "/api/v1/missions", nil, "Origin", origin).want(http.StatusOK)
 		for _, a := range []*answer{a, b} {
@@ -233,16 +239,21 @@ func TestCrossOriginRequests(t *testing.T) {
 func TestPanicIsAnAnswerAndALogLine(t *testing.T) {
 	t.Parallel()
 	s, book := newLoggedServer(t)
-	s.handle(forAnyone, "GET /test/panic", func(http.ResponseWriter, *http.Request, *call) error { panic("the secret reason") })
+	s.handle(forAnyone, "GET /test/panic", func(http.ResponseWriter, *http.Request,
+		*call) error {
+		panic("the secret reason")
+	})
 	s.handle(forAnyone, "GET /test/late", func(w http.ResponseWriter, _ *http.Request, _ *call) error {
 		_, _ = w.Write(bytes.Repeat([]byte("half an answer"), 1000))
 		panic("too late")
 	})
-	a := s.anonymous().do("GET", "/test/panic", nil, "X-Request-Id", "panicked").wantProblem(http.StatusInternalServerError, "internal_error")
+	a := s.anonymous().do("GET", "/test/panic", nil, "X-Request-Id",
+		"panicked").wantProblem(http.StatusInternalServerError, "internal_error")
 	if strings.Contains(string(a.body), "secret") {
 		t.Errorf("the client is told why: %s", a.body)
 	}
-	if line := book.line(t, "panic", "panicked"); line["panic"] != "the secret reason" || !strings.Contains(line["stack"].(string), "middleware_test.go") {
+	if line := book.line(t, "panic", "panicked"); line["panic"] != "the secret reason" ||
+		!strings.Contains(line["stack"].(string), "middleware_test.go") {
 		t.Errorf("got %v", line)
 	}
 	if line := book.line(t, "request", "panicked"); line["level"] != "ERROR" || line["status"] != 500.0 {
@@ -263,10 +274,12 @@ func TestAccessLogSaysWhatHappenedAndNoSecrets(t *testing.T) {
 	mission := ada.newMission("Logged")
 	key := ada.withKey("write")
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	a := key.do("GET", mission+"?token="+key.token, nil, "X-Request-Id", "logged", "Traceparent", trace).want(http.StatusUnprocessableEntity)
+	a := key.do("GET", mission+"?token="+key.token, nil, "X-Request-Id", "logged", "Traceparent",
+		trace).want(http.StatusUnprocessableEntity)
 	line := book.line(t, "request", "logged")
 	for name, want := range map[string]any{
-		"level": "INFO", "method": "GET", "route": "GET /api/v1/missions/{id}", "status": 422.0, "bytes": float64(len(a.body)),
+		"level": "INFO", "method": "GET", "route": "GET /api/v1/missions/{id}", "status": 422.0,
+		"bytes":   float64(len(a.body)),
 		"account": ada.user.ID, "addr": "127.0.0.1", "traceparent": trace,
 	} {
 		if line[name] != want {
@@ -279,7 +292,8 @@ func TestAccessLogSaysWhatHappenedAndNoSecrets(t *testing.T) {
 	s.anonymous().refreshed(session.RefreshToken).want(http.StatusOK)
 	s.anonymous().refreshed("rt_wrong").want(http.StatusUnauthorized)
 	ada.withToken(session.AccessToken + "x").get("/api/v1/auth/me").want(http.StatusUnauthorized)
-	s.anonymous().do("GET", "/nothing/"+key.token, nil, "X-Request-Id", "last", "Traceparent", strings.Repeat("t", 129)).want(http.StatusNotFound)
+	s.anonymous().do("GET", "/nothing/"+key.token, nil, "X-Request-Id", "last", "Traceparent",
+		strings.Repeat("t", 129)).want(http.StatusNotFound)
 	s.anonymous().do("GET", "/nothing", nil, "X-Request-Id", key.token, "Traceparent", key.token).want(http.StatusNotFound)
 	last := book.line(t, "request", "last")
 	if last["route"] != "" || last["account"] != nil || last["traceparent"] != nil {

@@ -85,7 +85,8 @@ func readMigrations(files fs.FS) ([]migration, error) {
 
 var migrationName = regexp.MustCompile(`^([0-9]{4})_[a-z0-9_]+\.sql$`)
 
-func applyMigrations(ctx context.Context, databaseURL string, migrations []migration, log *slog.Logger) (applied int, err error) {
+func applyMigrations(ctx context.Context, databaseURL string, migrations []migration, log *slog.Logger) (applied int,
+	err error) {
 	conn, err := connect(ctx, databaseURL)
 	if err != nil {
 		return 0, err
@@ -118,7 +119,8 @@ func markAllCycles(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	for _, members := range specfile.CyclicSets(edges) {
-		if _, err := tx.Exec(ctx, `UPDATE spec_states SET cycle = $2 WHERE spec_id = ANY($1::uuid[])`, members, len(members)); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE spec_states SET cycle = $2 WHERE spec_id = ANY($1::uuid[])`,
+			members, len(members)); err != nil {
 			return fmt.Errorf("marking a cycle: %w", err)
 		}
 	}
@@ -127,7 +129,8 @@ func markAllCycles(ctx context.Context, tx pgx.Tx) error {
 
 // applyNext applies, in one transaction, the first migration that the database
 // lacks, and returns it, or nil if there is none.
-func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log *slog.Logger) (next *migration, err error) {
+func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log *slog.Logger) (next *migration,
+	err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, migrationLimitsSQL); err != nil {
 			return fmt.Errorf("beginning to migrate: %w", err)
@@ -235,7 +238,8 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends with %04d: run the newer program",
 				record.name, len(migrations))
 		}
-		if ours := migrations[i]; record.version != ours.version || record.name != ours.name || record.checksum != ours.checksum {
+		if ours := migrations[i]; record.version != ours.version || record.name != ours.name ||
+			record.checksum != ours.checksum {
 			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program "+
 				"has %s (%.8s…), and a migration is never edited once it was applied: run the program that made it, "+
 				"or name another database in DATABASE_URL",

@@ -107,8 +107,10 @@ func TestMigrateRefusesAnotherHistory(t *testing.T) {
 		files []string
 		words []string
 	}{
-		{"an edited file", []string{"0001_a.sql", "CREATE TABLE a (x int);", "0002_b.sql", "CREATE TABLE b ();"}, []string{"0001_a.sql", "never edited"}},
-		{"a renamed file", []string{"0001_a.sql", "CREATE TABLE a ();", "0002_z.sql", "CREATE TABLE b ();"}, []string{"0002_b.sql", "0002_z.sql"}},
+		{"an edited file", []string{"0001_a.sql", "CREATE TABLE a (x int);", "0002_b.sql",
+			"CREATE TABLE b ();"}, []string{"0001_a.sql", "never edited"}},
+		{"a renamed file", []string{"0001_a.sql", "CREATE TABLE a ();", "0002_z.sql",
+			"CREATE TABLE b ();"}, []string{"0002_b.sql", "0002_z.sql"}},
 		{"an older program", first[:2], []string{"newer", "0002_b.sql", "0001"}},
 	}
 	for _, test := range tests {
@@ -203,7 +205,8 @@ func TestMigrateSaysWhatToDo(t *testing.T) {
 			"search_path (nowhere); ALTER ROLE app IN DATABASE db SET search_path",
 			"ALTER ROLE app IN DATABASE db SET search_path = 'theirs'"},
 		"another's tables": {"CREATE TABLE schema_migrations (version int, name text, checksum text, applied_at timestamptz)",
-			"belong to the role; the role app may not; connect as; REASSIGN OWNED", "ALTER TABLE schema_migrations OWNER TO app"},
+			"belong to the role; the role app may not; connect as; REASSIGN OWNED",
+			"ALTER TABLE schema_migrations OWNER TO app"},
 		"no way in": {"REVOKE CONNECT ON DATABASE db FROM PUBLIC",
 			"GRANT CONNECT ON DATABASE db TO app", "GRANT CONNECT ON DATABASE db TO app"},
 		"read only": {"ALTER DATABASE db SET default_transaction_read_only = on",
@@ -344,7 +347,8 @@ func TestDatabaseOfTheFirstSchemaComesAlong(t *testing.T) {
 	if why := ada.get(ada.specByKey(mission, "d") + "/explain"); why.text("reasons.1.code") != "dependency_cycle" {
 		t.Errorf("d waits for %s", why.body)
 	}
-	if events := ada.get(mission + "/events"); events.number("last_seq") != 2 || events.text("items.1.type") != "spec.claimed" {
+	if events := ada.get(mission + "/events"); events.number("last_seq") != 2 ||
+		events.text("items.1.type") != "spec.claimed" {
 		t.Errorf("the events are %s", events.body)
 	}
 	if report := ada.importFiles(mission, "f.md", "# F\n"); report.Unchanged != 1 {

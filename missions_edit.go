@@ -23,7 +23,8 @@ type newMission struct {
 }
 
 func (in *newMission) validate(v *violations, _ *Config) {
-	v.mission(missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata}, missionFields{})
+	v.mission(missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata},
+		missionFields{})
 	in.Tags = orEmpty(in.Tags)
 	if in.Metadata == nil || string(in.Metadata) == "null" {
 		in.Metadata = json.RawMessage("{}")
@@ -190,7 +191,8 @@ func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 		return errForbidden("Only the owner can transfer a mission.")
 	}
 	var able bool
-	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`, validOrNil(to)).Scan(&able)
+	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`,
+		validOrNil(to)).Scan(&able)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && !able {
 		return invalidField("owner_id", "unknown_account", "must be the id of an account that may own missions")
 	}
@@ -286,13 +288,15 @@ func allowedActions(status string) []string {
 }
 
 func errInvalidTransition(what, status string, allowed []string) error {
-	return problem(http.StatusConflict, "invalid_transition", "The %s is %s: this step isn't allowed from there.", what, status).
+	return problem(http.StatusConflict, "invalid_transition", "The %s is %s: this step isn't allowed from there.",
+		what, status).
 		with("current_status", status).with("allowed", allowed)
 }
 
 // moveMission puts a locked mission into a status, with the event for it.
 func (t *tx) moveMission(m *missionLock, status, kind string) {
-	t.queue(`UPDATE missions SET status = $2, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`, m.ID, status)
+	t.queue(`UPDATE missions SET status = $2, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+		m.ID, status)
 	t.emit(kind, m.ID, "", "", map[string]any{"from": m.Status, "to": status})
 	m.Status, m.Version = status, m.Version+1
 	if kind == "mission.completed" {
@@ -322,7 +326,8 @@ func (t *tx) reopen(m *missionLock) {
 // open refuses changes to the specs of a mission that has ended for good.
 func (m missionLock) open() error {
 	if m.Status == "cancelled" || m.Status == "archived" {
-		return problem(http.StatusConflict, "mission_closed", "The mission is %s: its specs can't be changed any more.", m.Status)
+		return problem(http.StatusConflict, "mission_closed", "The mission is %s: its specs can't be changed any more.",
+			m.Status)
 	}
 	return nil
 }

@@ -100,7 +100,8 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 	}
 	t.emit("member.set", m.ID, "", "", map[string]any{"user_id": member.UserID, "role": role})
 	if before == nil {
-		t.notify(member.UserID, m.ID, "", fmt.Sprintf("You are now a member of the mission %[2]q, with the role %[1]s.", role, m.Name))
+		t.notify(member.UserID, m.ID, "", fmt.Sprintf("You are now a member of the mission %[2]q, with the role %[1]s.",
+			role, m.Name))
 	}
 	return member, nil
 }

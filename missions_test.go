@@ -16,7 +16,8 @@ func TestNewMission(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	a := ada.post("/api/v1/missions", fields{"name": "Launch", "tags": []string{"b", "a"}, "metadata": fields{"n": 1.5}}).want(http.StatusCreated)
+	a := ada.post("/api/v1/missions", fields{"name": "Launch",
+		"tags": []string{"b", "a"}, "metadata": fields{"n": 1.5}}).want(http.StatusCreated)
 	if a.header.Get("Location") != "/api/v1/missions/"+a.text("id") || a.header.Get("ETag") != `"1"` {
 		t.Errorf("the headers are %v", a.header)
 	}
@@ -32,7 +33,8 @@ func TestNewMission(t *testing.T) {
 	if string(read.body) != string(a.body) || read.header.Get("ETag") != `"1"` {
 		t.Errorf("read as %s, made as %s", read.body, a.body)
 	}
-	if events := ada.eventsOf(a.header.Get("Location")); len(events) != 1 || events[0].Seq != 1 || events[0].Type != "mission.created" {
+	if events := ada.eventsOf(a.header.Get("Location")); len(events) != 1 || events[0].Seq != 1 ||
+		events[0].Type != "mission.created" {
 		t.Errorf("its events are %v", events)
 	}
 }
@@ -51,12 +53,15 @@ func TestMissionLimits(t *testing.T) {
 		value any
 		fails string // the field named, or "" where it is accepted
 	}{
-		{"name", "", "name"}, {"name", " ", "name"}, {"name", strings.Repeat("é", 200), ""}, {"name", strings.Repeat("é", 201), "name"},
+		{"name", "", "name"}, {"name", " ", "name"}, {"name", strings.Repeat("é", 200), ""}, {"name",
+			strings.Repeat("é", 201), "name"},
 		{"name", "two\nlines", "name"}, {"name", 1, "name"},
 		{"description", strings.Repeat("é", 2000), ""}, {"description", strings.Repeat("d", 2001), "description"},
 		{"tags", tags[:32], ""}, {"tags", tags, "tags"}, {"tags", []string{strings.Repeat("é", 64)}, ""},
-		{"tags", []string{"a", strings.Repeat("t", 65)}, "tags[1]"}, {"tags", []string{""}, "tags[0]"}, {"tags", []string{"a", "a"}, "tags[1]"},
-		{"metadata", fields{"k": strings.Repeat("m", 16<<10-8)}, ""}, {"metadata", fields{"k": strings.Repeat("m", 16<<10-7)}, "metadata"},
+		{"tags", []string{"a", strings.Repeat("t", 65)}, "tags[1]"}, {"tags", []string{""}, "tags[0]"}, {"tags",
+			[]string{"a", "a"}, "tags[1]"},
+		{"metadata", fields{"k": strings.Repeat("m", 16<<10-8)}, ""}, {"metadata",
+			fields{"k": strings.Repeat("m", 16<<10-7)}, "metadata"},
 		{"metadata", []string{}, "metadata"}, {"metadata", "text", "metadata"},
 		{"surprise", 1, "surprise"},
 	} {
@@ -104,7 +109,8 @@ func TestMissionPatchMerges(t *testing.T) {
 		}
 		var got missionView
 		a.into(&got)
-		if !sameJSON(got.Metadata, json.RawMessage(test.metadata)) || int(got.Version) != version || len(ada.eventsOf(mission)) != version {
+		if !sameJSON(got.Metadata, json.RawMessage(test.metadata)) || int(got.Version) != version ||
+			len(ada.eventsOf(mission)) != version {
 			t.Errorf("%s: version %d, metadata %s; want %d, %s", test.patch, got.Version, got.Metadata, version, test.metadata)
 		}
 	}
@@ -124,7 +130,8 @@ func TestMissionWithFullMetadataCanBeEdited(t *testing.T) {
 	for _, numbers := range []string{strings.Repeat("1,", 8000), strings.Repeat("1e300,", 2000)} {
 		body := `{"name":"Full","metadata":{"a":[` + numbers + `1]}}`
 		mission := "/api/v1/missions/" + ada.post("/api/v1/missions", body).want(http.StatusCreated).text("id")
-		if a := ada.patch(mission, fields{"name": "Renamed"}).want(http.StatusOK); a.text("name") != "Renamed" || a.number("version") != 2 {
+		if a := ada.patch(mission, fields{"name": "Renamed"}).want(http.StatusOK); a.text("name") != "Renamed" ||
+			a.number("version") != 2 {
 			t.Errorf("got %s", a.body)
 		}
 	}
@@ -144,7 +151,8 @@ func TestChangesHoldIfMatch(t *testing.T) {
 			t.Errorf("after four edits the ETag is %s", got)
 		}
 		for _, tag := range []string{`"4"`, `W/"4"`, `"nonsense"`, `5`, `"1", "2"`} {
-			ada.do("PATCH", path, fields{field: "N"}, "If-Match", tag).wantProblem(http.StatusPreconditionFailed, "version_mismatch")
+			ada.do("PATCH", path, fields{field: "N"}, "If-Match",
+				tag).wantProblem(http.StatusPreconditionFailed, "version_mismatch")
 			ada.do("DELETE", path, nil, "If-Match", tag).wantProblem(http.StatusPreconditionFailed, "version_mismatch")
 		}
 		ada.do("PATCH", path, fields{field: ""}, "If-Match", `"4"`).wantFields(field)
@@ -164,7 +172,8 @@ func TestMissionIsHandedOver(t *testing.T) {
 	for _, id := range []any{"nobody", idle.user.ID, path.Base(mission), nil} {
 		ada.patch(mission, fields{"owner_id": id}).wantFields("owner_id")
 	}
-	if a := ada.patch(mission, fields{"owner_id": eve.user.ID}).want(http.StatusOK); a.text("my_role") != "editor" || a.number("version") != 2 {
+	if a := ada.patch(mission, fields{"owner_id": eve.user.ID}).want(http.StatusOK); a.text("my_role") != "editor" ||
+		a.number("version") != 2 {
 		t.Errorf("the giver got %s", a.body)
 	}
 	if a := eve.get(mission); a.text("my_role") != "owner" || a.text("owner_id") != eve.user.ID {
@@ -191,7 +200,8 @@ func TestActiveMissionIsNotDeleted(t *testing.T) {
 	ada.get(mission).want(http.StatusNotFound)
 	ada.get(spec).want(http.StatusNotFound)
 	var last string
-	err := s.db.QueryRow(t.Context(), `SELECT type FROM events WHERE stream = $1 ORDER BY seq DESC LIMIT 1`, path.Base(mission)).Scan(&last)
+	err := s.db.QueryRow(t.Context(), `SELECT type FROM events WHERE stream = $1 ORDER BY seq DESC LIMIT 1`,
+		path.Base(mission)).Scan(&last)
 	if err != nil || last != "mission.deleted" {
 		t.Errorf("the last event is %q, %v", last, err)
 	}
@@ -207,7 +217,8 @@ func TestMembers(t *testing.T) {
 		return ada.put(mission+"/members", fields{"email": email, "role": role})
 	}
 
-	if a := put("EVE@example.com", "viewer").want(http.StatusOK); a.text("role") != "viewer" || a.text("user_id") != eve.user.ID {
+	if a := put("EVE@example.com", "viewer").want(http.StatusOK); a.text("role") != "viewer" ||
+		a.text("user_id") != eve.user.ID {
 		t.Errorf("got %s", a.body)
 	}
 	events := len(ada.eventsOf(mission))
@@ -282,7 +293,8 @@ func TestMissionListIsFilteredSortedAndPaged(t *testing.T) {
 	eve.newMission("Hidden")
 	created := []string{"b", "<&>", "a", "b", "Z", "é", "a"} // names that sort by bytes, some of them twice
 	for i, name := range created {
-		mission := ada.post("/api/v1/missions", fields{"name": name, "tags": []string{fmt.Sprint("mod", i%2), "all"}}).want(http.StatusCreated)
+		mission := ada.post("/api/v1/missions",
+			fields{"name": name, "tags": []string{fmt.Sprint("mod", i%2), "all"}}).want(http.StatusCreated)
 		if i < 3 {
 			ada.post("/api/v1/missions/"+mission.text("id")+"/start", nil).want(http.StatusOK)
 		}
@@ -352,10 +364,12 @@ func TestMissionsAreFoundByTheirWords(t *testing.T) {
 	s := newTestServer(t, nil)
 	ada, eve := s.signUp("ada", "user"), s.signUp("eve", "user")
 	eve.post("/api/v1/missions", fields{"name": "Another rocket"}).want(http.StatusCreated)
-	ada.post("/api/v1/missions", fields{"name": "Garden", "description": "No rockets here, but a mention"}).want(http.StatusCreated)
+	ada.post("/api/v1/missions", fields{"name": "Garden",
+		"description": "No rockets here, but a mention"}).want(http.StatusCreated)
 	ada.post("/api/v1/missions", fields{"name": "Rocket", "description": "To the moon"}).want(http.StatusCreated)
 	for q, want := range map[string][]string{
-		"rocket": {"Rocket", "Garden"}, "rocket -moon": {"Garden"}, `"the moon"`: {"Rocket"}, "cheese": nil, "!!(": nil, "moon or mention": {"Rocket", "Garden"},
+		"rocket": {"Rocket", "Garden"}, "rocket -moon": {"Garden"}, `"the moon"`: {"Rocket"}, "cheese": nil, "!!(": nil,
+		"moon or mention": {"Rocket", "Garden"},
 	} {
 		a := ada.get("/api/v1/missions?q=" + url.QueryEscape(q)).want(http.StatusOK)
 		var got []string
@@ -378,7 +392,8 @@ func TestMissionActions(t *testing.T) {
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
 	leads := map[string]string{
-		"start": "active", "pause": "paused", "resume": "active", "complete": "completed", "cancel": "cancelled", "archive": "archived",
+		"start": "active", "pause": "paused", "resume": "active", "complete": "completed", "cancel": "cancelled",
+		"archive": "archived",
 	}
 	for status, allowed := range map[string][]string{
 		"draft":     {"cancel", "start"},
@@ -390,7 +405,8 @@ func TestMissionActions(t *testing.T) {
 	} {
 		for action, to := range leads {
 			mission := ada.newMission(status + " " + action)
-			if _, err := s.db.Exec(t.Context(), `UPDATE missions SET status = $2 WHERE id = $1`, path.Base(mission), status); err != nil {
+			if _, err := s.db.Exec(t.Context(), `UPDATE missions SET status = $2 WHERE id = $1`,
+				path.Base(mission), status); err != nil {
 				t.Fatal(err)
 			}
 			a := ada.post(mission+"/"+action, nil)
@@ -450,7 +466,8 @@ func TestMissionCompletesByItself(t *testing.T) {
 		{"a deferred one taken up", []string{"completed", "deferred"}, func(_ string, specs []string) {
 			ada.post(specs[1]+"/status", fields{"status": "planned"}).want(http.StatusOK)
 		}, "active"},
-		{"one blocked", []string{"in_progress", "blocked"}, func(m string, specs []string) { finish(ada, m, specs[0]) }, "active"},
+		{"one blocked", []string{"in_progress",
+			"blocked"}, func(m string, specs []string) { finish(ada, m, specs[0]) }, "active"},
 		{"while paused", []string{"in_progress"}, func(m string, specs []string) {
 			ada.post(m+"/pause", nil).want(http.StatusOK)
 			finish(ada, m, specs[0])
@@ -490,7 +507,8 @@ func TestLastTwoSpecsFinishedAtOnceCompleteTheMissionOnce(t *testing.T) {
 			})
 		}
 		finishing.Wait()
-		if got, n := ada.get(mission).text("status"), ada.countEvents(mission, "mission.completed"); got != "completed" || n != 1 {
+		if got, n := ada.get(mission).text("status"), ada.countEvents(mission, "mission.completed"); got != "completed" ||
+			n != 1 {
 			t.Fatalf("round %d: the mission is %s, with %d events of its completion", round, got, n)
 		}
 	}

@@ -213,7 +213,8 @@ func docCodes(t *testing.T) (byStatus map[string][]string, socket []string) {
 	t.Helper()
 	byStatus = make(map[string][]string)
 	name := regexp.MustCompile("`(\\w+)`")
-	for _, m := range regexp.MustCompile(`(?m)^\| (\d+) \| (.*) \|$`).FindAllStringSubmatch(docSection(t, "docs/api.md", "## Errors"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| (\d+) \| (.*) \|$`).FindAllStringSubmatch(docSection(t, "docs/api.md",
+		"## Errors"), -1) {
 		http, bySocket, _ := strings.Cut(m[2], "by WebSocket")
 		for _, code := range name.FindAllStringSubmatch(http, -1) {
 			byStatus[m[1]] = append(byStatus[m[1]], code[1])
@@ -254,7 +255,8 @@ func TestDocumentHasTheErrorCodesOfTheDocs(t *testing.T) {
 	}
 	want, ofSockets := docCodes(t)
 	for _, status := range slices.Sorted(maps.Keys(want)) {
-		if got := slices.Sorted(maps.Keys(documented[status])); !slices.Equal(got, slices.Sorted(slices.Values(want[status]))) {
+		if got := slices.Sorted(maps.Keys(documented[status])); !slices.Equal(got,
+			slices.Sorted(slices.Values(want[status]))) {
 			t.Errorf("%s: openapi.json has the codes %q, and docs/api.md %q", status, got, want[status])
 		}
 	}
@@ -288,7 +290,8 @@ func TestDocumentAndDocsNameTheTools(t *testing.T) {
 	if agents < 0 {
 		t.Fatal("openapi.json has no tag Agents")
 	}
-	table := strings.Join(regexp.MustCompile(`(?m)^\| .* \|`).FindAllString(docSection(t, "docs/api.md", "## Agents"), -1), "\n")
+	table := strings.Join(regexp.MustCompile(`(?m)^\| .* \|`).FindAllString(docSection(t, "docs/api.md",
+		"## Agents"), -1), "\n")
 	for name, text := range map[string]string{"openapi.json": tags[agents].Description, "docs/api.md": table} {
 		var got []string
 		for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(text, -1) {
@@ -420,7 +423,8 @@ func TestDocsAreSentOnceToEachClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a := nobody.get("/api/v1/openapi.json").want(http.StatusOK); !bytes.Equal(a.body, document) || a.header.Get("Content-Type") != "application/json" {
+	if a := nobody.get("/api/v1/openapi.json").want(http.StatusOK); !bytes.Equal(a.body, document) ||
+		a.header.Get("Content-Type") != "application/json" {
 		t.Errorf("the document isn't sent as it is, but as %s: %.100s", a.header.Get("Content-Type"), a.body)
 	}
 	for _, path := range []string{"/api/v1/openapi.json", "/api/v1/docs"} {
@@ -444,7 +448,8 @@ func TestDocsAreSentOnceToEachClient(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
-		if content, err := io.ReadAll(z); err != nil || !bytes.Equal(content, whole.body) || packed.header.Get("ETag") != etag {
+		if content, err := io.ReadAll(z); err != nil || !bytes.Equal(content, whole.body) ||
+			packed.header.Get("ETag") != etag {
 			t.Errorf("%s: compressed it is another answer (%v)", path, err)
 		}
 		if head := nobody.do("HEAD", path, nil).want(http.StatusOK); len(head.body) > 0 || head.header.Get("ETag") != etag {

@@ -75,7 +75,8 @@ func sentByTest() bool {
 	for throughPgx := false; ; {
 		frame, more := frames.Next()
 		inPgx := strings.HasPrefix(frame.Function, "github.com/jackc/") ||
-			strings.HasSuffix(frame.File, "/db.go") || strings.HasSuffix(frame.Function, "txRow.Scan") // or in the pool around it
+			strings.HasSuffix(frame.File, "/db.go") ||
+			strings.HasSuffix(frame.Function, "txRow.Scan") // or in the pool around it
 		if throughPgx && !inPgx || !more {
 			return strings.HasSuffix(frame.File, "_test.go")
 		}
@@ -211,7 +212,8 @@ func (c *planChecker) check(ctx context.Context, sql string) error {
 		}
 	}
 	// A bitmap has no order. Versions before 15 take one where all rows there are would fit a page.
-	if _, err := c.conn.Exec(ctx, "SELECT set_config('enable_bitmapscan', ($1::boolean)::text, false)", !page); err != nil {
+	if _, err := c.conn.Exec(ctx, "SELECT set_config('enable_bitmapscan', ($1::boolean)::text, false)",
+		!page); err != nil {
 		return err
 	}
 	plan, err := c.explain(ctx, sql)
@@ -395,7 +397,8 @@ func (s *grownServer) compare(c *client, path, id, sort, column string, filter l
 			}
 		}
 		if !slices.Equal(got, want) {
-			c.t.Errorf("%s has %d items, want %d: %.200s, want %.200s", query, len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
+			c.t.Errorf("%s has %d items, want %d: %.200s, want %.200s",
+				query, len(got), len(want), fmt.Sprint(got), fmt.Sprint(want))
 		}
 	}
 }

@@ -14,7 +14,8 @@ const pass = 0
 
 // callerNames are those who try every route. The read key is the owner's, the
 // viewer account is an editor of the mission, and of no more than that.
-var callerNames = []string{"nobody", "stranger", "read key", "viewer account", "mission viewer", "editor", "owner", "admin key", "admin"}
+var callerNames = []string{"nobody", "stranger", "read key", "viewer account", "mission viewer", "editor", "owner",
+	"admin key", "admin"}
 
 // whoMay is what the callers get, in the order of callerNames.
 var whoMay = map[string][]int{
@@ -124,7 +125,8 @@ func newCast(t *testing.T) cast {
 		"editor":         {"editor", "user", "editor"},
 	} {
 		callers[name] = s.signUp(member.email, member.role)
-		owner.put(mission+"/members", map[string]any{"email": callers[name].user.Email, "role": member.membership}).want(http.StatusOK)
+		owner.put(mission+"/members", map[string]any{"email": callers[name].user.Email,
+			"role": member.membership}).want(http.StatusOK)
 	}
 	return cast{s, callers, mission[len("/api/v1/missions/"):], spec[len("/api/v1/specs/"):], stranger.user.ID}
 }
@@ -353,7 +355,8 @@ func TestChecksRunInOrder(t *testing.T) {
 		spender.post(missing+"/start", "{").wantProblem(http.StatusNotFound, "not_found")
 	}
 	a := spender.post(missing+"/start", "{").wantProblem(http.StatusTooManyRequests, "rate_limited")
-	if a.header.Get("RateLimit-Limit") != "5" || a.header.Get("RateLimit-Remaining") != "0" || a.header.Get("Retry-After") == "" {
+	if a.header.Get("RateLimit-Limit") != "5" || a.header.Get("RateLimit-Remaining") != "0" ||
+		a.header.Get("Retry-After") == "" {
 		t.Errorf("got %v", a.header)
 	}
 	spender.get("/api/v1/users").wantProblem(http.StatusTooManyRequests, "rate_limited")

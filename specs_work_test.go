@@ -257,11 +257,23 @@ func TestWaitingClaimIsWoken(t *testing.T) {
 		{"a dependency completed", ada, finish, http.StatusOK},
 		{"a dependency completed on another server", elsewhere, finish, http.StatusOK},
 		{"a new spec", ada, func(c *client, mission, _ string) { c.newSpec(mission, "new", nil) }, http.StatusOK},
-		{"a new spec on another server", elsewhere, func(c *client, mission, _ string) { c.newSpec(mission, "new", nil) }, http.StatusOK},
-		{"a release", ada, func(c *client, _, spec string) { c.post(spec+"/release", nil).want(http.StatusOK) }, http.StatusOK},
+		{"a new spec on another server", elsewhere, func(c *client, mission, _ string) {
+			c.newSpec(mission, "new",
+				nil)
+		}, http.StatusOK},
+		{"a release", ada, func(c *client, _, spec string) {
+			c.post(spec+"/release",
+				nil).want(http.StatusOK)
+		}, http.StatusOK},
 		{"an expired lease", ada, func(_ *client, _, spec string) { s.expireLease(spec) }, http.StatusOK},
-		{"a pause", ada, func(c *client, mission, _ string) { c.post(mission+"/pause", nil).want(http.StatusOK) }, http.StatusConflict},
-		{"the mission's end", elsewhere, func(c *client, mission, _ string) { c.post(mission+"/cancel", nil).want(http.StatusOK) }, http.StatusConflict},
+		{"a pause", ada, func(c *client, mission, _ string) {
+			c.post(mission+"/pause",
+				nil).want(http.StatusOK)
+		}, http.StatusConflict},
+		{"the mission's end", elsewhere, func(c *client, mission, _ string) {
+			c.post(mission+"/cancel",
+				nil).want(http.StatusOK)
+		}, http.StatusConflict},
 	}
 	for _, test := range tests {
 		mission := ada.newActive(test.name)
@@ -454,7 +466,8 @@ func TestExpiredLeaseIsTakenOver(t *testing.T) {
 		t.Errorf("got %s", a.body)
 	}
 	for action, more := range map[string]fields{
-		"heartbeat": {}, "progress": {"uncheck": []int{1}}, "complete": {"notes": "mine"}, "fail": {"reason": "no"}, "release": {},
+		"heartbeat": {}, "progress": {"uncheck": []int{1}}, "complete": {"notes": "mine"}, "fail": {"reason": "no"},
+		"release": {},
 	} {
 		body := fields{"lease_token": old}
 		for name, value := range more {
@@ -478,7 +491,8 @@ func TestSweepTakesBackExpiredLeases(t *testing.T) {
 	spec, _ := ada.claim(mission, "dead")
 	s.expireLease(spec)
 	pollUntil(t, "the sweep", func() bool { return ada.get(spec).at("ready") == true })
-	if v := ada.get(spec); v.at("claim") != nil || v.number("attempts") != 1 || ada.get(mission).number("stats.ready") != 1 {
+	if v := ada.get(spec); v.at("claim") != nil || v.number("attempts") != 1 ||
+		ada.get(mission).number("stats.ready") != 1 {
 		t.Errorf("got %s", v.body)
 	}
 	ada.lastEvent(mission, "spec.lease_expired")
@@ -551,7 +565,8 @@ func TestFailWithoutRetryBlocks(t *testing.T) {
 	if data := ada.lastEvent(mission, "spec.failed"); data["reason"] != "no way" || data["status"] != "blocked" {
 		t.Errorf("the event says %v", data)
 	}
-	if got := s.notificationsOf(ada); !strings.Contains(got, "no way") || s.notificationsOf(eve) != "You are now a member of the mission \"Fail\", with the role editor." {
+	if got := s.notificationsOf(ada); !strings.Contains(got, "no way") ||
+		s.notificationsOf(eve) != "You are now a member of the mission \"Fail\", with the role editor." {
 		t.Errorf("the owner was told %q", got)
 	}
 }
@@ -601,7 +616,8 @@ func TestHeartbeatProlongsTheLeaseAndNothingElse(t *testing.T) {
 		}
 		var kept leaseView
 		ada.post(spec+"/heartbeat", body).want(http.StatusOK).into(&kept)
-		if off := time.Until(kept.ExpiresAt) - lease.want; off.Abs() > 10*time.Second || kept.Token != token || kept.Attempt != 1 {
+		if off := time.Until(kept.ExpiresAt) - lease.want; off.Abs() > 10*time.Second || kept.Token != token ||
+			kept.Attempt != 1 {
 			t.Errorf("lease_seconds %v: got %+v", lease.seconds, kept)
 		}
 	}
@@ -676,7 +692,8 @@ func TestProgressChecksCriteria(t *testing.T) {
 		test.body["lease_token"] = token
 		ada.post(spec+"/progress", test.body).wantFields(test.fields...)
 	}
-	v := ada.post(spec+"/progress", fields{"lease_token": token, "check": []int{3, 1}, "uncheck": []int{2}, "message": "half"}).want(http.StatusOK)
+	v := ada.post(spec+"/progress", fields{"lease_token": token, "check": []int{3, 1}, "uncheck": []int{2},
+		"message": "half"}).want(http.StatusOK)
 	want := strings.NewReplacer("[ ] one", "[x] one", "[x] two", "[ ] two", "[ ] three", "[x] three").Replace(body)
 	if v.text("body") != want || v.at("criteria.0.done") != true || v.at("criteria.1.done") != false {
 		t.Errorf("got %s", v.body)
@@ -748,7 +765,8 @@ func (s *testServer) explainClaim(mission string) (buffers int, plan string) {
 	}
 	defer func() { _ = tx.Rollback(s.t.Context()) }()
 	var q statement
-	err = tx.QueryRow(s.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+q.next(path.Base(mission), nil, nil), q.args...).Scan(&plan)
+	err = tx.QueryRow(s.t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+q.next(path.Base(mission), nil, nil),
+		q.args...).Scan(&plan)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -800,7 +818,8 @@ func TestCountersAgreeWithPlainCounts(t *testing.T) {
 			path.Base(what.mission), strings.Fields(what.events)).Scan(&events)
 		byItself := what.events == "mission.completed" || what.events == "mission.resumed"
 		if err != nil || events < n || events > n && !byItself {
-			t.Errorf("%d times a change was acknowledged that makes %s, and there are %d of it (%v)", n, what.events, events, err)
+			t.Errorf("%d times a change was acknowledged that makes %s, and there are %d of it (%v)",
+				n, what.events, events, err)
 		}
 	}
 }
@@ -823,7 +842,8 @@ type heldSpec struct{ mission, spec, token string }
 // act does one random thing. Conflicts are part of life; a 5xx isn't.
 func (c *actorOf) act(mission string) {
 	var specs []string
-	err := c.s.db.QueryRow(c.t.Context(), `SELECT array_agg(id::text) FROM specs WHERE mission_id = $1`, path.Base(mission)).Scan(&specs)
+	err := c.s.db.QueryRow(c.t.Context(), `SELECT array_agg(id::text) FROM specs WHERE mission_id = $1`,
+		path.Base(mission)).Scan(&specs)
 	if err != nil {
 		c.t.Error(err)
 		return
@@ -839,24 +859,30 @@ func (c *actorOf) act(mission string) {
 	case 0, 1:
 		c.change(change{mission, "spec.created"}, "POST", mission+"/specs", fields{
 			"key": "k" + c.word(), "title": "T", "priority": c.r.IntN(10), "dependencies": []string{some()},
-			"body": "## Acceptance Criteria\n- [ ] one\n- [x] two\n", "status": []string{"planned", specStatuses[c.r.IntN(len(specStatuses))]}[c.r.IntN(2)],
+			"body": "## Acceptance Criteria\n- [ ] one\n- [x] two\n", "status": []string{"planned",
+				specStatuses[c.r.IntN(len(specStatuses))]}[c.r.IntN(2)],
 		})
 	case 2:
 		c.change(change{mission, "spec.created"}, "POST", mission+"/specs", fields{"key": "k" + c.word(), "title": "T"})
 	case 3:
-		c.change(change{mission, "spec.updated"}, "PATCH", spec, fields{"title": c.word(), "dependencies": []string{some(), some()}})
+		c.change(change{mission, "spec.updated"}, "PATCH",
+			spec, fields{"title": c.word(), "dependencies": []string{some(), some()}})
 	case 4:
-		c.change(change{mission, "spec.updated"}, "PATCH", spec, fields{"title": c.word(), "body": "## Acceptance Criteria\n- [x] new\n"})
+		c.change(change{mission, "spec.updated"}, "PATCH",
+			spec, fields{"title": c.word(), "body": "## Acceptance Criteria\n- [x] new\n"})
 	case 5:
 		c.change(change{mission, "spec.deleted"}, "DELETE", spec, nil)
 	case 6, 7:
-		c.change(change{mission, "spec.status_changed spec.completed"}, "POST", spec+"/status", fields{"status": specStatuses[c.r.IntN(len(specStatuses))], "override": "random"})
+		c.change(change{mission, "spec.status_changed spec.completed"}, "POST", spec+"/status",
+			fields{"status": specStatuses[c.r.IntN(len(specStatuses))], "override": "random"})
 	case 8, 9, 10:
-		if a := c.change(change{mission, "spec.claimed"}, "POST", mission+"/claim", fields{"agent": "bot"}); a != nil && a.status == http.StatusOK {
+		if a := c.change(change{mission, "spec.claimed"}, "POST", mission+"/claim",
+			fields{"agent": "bot"}); a != nil && a.status == http.StatusOK {
 			c.held = append(c.held, heldSpec{mission, "/api/v1/specs/" + a.text("spec.id"), a.text("lease.token")})
 		}
 	case 11:
-		_, err := c.s.db.Exec(c.t.Context(), `UPDATE leases SET expires_at = clock_timestamp() WHERE spec_id = $1`, path.Base(spec))
+		_, err := c.s.db.Exec(c.t.Context(), `UPDATE leases SET expires_at = clock_timestamp() WHERE spec_id = $1`,
+			path.Base(spec))
 		if err != nil {
 			c.t.Error(err)
 		}
@@ -949,7 +975,8 @@ func (s *testServer) checkCounters(c *client, mission string) {
 		s.t.Errorf("%d specs are held and not in progress", wrong)
 	}
 	var events, last, head int
-	query(`SELECT count(*), max(seq), (SELECT seq FROM heads WHERE stream = $1) FROM events WHERE stream = $1`, &events, &last, &head)
+	query(`SELECT count(*), max(seq), (SELECT seq FROM heads WHERE stream = $1) FROM events WHERE stream = $1`,
+		&events, &last, &head)
 	if events != last || last != head {
 		s.t.Errorf("%d events, the last has number %d, the head %d", events, last, head)
 	}

@@ -71,10 +71,12 @@ func TestIdempotencyKeysAreChecked(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	body := map[string]any{"name": "x"}
-	ada.postWith(strings.Repeat("k", 256), "/api/v1/missions", body).wantProblem(http.StatusBadRequest, "invalid_idempotency_key")
+	ada.postWith(strings.Repeat("k", 256), "/api/v1/missions",
+		body).wantProblem(http.StatusBadRequest, "invalid_idempotency_key")
 	ada.postWith(strings.Repeat("k", 255), "/api/v1/missions", body).want(http.StatusCreated)
 	ada.postWith("caf\xe9 \xff", "/api/v1/missions", body).wantProblem(http.StatusBadRequest, "invalid_idempotency_key")
-	ada.postWith("k", "/api/v1/api-keys", map[string]any{"name": "k", "scope": "read"}).wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
+	ada.postWith("k", "/api/v1/api-keys", map[string]any{"name": "k",
+		"scope": "read"}).wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
 	ada.postWith("k", "/api/v1/auth/login", map[string]any{"email": ada.user.Email, "password": testPassword}).
 		wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
 }
@@ -87,7 +89,8 @@ func TestTwinsInFlightMakeOneThing(t *testing.T) {
 		answers := make(chan *answer, twins)
 		for range twins {
 			go func() {
-				a, err := ada.try(t.Context(), "POST", "/api/v1/missions", map[string]any{"name": "Twin"}, "Idempotency-Key", fmt.Sprint(round))
+				a, err := ada.try(t.Context(), "POST", "/api/v1/missions", map[string]any{"name": "Twin"}, "Idempotency-Key",
+					fmt.Sprint(round))
 				if err != nil {
 					t.Error(err)
 				}
@@ -144,7 +147,8 @@ func TestClaimRetriedWithItsKeyGetsTheSameLease(t *testing.T) {
 	}
 	spec, token := "/api/v1/specs/"+first.text("spec.id"), first.text("lease.token")
 	done := map[string]any{"lease_token": token}
-	if a, b := ada.postWith("c", spec+"/complete", done).want(http.StatusOK), ada.postWith("c", spec+"/complete", done).want(http.StatusOK); !bytes.Equal(a.body, b.body) {
+	if a, b := ada.postWith("c", spec+"/complete", done).want(http.StatusOK), ada.postWith("c", spec+"/complete",
+		done).want(http.StatusOK); !bytes.Equal(a.body, b.body) {
 		t.Errorf("at first %s\nagain    %s", a.body, b.body)
 	}
 	if n := ada.get(mission).number("stats.completed"); n != 1 {
@@ -161,7 +165,8 @@ func TestIdempotencyKeysBelongToAnAccountForADay(t *testing.T) {
 	if other := bob.postWith("k", "/api/v1/missions", body).want(http.StatusCreated).text("id"); other == first {
 		t.Error("bob got ada's mission")
 	}
-	if same := ada.withKey("write").postWith("k", "/api/v1/missions", body).want(http.StatusCreated).text("id"); same != first {
+	if same := ada.withKey("write").postWith("k", "/api/v1/missions",
+		body).want(http.StatusCreated).text("id"); same != first {
 		t.Error("an API key isn't its account")
 	}
 	// Whoever has lost access gets no replay either.
@@ -178,7 +183,8 @@ func TestIdempotencyKeysBelongToAnAccountForADay(t *testing.T) {
 	}
 	s.runSQL("UPDATE idempotency_keys SET created_at = created_at - interval '2 minutes'")
 	body["name"] = "Another"
-	if later := ada.postWith("k", "/api/v1/missions", body).want(http.StatusCreated); later.text("id") == first || later.text("name") != "Another" {
+	if later := ada.postWith("k", "/api/v1/missions",
+		body).want(http.StatusCreated); later.text("id") == first || later.text("name") != "Another" {
 		t.Errorf("after a day: %s", later.body)
 	}
 }
@@ -230,7 +236,8 @@ func newTunnel(t *testing.T, databaseURL string) (*tunnel, string) {
 		p.set(tunnelClosed)
 		p.work.Wait()
 	})
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(config.User, config.Password), Host: p.listener.Addr().String(),
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(config.User, config.Password),
+		Host: p.listener.Addr().String(),
 		Path: "/" + config.Database, RawQuery: "sslmode=disable"}
 	return p, u.String()
 }
@@ -341,7 +348,8 @@ func TestServerOutlivesItsDatabase(t *testing.T) {
 						path, method, body = "/api/v1/missions", "POST", map[string]any{"name": "x"}
 					}
 					a, err := ada.try(t.Context(), method, path, body)
-					if took := time.Since(start); err != nil || a.status != http.StatusServiceUnavailable || took > 2500*time.Millisecond {
+					if took := time.Since(start); err != nil || a.status != http.StatusServiceUnavailable ||
+						took > 2500*time.Millisecond {
 						t.Errorf("%s %s after %v: %v %v", method, path, took, a, err)
 					}
 				})

@@ -32,7 +32,8 @@ const userColumns = `id, email, name, role, disabled, created_at`
 // look-alikes, and some become ASCII in lower case.
 func normalizeEmail(email string) (string, bool) {
 	address, err := mail.ParseAddress(email)
-	if err != nil || address.Address != email || len(email) > 254 || strings.ContainsFunc(email, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+	if err != nil || address.Address != email || len(email) > 254 ||
+		strings.ContainsFunc(email, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return "", false
 	}
 	return strings.ToLower(email), true
@@ -107,7 +108,8 @@ func (in *ownPatch) validate(v *violations, _ *Config) {
 
 // updateMe is PATCH /api/v1/auth/me.
 func (s *Server) updateMe(ctx context.Context, t *tx, c *call, in *ownPatch) (*userView, error) {
-	if _, err := t.Exec(ctx, `UPDATE users SET name = coalesce($2, name) WHERE id = $1`, c.account.userID, in.Name); err != nil {
+	if _, err := t.Exec(ctx, `UPDATE users SET name = coalesce($2, name) WHERE id = $1`,
+		c.account.userID, in.Name); err != nil {
 		return nil, fmt.Errorf("updating an account: %w", err)
 	}
 	u, err := readUser(ctx, t, c.account.userID)
@@ -121,7 +123,8 @@ func (s *Server) listUsers(ctx context.Context, _ *call, q *query) (none list[us
 	if err := q.err(); err != nil {
 		return none, err
 	}
-	rows, err := s.db.Query(ctx, `SELECT `+userColumns+` FROM users WHERE email > $1 ORDER BY email LIMIT $2`, after, limit+1)
+	rows, err := s.db.Query(ctx, `SELECT `+userColumns+` FROM users WHERE email > $1 ORDER BY email LIMIT $2`,
+		after, limit+1)
 	if err != nil {
 		return none, fmt.Errorf("listing accounts: %w", err)
 	}
@@ -210,7 +213,8 @@ func (s *Server) updateUser(ctx context.Context, c *call, in *userPatch) (*userV
 func (t *tx) storeUser(ctx context.Context, id string, in *userPatch, hash *string) (userView, error) {
 	// All admins and the account itself, in order: of two who take each
 	// other's rights away at once, the later one sees what the first did.
-	if _, err := t.Exec(ctx, `SELECT FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`, id); err != nil {
+	if _, err := t.Exec(ctx, `SELECT FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`,
+		id); err != nil {
 		return userView{}, fmt.Errorf("locking accounts: %w", err)
 	}
 	_, err := t.Exec(ctx, `
@@ -248,7 +252,8 @@ func (s *Server) ensureAdmin(ctx context.Context) error {
 		return errors.New("ADMIN_EMAIL must be an e-mail address")
 	}
 	var there bool
-	if err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE email = $1)`, email).Scan(&there); err != nil || there {
+	if err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE email = $1)`,
+		email).Scan(&there); err != nil || there {
 		return err
 	}
 	hash, err := s.hasher.Hash(ctx, s.config.AdminPassword)
@@ -384,7 +389,8 @@ func (t *tx) insertKey(ctx context.Context, key *keyView, hash []byte) error {
 	case !future:
 		return invalidField("expires_at", "in_the_past", "must be in the future")
 	case others >= keyLimit:
-		return problem(http.StatusConflict, "too_many_keys", "An account has at most %d API keys. Delete one first.", keyLimit)
+		return problem(http.StatusConflict, "too_many_keys", "An account has at most %d API keys. Delete one first.",
+			keyLimit)
 	}
 	err = t.QueryRow(ctx, `
 		INSERT INTO api_keys (id, user_id, name, scope, hash, prefix, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7)

@@ -18,9 +18,11 @@ func TestUsersAreListedInPages(t *testing.T) {
 	admin := s.signUp("m-admin", "admin")
 	want := []string{"m-admin@example.com"}
 	for _, name := range []string{"zoe", "ada", "Bob", "carol"} {
-		a := admin.post("/api/v1/users", map[string]any{"email": name + "@example.com", "password": testPassword, "role": "viewer", "name": "N. " + name}).
+		a := admin.post("/api/v1/users", map[string]any{"email": name + "@example.com",
+			"password": testPassword, "role": "viewer", "name": "N. " + name}).
 			want(http.StatusCreated)
-		if a.text("role") != "viewer" || a.text("name") != "N. "+name || a.text("email") != strings.ToLower(name)+"@example.com" {
+		if a.text("role") != "viewer" || a.text("name") != "N. "+name ||
+			a.text("email") != strings.ToLower(name)+"@example.com" {
 			t.Errorf("got %s", a.body)
 		}
 		want = append(want, a.text("email"))
@@ -66,12 +68,14 @@ func TestNewAccountsAreChecked(t *testing.T) {
 	create("ada@example.com", testPassword, "", "").wantFields("role")
 	create("ada@example.com", testPassword, "", "user").want(http.StatusCreated)
 	create("Ada@Example.com", testPassword, "", "user").wantProblem(http.StatusConflict, "email_taken")
-	for _, email := range []string{"", "ada", "ada@", "@example.com", "Ada <a@example.com>", "a b@example.com", "a@example.com ",
+	for _, email := range []string{"", "ada", "ada@", "@example.com", "Ada <a@example.com>", "a b@example.com",
+		"a@example.com ",
 		"a@example.com\u0085", "a\u200b@example.com", strings.Repeat("a", 250) + "@example.com"} {
 		create(email, testPassword, "", "user").wantFields("email")
 	}
 	for _, name := range []string{"ada", "bob"} {
-		s.anonymous().post("/api/v1/auth/register", registration(name)).wantProblem(http.StatusForbidden, "registration_closed")
+		s.anonymous().post("/api/v1/auth/register",
+			registration(name)).wantProblem(http.StatusForbidden, "registration_closed")
 	}
 }
 
@@ -80,12 +84,14 @@ func TestAccountsAreChangedByAdmins(t *testing.T) {
 	s := newTestServer(t, nil)
 	admin, ada := s.signUp("admin", "admin"), s.signUp("ada", "user")
 	path := "/api/v1/users/" + ada.user.ID
-	admin.patch(path, map[string]any{"role": "boss", "name": "", "password": "short"}).wantFields("role", "name", "password")
+	admin.patch(path, map[string]any{"role": "boss", "name": "", "password": "short"}).wantFields("role", "name",
+		"password")
 	admin.patch(path, map[string]any{"email": "new@example.com"}).wantFields("email")
 	if a := admin.patch(path, map[string]any{}).want(http.StatusOK); a.text("role") != "user" || a.text("name") != "ada" {
 		t.Errorf("an empty change: %s", a.body)
 	}
-	if a := admin.patch("/api/v1/users/"+strings.ToUpper(ada.user.ID), map[string]any{"role": "viewer", "name": "Ada"}).want(http.StatusOK); a.text("role") != "viewer" || a.text("name") != "Ada" {
+	if a := admin.patch("/api/v1/users/"+strings.ToUpper(ada.user.ID), map[string]any{"role": "viewer",
+		"name": "Ada"}).want(http.StatusOK); a.text("role") != "viewer" || a.text("name") != "Ada" {
 		t.Errorf("got %s", a.body)
 	}
 	if a := ada.get("/api/v1/auth/me").want(http.StatusOK); a.text("role") != "viewer" {
@@ -103,7 +109,8 @@ func TestAdminWhoSetsTheirOwnPasswordStaysSignedIn(t *testing.T) {
 	s := newTestServer(t, nil)
 	admin := s.signUp("admin", "admin")
 	other := s.logIn(admin.user.Email)
-	admin.patch("/api/v1/users/"+admin.user.ID, map[string]any{"password": "another horse, another battery"}).want(http.StatusOK)
+	admin.patch("/api/v1/users/"+admin.user.ID,
+		map[string]any{"password": "another horse, another battery"}).want(http.StatusOK)
 	admin.get("/api/v1/auth/me").want(http.StatusOK)
 	other.get("/api/v1/auth/me").want(http.StatusUnauthorized)
 }
@@ -113,7 +120,8 @@ func TestLastAdminStays(t *testing.T) {
 	s := newTestServer(t, nil)
 	ada, bob := s.signUp("ada", "admin"), s.signUp("bob", "user")
 	path := "/api/v1/users/" + ada.user.ID
-	for _, change := range []map[string]any{{"role": "user"}, {"role": "viewer"}, {"disabled": true}, {"role": "user", "disabled": true}} {
+	for _, change := range []map[string]any{{"role": "user"}, {"role": "viewer"}, {"disabled": true}, {"role": "user",
+		"disabled": true}} {
 		ada.patch(path, change).wantProblem(http.StatusConflict, "last_admin")
 	}
 	if a := ada.get("/api/v1/auth/me").want(http.StatusOK); a.text("role") != "admin" {
@@ -122,7 +130,8 @@ func TestLastAdminStays(t *testing.T) {
 	ada.patch(path, map[string]any{"name": "Ada", "disabled": false, "role": "admin"}).want(http.StatusOK)
 
 	ada.patch("/api/v1/users/"+bob.user.ID, map[string]any{"role": "admin", "disabled": true}).want(http.StatusOK)
-	ada.patch(path, map[string]any{"role": "user"}).wantProblem(http.StatusConflict, "last_admin") // a disabled one doesn't count
+	ada.patch(path, map[string]any{"role": "user"}).wantProblem(http.StatusConflict,
+		"last_admin") // a disabled one doesn't count
 	ada.patch("/api/v1/users/"+bob.user.ID, map[string]any{"disabled": false}).want(http.StatusOK)
 	ada.patch(path, map[string]any{"role": "user"}).want(http.StatusOK)
 	s.logIn(bob.user.Email).get("/api/v1/users").want(http.StatusOK)
@@ -165,7 +174,8 @@ func TestAdminOfTheConfigurationIsMadeAtStart(t *testing.T) {
 	if root.user.Role != "admin" || root.user.Email != "root@example.com" || root.user.Name != "root" {
 		t.Errorf("got %+v", root.user)
 	}
-	s.anonymous().post("/api/v1/auth/register", registration("ada")).wantProblem(http.StatusForbidden, "registration_closed")
+	s.anonymous().post("/api/v1/auth/register",
+		registration("ada")).wantProblem(http.StatusForbidden, "registration_closed")
 	root.patch("/api/v1/auth/me", map[string]any{"name": "Root"}).want(http.StatusOK)
 
 	again := startTestServer(t, database, with("root@example.com", "another horse, another battery"))
@@ -180,18 +190,22 @@ func TestKeysAreShownOnce(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	made := ada.post("/api/v1/api-keys", map[string]any{"name": "ci", "scope": "write"}).want(http.StatusCreated)
 	key := made.text("key")
-	if !strings.HasPrefix(key, "tk_") || len(key) < 40 || !strings.HasPrefix(key, made.text("prefix")) || len(made.text("prefix")) > 12 ||
-		made.at("expires_at") != nil || made.at("last_used_at") != nil || made.text("scope") != "write" || made.text("name") != "ci" {
+	if !strings.HasPrefix(key, "tk_") || len(key) < 40 || !strings.HasPrefix(key, made.text("prefix")) ||
+		len(made.text("prefix")) > 12 ||
+		made.at("expires_at") != nil || made.at("last_used_at") != nil || made.text("scope") != "write" ||
+		made.text("name") != "ci" {
 		t.Errorf("got %s", made.body)
 	}
 	ada.withToken(key).get("/api/v1/auth/me").want(http.StatusOK)
 	listed := ada.get("/api/v1/api-keys").want(http.StatusOK)
-	if strings.Contains(string(listed.body), key) || listed.at("items.0.key") != nil || listed.text("items.0.prefix") != made.text("prefix") {
+	if strings.Contains(string(listed.body), key) || listed.at("items.0.key") != nil ||
+		listed.text("items.0.prefix") != made.text("prefix") {
 		t.Errorf("got %s", listed.body)
 	}
 	listed.text("items.0.last_used_at") // is known by now
 	var stored bool
-	if err := s.db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM api_keys k WHERE k::text LIKE '%' || $1 || '%')`, key).Scan(&stored); err != nil || stored {
+	if err := s.db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM api_keys k WHERE k::text LIKE '%' || $1 || '%')`,
+		key).Scan(&stored); err != nil || stored {
 		t.Errorf("the database has the key itself (%v)", err)
 	}
 }
@@ -230,10 +244,12 @@ func TestExpiredKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	key := ada.post("/api/v1/api-keys", map[string]any{"name": "brief", "scope": "read", "expires_at": time.Now().Add(time.Second)}).
+	key := ada.post("/api/v1/api-keys", map[string]any{"name": "brief", "scope": "read",
+		"expires_at": time.Now().Add(time.Second)}).
 		want(http.StatusCreated).text("key")
 	// It may be remembered while it is good, but not for longer.
-	ada.withToken(key).getUntil("/api/v1/auth/me", http.StatusUnauthorized).wantProblem(http.StatusUnauthorized, "invalid_token")
+	ada.withToken(key).getUntil("/api/v1/auth/me",
+		http.StatusUnauthorized).wantProblem(http.StatusUnauthorized, "invalid_token")
 }
 
 func TestKeysOfOthersDoNotExist(t *testing.T) {
@@ -245,7 +261,8 @@ func TestKeysOfOthersDoNotExist(t *testing.T) {
 	remove := func(id string) *answer {
 		return admin.do("DELETE", "/api/v1/api-keys/"+id, nil, "X-Request-Id", "the-same")
 	}
-	if theirs, missing := remove(id), remove(newID()); theirs.status != http.StatusNotFound || !sameAnswer(theirs, missing) || !sameAnswer(theirs, remove("nothing")) {
+	if theirs, missing := remove(id), remove(newID()); theirs.status != http.StatusNotFound ||
+		!sameAnswer(theirs, missing) || !sameAnswer(theirs, remove("nothing")) {
 		t.Errorf("got %d %s, and for none %d %s", theirs.status, theirs.body, missing.status, missing.body)
 	}
 	if n := len(admin.get("/api/v1/api-keys").at("items").([]any)); n != 0 {
@@ -263,7 +280,8 @@ func TestNoKeyManagesKeysPasswordsOrUsers(t *testing.T) {
 	for _, refused := range []*answer{
 		key.post("/api/v1/api-keys", map[string]any{"name": "more", "scope": "write"}),
 		key.delete("/api/v1/api-keys/" + id),
-		key.post("/api/v1/auth/change-password", map[string]any{"current_password": testPassword, "new_password": "another horse, another battery"}),
+		key.post("/api/v1/auth/change-password",
+			map[string]any{"current_password": testPassword, "new_password": "another horse, another battery"}),
 		key.patch("/api/v1/auth/me", map[string]any{"name": "Key"}),
 		key.post("/api/v1/auth/logout", nil),
 		key.post("/api/v1/users", map[string]any{"email": "x@example.com", "password": testPassword, "role": "admin"}),
@@ -316,7 +334,8 @@ func TestCheckPassword(t *testing.T) {
 
 func TestWhoeverCannotWaitForAHashIsToldToComeBack(t *testing.T) {
 	t.Parallel()
-	e := wantProblem(t, asProblem(fmt.Errorf("signing in: %w: %w", argon2id.ErrBusy, context.Canceled)), http.StatusServiceUnavailable, "busy")
+	e := wantProblem(t, asProblem(fmt.Errorf("signing in: %w: %w",
+		argon2id.ErrBusy, context.Canceled)), http.StatusServiceUnavailable, "busy")
 	if e.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}

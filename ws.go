@@ -87,9 +87,11 @@ func (s *sockets) add(c *socket, config Config) error {
 	case s.closed:
 		return problem(http.StatusServiceUnavailable, "draining", "The server is stopping.").withHeader("Retry-After", "1")
 	case len(s.open) >= config.WSMaxConnections:
-		return problem(http.StatusServiceUnavailable, "busy", "The server has reached its limit of WebSockets.").withHeader("Retry-After", "5")
+		return problem(http.StatusServiceUnavailable, "busy",
+			"The server has reached its limit of WebSockets.").withHeader("Retry-After", "5")
 	case s.by[c.account.userID] >= config.WSMaxPerAccount:
-		return problem(http.StatusTooManyRequests, "too_many_connections", "An account has at most %d WebSockets here.", config.WSMaxPerAccount).
+		return problem(http.StatusTooManyRequests, "too_many_connections", "An account has at most %d WebSockets here.",
+			config.WSMaxPerAccount).
 			withHeader("Retry-After", "5")
 	}
 	s.open[c] = struct{}{}
@@ -158,7 +160,8 @@ func (s *sockets) connections() []connectionView {
 	views := make([]connectionView, 0, len(s.open))
 	for c := range s.open {
 		c.mu.Lock()
-		views = append(views, connectionView{c.id, c.account.userID, c.since.UTC(), len(c.topics), c.queue.length(), c.sent.Load()})
+		views = append(views, connectionView{c.id, c.account.userID, c.since.UTC(), len(c.topics), c.queue.length(),
+			c.sent.Load()})
 		c.mu.Unlock()
 	}
 	slices.SortFunc(views, func(a, b connectionView) int { return strings.Compare(a.ID, b.ID) })
@@ -180,7 +183,8 @@ func (s *Server) socketRoutes() {
 // subprotocol "bearer.<token>" beside "tachikoma.v1", or in the first message.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, request *call) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		return problem(http.StatusUpgradeRequired, "upgrade_required", "This is a WebSocket endpoint: send an upgrade request.").
+		return problem(http.StatusUpgradeRequired, "upgrade_required",
+			"This is a WebSocket endpoint: send an upgrade request.").
 			withHeader("Upgrade", "websocket")
 	}
 	if r.ContentLength != 0 { // it would be read as frames

@@ -178,8 +178,9 @@ func TestMalformedFramesEndTheConnectionAndNothingElse(t *testing.T) {
 			{"ping of 64 KiB", masked(controlPing, strings.Repeat("x", 1<<16)), []uint16{1002, 0}, "", ""},
 			{"continuation of nothing", masked(last, ping), []uint16{1002}, "", ""},
 			{"text inside a fragmented text", masked(firstText, ping[:5]) + masked(finText, ping), []uint16{1002}, "", ""},
-			{"fragments, a ping and a code point between them", masked(firstText, `{"type":"ping","id":"é"}`[:split]) + masked(controlPing, "x") +
-				masked(more, "") + masked(last, `{"type":"ping","id":"é"}`[split:]) + bye, []uint16{1000}, "pong", ""},
+			{"fragments, a ping and a code point between them",
+				masked(firstText, `{"type":"ping","id":"é"}`[:split]) + masked(controlPing, "x") +
+					masked(more, "") + masked(last, `{"type":"ping","id":"é"}`[split:]) + bye, []uint16{1000}, "pong", ""},
 			{"text that isn't UTF-8", masked(finText, "\"\xff\""), []uint16{1007}, "", ""},
 			{"a surrogate in UTF-8", masked(finText, "\"\xed\xa0\x80\""), []uint16{1007}, "", ""},
 			{"half a code point in the last fragment", masked(firstText, "\"x") + masked(last, "\xc3"), []uint16{1007}, "", ""},
@@ -189,13 +190,17 @@ func TestMalformedFramesEndTheConnectionAndNothingElse(t *testing.T) {
 			{"close code 1006", masked(controlStop, closing(1006, "")), []uint16{1002}, "", ""},
 			{"close code 2999", masked(controlStop, closing(2999, "")), []uint16{1002}, "", ""},
 			{"close code 65535", masked(controlStop, closing(65535, "")), []uint16{1002}, "", ""},
-			{"a message as long as may be", masked(finText, ping+strings.Repeat(" ", most-len(ping))) + bye, []uint16{1000}, "pong", ""},
+			{"a message as long as may be", masked(finText, ping+strings.Repeat(" ",
+				most-len(ping))) + bye, []uint16{1000}, "pong", ""},
 			{"a message of a byte more", masked(finText, ping+strings.Repeat(" ", most+1-len(ping))), []uint16{1009}, "", ""},
 			{"too long in fragments", masked(firstText, long) + masked(more, long) + masked(last, "x"), []uint16{1009}, "", ""},
-			{"fragments without an end", masked(firstText, long) + strings.Repeat(masked(more, long), 3), []uint16{1009, 0}, "", ""},
+			{"fragments without an end", masked(firstText, long) + strings.Repeat(masked(more, long), 3), []uint16{1009, 0},
+				"", ""},
 			{"a length of 2^63", "\x81\xff\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", []uint16{1002, 1009, 0}, "", ""},
-			{"a length of 2^63 - 1", "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00" + strings.Repeat("x", 2*most), []uint16{1009, 0}, "", ""},
-			{"a ping with a length of 2^63", "\x89\xff\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", []uint16{1002, 0}, "", ""},
+			{"a length of 2^63 - 1", "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00" + strings.Repeat("x",
+				2*most), []uint16{1009, 0}, "", ""},
+			{"a ping with a length of 2^63", "\x89\xff\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", []uint16{1002, 0}, "",
+				""},
 			{"half a header, then silence", "\x81", []uint16{0}, "", ""},
 			{"half a frame, then silence", masked(finText, ping)[:12], []uint16{0}, "", ""},
 			{"half a ping, then silence", masked(controlPing, "half")[:8], []uint16{0}, "", ""},
@@ -205,10 +210,14 @@ func TestMalformedFramesEndTheConnectionAndNothingElse(t *testing.T) {
 			{"half-closed", masked(finText, ping), []uint16{0}, "pong", "write"},
 			{"half-closed at once", "", []uint16{0}, "", "write"},
 			{"silence", "", []uint16{0}, "", ""}, // nobody answers the pings
-			{"pings without end", strings.Repeat(masked(controlPing, "x"), 5000) + masked(finText, ping) + bye, []uint16{1000}, "pong", ""},
-			{"pongs nobody asked for", strings.Repeat(masked(0x8a, "x"), 5000) + masked(finText, ping) + bye, []uint16{1000}, "pong", ""},
-			{"a binary message", masked(finBinary, "\x00\xff") + masked(finText, ping) + bye, []uint16{1000}, "malformed_message pong", ""},
-			{"an empty message", masked(finText, "") + masked(finText, ping) + bye, []uint16{1000}, "malformed_message pong", ""},
+			{"pings without end", strings.Repeat(masked(controlPing, "x"), 5000) + masked(finText, ping) + bye, []uint16{1000},
+				"pong", ""},
+			{"pongs nobody asked for", strings.Repeat(masked(0x8a, "x"), 5000) + masked(finText, ping) + bye, []uint16{1000},
+				"pong", ""},
+			{"a binary message", masked(finBinary, "\x00\xff") + masked(finText, ping) + bye, []uint16{1000},
+				"malformed_message pong", ""},
+			{"an empty message", masked(finText, "") + masked(finText, ping) + bye, []uint16{1000}, "malformed_message pong",
+				""},
 			{"HTTP again", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", []uint16{1002, 0}, "", ""},
 			{"garbage", strings.Repeat("\xde\xad\xbe\xef", 999), []uint16{1002, 0}, "", ""},
 		} {
@@ -306,19 +315,22 @@ func TestOddHandshakes(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	bearer := "Authorization: Bearer " + s.signUp("ada", "user").token
-	const upgrade, connection, version, key = "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
+	const upgrade, connection, version, key = "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+		"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
 	for _, test := range []struct {
 		name, line string
 		header     []string
 		status     int
 	}{
 		{"fine", "GET /ws HTTP/1.1", []string{upgrade, connection, version, key}, 101},
-		{"in other letters", "GET /ws HTTP/1.1", []string{"upgrade: WebSocket", "connection: keep-alive, upgrade", version, key}, 101},
+		{"in other letters", "GET /ws HTTP/1.1",
+			[]string{"upgrade: WebSocket", "connection: keep-alive, upgrade", version, key}, 101},
 		{"without a version", "GET /ws HTTP/1.1", []string{upgrade, connection, key}, 400},
 		{"version 8", "GET /ws HTTP/1.1", []string{upgrade, connection, "Sec-WebSocket-Version: 8", key}, 400},
 		{"without a key", "GET /ws HTTP/1.1", []string{upgrade, connection, version}, 400},
 		{"a short key", "GET /ws HTTP/1.1", []string{upgrade, connection, version, "Sec-WebSocket-Key: MDEy"}, 400},
-		{"a key that isn't base64", "GET /ws HTTP/1.1", []string{upgrade, connection, version, "Sec-WebSocket-Key: ????????????????????????"}, 400},
+		{"a key that isn't base64", "GET /ws HTTP/1.1",
+			[]string{upgrade, connection, version, "Sec-WebSocket-Key: ????????????????????????"}, 400},
 		{"two keys", "GET /ws HTTP/1.1", []string{upgrade, connection, version, key, key}, 400},
 		{"without Upgrade", "GET /ws HTTP/1.1", []string{connection, version, key}, 426},
 		{"without Connection", "GET /ws HTTP/1.1", []string{upgrade, version, key}, 400},
@@ -327,7 +339,8 @@ func TestOddHandshakes(t *testing.T) {
 		{"POST", "POST /ws HTTP/1.1", []string{upgrade, connection, version, key}, 405},
 		{"HEAD", "HEAD /ws HTTP/1.1", []string{upgrade, connection, version, key}, 400},
 		{"a body", "GET /ws HTTP/1.1", []string{upgrade, connection, version, key, "Content-Length: 4\r\n\r\nbody"}, 400},
-		{"a chunked body", "GET /ws HTTP/1.1", []string{upgrade, connection, version, key, "Transfer-Encoding: chunked\r\n\r\n0"}, 400},
+		{"a chunked body", "GET /ws HTTP/1.1", []string{upgrade, connection, version, key,
+			"Transfer-Encoding: chunked\r\n\r\n0"}, 400},
 		{"a parameter", "GET /ws?token=x HTTP/1.1", []string{upgrade, connection, version, key}, 422},
 	} {
 		header := append([]string{test.line, "Host: x", bearer}, test.header...)
@@ -339,7 +352,8 @@ func TestOddHandshakes(t *testing.T) {
 			t.Errorf("%s: the answer is %s", test.name, response.Header.Get("Content-Type"))
 		}
 	}
-	eventually(t, "nothing is left of the connections", func() bool { return s.sockets.count() <= 2 }) // those that are fine
+	eventually(t, "nothing is left of the connections",
+		func() bool { return s.sockets.count() <= 2 }) // those that are fine
 }
 
 // logs adds log events with messages of so many bytes each.

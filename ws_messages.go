@@ -99,7 +99,8 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *api
 	case twice:
 		return problem(http.StatusConflict, "already_subscribed", "This connection is already subscribed to that topic.")
 	case full:
-		return problem(http.StatusTooManyRequests, "too_many_subscriptions", "A connection has at most %d subscriptions.", s.config.WSMaxSubscriptions)
+		return problem(http.StatusTooManyRequests, "too_many_subscriptions", "A connection has at most %d subscriptions.",
+			s.config.WSMaxSubscriptions)
 	case topic.Topic == "metrics":
 		return s.subscribeFigures(c, m, topic)
 	}

@@ -244,7 +244,8 @@ func (c *socket) count(batches []waitingBatch) {
 
 // applyEffect does what the event just sent asks for: a deleted mission ends
 // its subscription, and whoever may no longer read is cut off.
-func (s *Server) applyEffect(ctx context.Context, c *socket, e streamEffect, stream string) (websocket.StatusCode, string) {
+func (s *Server) applyEffect(ctx context.Context, c *socket, e streamEffect,
+	stream string) (websocket.StatusCode, string) {
 	switch e {
 	case endsStream:
 		s.unsubscribe(c, stream)
@@ -341,7 +342,8 @@ func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func malformedHandshake() *apiError {
-	return problem(http.StatusBadRequest, "malformed_handshake", "This isn't the handshake of a WebSocket (RFC 6455, 4.2.1).")
+	return problem(http.StatusBadRequest, "malformed_handshake",
+		"This isn't the handshake of a WebSocket (RFC 6455, 4.2.1).")
 }
 
 // socketCredential finds the token of a handshake: in the header, or for

@@ -21,7 +21,8 @@ import (
 
 // dialSocket opens a WebSocket with an Authorization and an Origin, either of which
 // may be "", and answers with the handshake's response too.
-func (s *testServer) dialSocket(authorization, origin string, protocols ...string) (*websocket.Conn, *http.Response, error) {
+func (s *testServer) dialSocket(authorization, origin string,
+	protocols ...string) (*websocket.Conn, *http.Response, error) {
 	s.t.Helper()
 	header := make(http.Header)
 	for name, value := range map[string]string{"Authorization": authorization, "Origin": origin} {
@@ -31,7 +32,8 @@ func (s *testServer) dialSocket(authorization, origin string, protocols ...strin
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	conn, response, err := websocket.Dial(ctx, s.url()+"/ws", &websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
+	conn, response, err := websocket.Dial(ctx, s.url()+"/ws",
+		&websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
 	if err == nil {
 		s.t.Cleanup(func() { _ = conn.CloseNow() })
 	}
@@ -358,7 +360,8 @@ func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
 	follow := func() *websocket.Conn {
 		conn := s.openSocket("Bearer " + ada.token)
 		hearFrame(t, conn)
-		subscribe := fmt.Appendf(nil, `{"type":"subscribe","topic":"mission","mission_id":"%s","after":%d}`, idOf(mission), seen)
+		subscribe := fmt.Appendf(nil, `{"type":"subscribe","topic":"mission","mission_id":"%s","after":%d}`,
+			idOf(mission), seen)
 		if err := conn.Write(t.Context(), websocket.MessageText, subscribe); err != nil {
 			t.Fatal(err)
 		}
@@ -422,8 +425,12 @@ func TestSlowSocketsCostTheOthersNothing(t *testing.T) { // not beside others: i
 	bob := s.signUp("bob", "user") // who doesn't read
 	mission := ada.newMission("Crowded")
 	ada.put(mission+"/members", map[string]any{"email": bob.user.Email, "role": "viewer"}).want(http.StatusOK)
-	narrow := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
+	narrow := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Control: func(_, _ string,
+		c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF,
+				16<<10)
+		})
 	}}).DialContext}}
 	release := make(chan struct{})
 	as := func(c *client) func() (base, token string) {
@@ -431,7 +438,8 @@ func TestSlowSocketsCostTheOthersNothing(t *testing.T) { // not beside others: i
 	}
 	var fast, slow []*witness.Witness
 	for i := range sockets {
-		r := &witness.Witness{T: t, Name: fmt.Sprint("socket ", i), Mission: mission, Server: as(ada), Follow: witness.BySocket}
+		r := &witness.Witness{T: t, Name: fmt.Sprint("socket ",
+			i), Mission: mission, Server: as(ada), Follow: witness.BySocket}
 		if i%10 == 0 {
 			r.Server, r.Follow = as(bob), witness.OverSocket(narrow, release)
 			slow = append(slow, r)
@@ -523,7 +531,8 @@ func TestSocketCatchesUpWithMuchAtOnce(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	entries := make([]any, 30) // about 700 KiB a request
 	for i := range entries {
-		entries[i] = map[string]any{"level": "info", "message": strings.Repeat("x", 8<<10), "fields": map[string]any{"f": strings.Repeat("y", 15<<10)}}
+		entries[i] = map[string]any{"level": "info",
+			"message": strings.Repeat("x", 8<<10), "fields": map[string]any{"f": strings.Repeat("y", 15<<10)}}
 	}
 	conn := s.openSocket("Bearer " + ada.token)
 	conn.SetReadLimit(-1)
@@ -537,7 +546,8 @@ func TestSocketCatchesUpWithMuchAtOnce(t *testing.T) {
 		}
 	}
 	for id := range missions {
-		if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"type":"subscribe","topic":"mission","mission_id":"`+id+`"}`)); err != nil {
+		if err := conn.Write(t.Context(), websocket.MessageText,
+			[]byte(`{"type":"subscribe","topic":"mission","mission_id":"`+id+`"}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
