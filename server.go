@@ -26,7 +26,7 @@ const (
 
 	// closeTime is how long close may take: for the pool, then for the private Postgres.
 	closeTime = poolTime + pgserver.StopTimeout
-	poolTime  = 4 * time.Second
+	poolTime  = 5 * time.Second
 )
 
 // Server is the Tachikoma API server. newServer makes one, run serves until

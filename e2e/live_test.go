@@ -108,7 +108,7 @@ func cutListeners(t *testing.T, databaseURL string) int {
 	return execute(t, databaseURL, `
 		SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE application_name = 'tachikoma' AND datname = current_database()
-			AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT stream, seq, (%')`)
+			AND (query LIKE 'LISTEN%' OR query LIKE '%transaction_read_only%LEFT JOIN heads%')`)
 }
 
 // execute runs SQL, and returns how many rows that was about.

@@ -598,10 +598,14 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 
 	unreachable := append(env[1:], "DATABASE_URL=postgres://me:"+database+"@127.0.0.1:1/none", "PORT=0")
 	secrets = append(secrets, database)
-	for _, args := range []string{"-help", "check", "migrate", ""} {
-		p, _ := runToEnd(t, "", unreachable, strings.Fields(args)...)
+	for _, args := range []string{"-help", "check", "migrate"} {
+		p, _ := runToEnd(t, "", unreachable, args)
 		texts[args] = p.out.text() + p.err.text()
 	}
+	p = startProgram(t, nil, unreachable)
+	p.says(&p.err, "waiting for the database")
+	p.stop()
+	texts["one that waits for its database"] = p.out.text() + p.err.text()
 	wrong := []string{"JWT_SECRET_FILE=" + signing, "JWT_SECRET=" + signing, "ADMIN_PASSWORD=" + testPassword,
 		"DATABASE_URL=postgres://me:" + database + "@[/none"}
 	p, _ = runToEnd(t, "", wrong, "check")
