@@ -175,7 +175,8 @@ func parsePHC(phc string) (phcHash, error) {
 		return phcHash{}, errors.New("a stored password hash has no argon2 parameters")
 	}
 	p := h.params
-	if p.Memory < 8*uint32(p.Threads) || p.Memory > 256<<10 || p.Time < 1 || p.Time > 16 || p.Threads < 1 || p.Threads > 16 {
+	if p.Memory < 8*uint32(p.Threads) || p.Memory > 256<<10 || p.Time < 1 || p.Time > 16 ||
+		p.Threads < 1 || p.Threads > 16 {
 		return phcHash{}, fmt.Errorf("a stored password hash has parameters out of bounds: %+v", p)
 	}
 	var saltErr, keyErr error

@@ -25,6 +25,9 @@ type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
+// Scan reads a row, after the columns that go to before.
+type Scan[T any] func(into *T, row pgx.CollectableRow, before ...any) error
+
 // Gatherer reads single rows by id with few queries: the lookups that wait
 // right now go together. There is no timer and no delay: who comes while the
 // queries that may run do run goes with the next one. Safe for concurrent use.
@@ -32,7 +35,7 @@ type Querier interface {
 type Gatherer[T any] struct {
 	db   Querier
 	sql  string
-	scan func(into *T, row pgx.CollectableRow, before ...any) error
+	scan Scan[T]
 
 	mu      sync.Mutex // guards the following
 	next    *round[T]  // gathers; nil when nobody waits
@@ -56,9 +59,10 @@ const roundTimeout = 4 * time.Second
 
 // New gathers single, a query for one row with the parameters of a
 // Lookup: $1 the account, $2 whether it is an admin's, $3 the id, $4 the version
-// known. scan reads a row of it, after the columns that go to before.
-func New[T any](db Querier, single string, scan func(into *T, row pgx.CollectableRow, before ...any) error) *Gatherer[T] {
-	wanted := strings.NewReplacer("$1", "want.user_id", "$2", "want.admin", "$3", "want.id", "$4", "want.known").Replace(single)
+// known.
+func New[T any](db Querier, single string, scan Scan[T]) *Gatherer[T] {
+	wanted := strings.NewReplacer(
+		"$1", "want.user_id", "$2", "want.admin", "$3", "want.id", "$4", "want.known").Replace(single)
 	return &Gatherer[T]{db: db, scan: scan, sql: `
 		SELECT want.user_id, want.admin, want.id, want.known, found.*
 		FROM unnest($1::uuid[], $2::boolean[], $3::uuid[], $4::bigint[]) AS want (user_id, admin, id, known)
@@ -114,7 +118,8 @@ func (g *Gatherer[T]) read(ctx context.Context, keys map[Lookup]struct{}) (map[L
 	users, admins, ids := make([]string, 0, len(keys)), make([]bool, 0, len(keys)), make([]string, 0, len(keys))
 	known := make([]int64, 0, len(keys))
 	for k := range keys {
-		users, admins, ids, known = append(users, k.UserID), append(admins, k.Admin), append(ids, k.ID), append(known, k.Known)
+		users, admins = append(users, k.UserID), append(admins, k.Admin)
+		ids, known = append(ids, k.ID), append(known, k.Known)
 	}
 	rows, err := g.db.Query(ctx, g.sql, users, admins, ids, known)
 	if err != nil {

@@ -158,7 +158,8 @@ func TestLimiterBoundsTheLengthOfKeys(t *testing.T) {
 	t.Parallel()
 	l := New(1, 10)
 	long := strings.Repeat("k", 1<<20)
-	if !l.Take(long, limitTestStart).Allowed || l.Take(long, limitTestStart).Allowed || !l.Take(long+"2", limitTestStart).Allowed {
+	first, again, other := l.Take(long, limitTestStart), l.Take(long, limitTestStart), l.Take(long+"2", limitTestStart)
+	if !first.Allowed || again.Allowed || !other.Allowed {
 		t.Error("long keys aren't told apart")
 	}
 	for key := range l.full {
@@ -174,10 +175,12 @@ func TestVerdictHeaders(t *testing.T) {
 		verdict Verdict
 		want    [4]string // limit, remaining, reset, retry after
 	}{
-		"no limit":    {Verdict{Allowed: true}, [4]string{}},
-		"allowed":     {Verdict{Allowed: true, Limit: 10, Remaining: 9, Reset: 6 * time.Second}, [4]string{"10", "9", "6", ""}},
-		"full":        {Verdict{Allowed: true, Limit: 10, Remaining: 10}, [4]string{"10", "10", "0", ""}},
-		"refused":     {Verdict{Limit: 10, Reset: 59001 * time.Millisecond, RetryAfter: 5001 * time.Millisecond}, [4]string{"10", "0", "60", "6"}},
+		"no limit": {Verdict{Allowed: true}, [4]string{}},
+		"allowed": {Verdict{Allowed: true, Limit: 10, Remaining: 9, Reset: 6 * time.Second},
+			[4]string{"10", "9", "6", ""}},
+		"full": {Verdict{Allowed: true, Limit: 10, Remaining: 10}, [4]string{"10", "10", "0", ""}},
+		"refused": {Verdict{Limit: 10, Reset: 59001 * time.Millisecond, RetryAfter: 5001 * time.Millisecond},
+			[4]string{"10", "0", "60", "6"}},
 		"refused now": {Verdict{Limit: 10, Reset: time.Minute}, [4]string{"10", "0", "60", "1"}},
 	}
 	for name, tt := range tests {
@@ -185,7 +188,8 @@ func TestVerdictHeaders(t *testing.T) {
 			t.Parallel()
 			h := make(http.Header)
 			tt.verdict.SetHeaders(h)
-			got := [4]string{h.Get("RateLimit-Limit"), h.Get("RateLimit-Remaining"), h.Get("RateLimit-Reset"), h.Get("Retry-After")}
+			got := [4]string{
+				h.Get("RateLimit-Limit"), h.Get("RateLimit-Remaining"), h.Get("RateLimit-Reset"), h.Get("Retry-After")}
 			if got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)
 			}
