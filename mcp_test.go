@@ -146,8 +146,9 @@ func TestToolsAreFewAndShort(t *testing.T) {
 	if len(s.tools) != 8 {
 		t.Errorf("there are %d tools", len(s.tools))
 	}
-	// Measured with o200k_base: 1,992 tokens in 8,183 bytes; without the output schemas 818.
-	if encoded, err := json.Marshal(a.at("result.tools")); err != nil || len(encoded) > 8200 {
+	// Measured with o200k_base: 1,992 tokens in 8,183 bytes; without the output schemas
+	// 818. Since then show_spec has got two lists of texts in its output.
+	if encoded, err := json.Marshal(a.at("result.tools")); err != nil || len(encoded) > 8320 {
 		t.Errorf("the tools take %d bytes (%v)", len(encoded), err)
 	}
 	var names []string

@@ -323,18 +323,18 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 // status, by priority. Each follows an index of its own, however many specs
 // there are.
 var openStretches = []string{
-	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT $4`,
-	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT $4`,
+	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
+	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	`FROM unnest('{` + strings.Join(slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool { return status == "completed" }), ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (
 		SELECT w.spec_id FROM spec_states w JOIN missions x ON x.id = w.mission_id
 		WHERE w.mission_id = $3 AND w.status = open.status AND NOT (x.status = 'active' AND w.status = 'planned' AND w.unmet = 0)
 		  AND (SELECT true FROM leases WHERE spec_id = w.spec_id) IS NULL
-		ORDER BY w.number_order, w.spec_id LIMIT $4
+		ORDER BY w.place, w.spec_id LIMIT $4
 	) AS rest
 	JOIN specs s ON s.id = rest.spec_id JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
 	LEFT JOIN leases l ON l.spec_id = s.id
-	WHERE ` + readableSQL + ` ORDER BY h.priority DESC, h.number_order, h.spec_id LIMIT $4`,
+	WHERE ` + readableSQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 }
 
 // openLine says of an open spec who holds it, or else what it waits for.
@@ -378,6 +378,8 @@ type showState struct {
 	Status    string   `json:"status"`
 	Ready     bool     `json:"ready"`
 	WaitsFor  []string `json:"waits_for"`
+	Documents []string `json:"documents"`
+	Warnings  []string `json:"warnings"`
 	Next      string   `json:"next"`
 }
 
@@ -411,7 +413,7 @@ func (s *Server) showSpecTool(ctx context.Context, c *call, _ *nothing) (*showAn
 		return nil, err
 	}
 	out := &showAnswer{
-		showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.next()},
+		showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Documents, warningTexts(v.Warnings), v.next()},
 		v.criteria, v.markdown, v.specContent,
 	}
 	if v.Status != "completed" {
@@ -420,6 +422,15 @@ func (s *Server) showSpecTool(ctx context.Context, c *call, _ *nothing) (*showAn
 		return out, err
 	}
 	return out, nil
+}
+
+// warningTexts are warnings as agents read them.
+func warningTexts(warnings []specfile.Warning) []string {
+	texts := make([]string, len(warnings))
+	for i, w := range warnings {
+		texts[i] = placeOf(w) + ": " + w.Message
+	}
+	return texts
 }
 
 type searchArguments struct {

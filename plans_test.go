@@ -267,11 +267,11 @@ func TestPlansThatReadAllRowsAreFound(t *testing.T) {
 		{`SELECT name FROM users WHERE email = $1`, false, false},
 		{`UPDATE spec_states SET unmet = 0 WHERE unmet > $1`, false, true},
 		{`SELECT count(*) FROM users`, false, true},
-		{`SELECT id FROM specs ORDER BY number_order, id`, true, true},
-		{`SELECT id FROM specs ORDER BY number_order, id LIMIT 10`, true, false},
-		{`SELECT id FROM specs ORDER BY number_order, id LIMIT 10`, false, true},
+		{`SELECT id FROM specs ORDER BY place, id`, true, true},
+		{`SELECT id FROM specs ORDER BY place, id LIMIT 10`, true, false},
+		{`SELECT id FROM specs ORDER BY place, id LIMIT 10`, false, true},
 		{`SELECT id FROM specs ORDER BY title LIMIT 10`, true, true},
-		{`SELECT s.id FROM specs s, users u WHERE u.name <> s.title ORDER BY s.number_order, s.id LIMIT 10`, true, true},
+		{`SELECT s.id FROM specs s, users u WHERE u.name <> s.title ORDER BY s.place, s.id LIMIT 10`, true, true},
 		{`SELECT mission_id FROM spec_states WHERE status = 'planned' AND unmet = 0 ORDER BY phase`, true, true},
 		{`SELECT value FROM secrets WHERE value = $1`, false, false},
 	} {
@@ -334,7 +334,7 @@ func TestListsAgreeWithPlainQueries(t *testing.T) {
 		{"status=completed&tag=tenth", "m.status = 'completed' AND 'tenth' = ANY(m.tags)"},
 		{"tag=all", "'all' = ANY(m.tags)"}, {"tag=tenth", "'tenth' = ANY(m.tags)"}, {"tag=few", "'few' = ANY(m.tags)"},
 	}
-	keys := map[string]string{"number": "s.number_order", "priority": "s.priority", "updated_at": "h.updated_at"}
+	keys := map[string]string{"number": "s.place", "priority": "s.priority", "updated_at": "h.updated_at"}
 	for _, by := range []string{"admin", "owner", "few"} {
 		t.Run(by, func(t *testing.T) {
 			c := s.by[by].in(t)

@@ -41,6 +41,8 @@ type specSummary struct {
 	Tags             []string        `json:"tags"`
 	EstimatedContext string          `json:"estimated_context"`
 	Dependencies     json.RawMessage `json:"dependencies"`
+	CriteriaTotal    int             `json:"criteria_total"`
+	CriteriaDone     int             `json:"criteria_done"`
 	Ready            bool            `json:"ready"`
 	Claim            *claimView      `json:"claim"`
 	Attempts         int             `json:"attempts"`
@@ -50,7 +52,7 @@ type specSummary struct {
 	Snippet          *string         `json:"snippet,omitempty"` // of a search
 
 	missionStatus string
-	numberOrder   string
+	place         string
 	cycle         int // how many specs depend on each other in its circle; 0 for none
 }
 
@@ -63,6 +65,15 @@ type specView struct {
 	Body       string               `json:"body"`
 	Criteria   []specfile.Criterion `json:"criteria"`
 	Dependents json.RawMessage      `json:"dependents"`
+	specNotes
+
+	rules specfile.Rules // of Criteria
+}
+
+// specNotes are what an import noted of a spec.
+type specNotes struct {
+	Documents []string           `json:"documents"` // paths of what belongs to it beside its file
+	Warnings  []specfile.Warning `json:"warnings"`
 }
 
 // claimView says who holds a spec.
@@ -75,7 +86,7 @@ type claimView struct {
 }
 
 const relatedSQL = `SELECT coalesce(json_agg(json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', p.status)
-	ORDER BY o.number_order, o.id), '[]')
+	ORDER BY o.place, o.id), '[]')
 	FROM dependencies d JOIN specs o ON o.id = d.%s JOIN spec_states p ON p.spec_id = o.id WHERE d.%s = s.id`
 
 // dependenciesSQL and dependentsSQL list the specs that a spec s is related to.
@@ -85,7 +96,7 @@ var (
 )
 
 var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
-	s.estimated_context, ` + readySQL + `, h.attempts, h.version, s.created_at, h.updated_at, m.status, s.number_order, h.cycle,
+	s.estimated_context, cardinality(h.done), cardinality(array_positions(h.done, true)), ` + readySQL + `, h.attempts, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle,
 	l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt, (` + dependenciesSQL + `)`
 
 // specsSQL reads specs s, each with its state h, of missions that user $1 ($2:
@@ -98,7 +109,8 @@ const specsSQL = `
 // summaryFields are where a row of summaryColumns goes; claim builds Claim.
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
-		&v.EstimatedContext, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt, &v.missionStatus, &v.numberOrder, &v.cycle,
+		&v.EstimatedContext, &v.CriteriaTotal, &v.CriteriaDone, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt,
+		&v.missionStatus, &v.place, &v.cycle,
 		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, (*[]byte)(&v.Dependencies)}
 }
 
@@ -117,26 +129,25 @@ func (c nullableClaim) view() *claimView {
 }
 
 // oneSpecSQL reads the spec $3, whole, but for its text if its version is $4.
-var oneSpecSQL = `SELECT ` + summaryColumns + `, CASE WHEN h.version <> $4 THEN s.body END, h.done, s.derived_status,
-	(` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
+var oneSpecSQL = `SELECT ` + summaryColumns + `, CASE WHEN h.version <> $4 THEN s.body END, s.rules, h.done, s.derived_status,
+	s.documents, s.file_warnings, s.ref_warnings, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
 
 // noVersion makes oneSpecSQL read the text.
 const noVersion = 0
 
-// criteriaAsDone are a body's criteria, in the states that are stored of them.
-func criteriaAsDone(body string, done []bool) []specfile.Criterion {
-	criteria := specfile.Criteria(body)
-	for i := range min(len(criteria), len(done)) {
-		criteria[i].Done = done[i]
-	}
-	return criteria
+// criteriaAsDone are a body's criteria, by the rules that it was stored with, in the
+// states that are stored of them.
+func criteriaAsDone(body string, rules specfile.Rules, done []bool) []specfile.Criterion {
+	return specfile.Reread(body, rules, done, rules)
 }
 
 // specRow is a row of oneSpecSQL, of which view makes what clients see.
 type specRow struct {
 	specSummary
+	specNotes
 	claim      nullableClaim
 	body       *string
+	rules      specfile.Rules
 	derived    string
 	done       []bool
 	dependents json.RawMessage
@@ -145,17 +156,21 @@ type specRow struct {
 // scan reads a row of oneSpecSQL, after the columns that go to before.
 func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
 	fields := append(before, v.fields(&v.claim)...)
-	return row.Scan(append(fields, &v.body, &v.done, &v.derived, (*[]byte)(&v.dependents))...)
+	var ofReferences []specfile.Warning
+	err := row.Scan(append(fields, &v.body, &v.rules, &v.done, &v.derived, &v.Documents, &v.Warnings, &ofReferences,
+		(*[]byte)(&v.dependents))...)
+	v.Warnings = append(v.Warnings, ofReferences...)
+	return err
 }
 
 // view parses the body, if it is there, and shows its criteria and status as
 // they stand.
 func (v specRow) view() specView {
-	view := specView{specSummary: v.specSummary, Dependents: v.dependents}
+	view := specView{specSummary: v.specSummary, Dependents: v.dependents, specNotes: v.specNotes, rules: v.rules}
 	view.Claim = v.claim.view()
 	if v.body != nil {
-		view.Criteria = orEmpty(criteriaAsDone(*v.body, v.done))
-		view.Body = specfile.Render(*v.body, v.done, v.Status, v.derived)
+		view.Criteria = orEmpty(criteriaAsDone(*v.body, v.rules, v.done))
+		view.Body = specfile.Render(*v.body, v.rules, v.done, v.Status, v.derived)
 	}
 	return view
 }
@@ -304,6 +319,7 @@ func (k *specContents) clear() {
 // specRead is a spec as it is read alone: its state, and what it says.
 type specRead struct {
 	specSummary
+	specNotes
 	dependents json.RawMessage
 	*specContent
 }
@@ -322,14 +338,14 @@ func (s *Server) readSpec(ctx context.Context, a account, id string) (specRead, 
 	}
 	v := row.view()
 	if row.body == nil {
-		return specRead{v.specSummary, v.Dependents, kept}, nil
+		return specRead{v.specSummary, v.specNotes, v.Dependents, kept}, nil
 	}
 	content, err := newSpecContent(v)
 	if err != nil {
 		return specRead{}, err
 	}
 	s.contents.keep(id, content)
-	return specRead{v.specSummary, v.Dependents, content}, nil
+	return specRead{v.specSummary, v.specNotes, v.Dependents, content}, nil
 }
 
 // encode is the spec as a specView is encoded.
@@ -343,6 +359,11 @@ func (v specRead) encode() ([]byte, error) {
 	if err := json.Compact(b, v.dependents); err != nil {
 		return nil, fmt.Errorf("encoding dependents: %w", err)
 	}
-	b.WriteByte('}')
+	notes, err := encode(v.specNotes)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a spec's notes: %w", err)
+	}
+	b.WriteByte(',')
+	b.Write(notes[1:])
 	return b.Bytes(), nil
 }

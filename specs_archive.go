@@ -27,14 +27,14 @@ const (
 	maxImportPath  = 1024 // bytes
 )
 
-// specSource is a spec file as it came in.
-type specSource struct{ path, text string }
-
-// archive is what an import sent: spec files, and the paths of what it passes
-// over.
+// archive is what an import sent: files that can be specs, and the paths of what
+// it passes over, with a warning for what isn't passed over for its name.
 type archive struct {
-	files   []specSource
-	skipped []string
+	files      []specfile.Source // each path once
+	skipped    []string          // all that is passed over
+	passedOver []string          // of these what isn't work, by its name
+	warnings   []specfile.Warning
+	at         map[string]int // of a path, its place in files
 }
 
 // readArchive reads a whole import: multipart/form-data with many files, or a
@@ -44,7 +44,7 @@ func readArchive(r *http.Request, limit int64) (*archive, error) {
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, problem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Send the archive without a Content-Encoding: a .tar.gz is recognised by itself.")
 	}
-	var a archive
+	a := archive{at: make(map[string]int)}
 	mediaType, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	var err error
 	if mediaType == "multipart/form-data" {
@@ -52,6 +52,9 @@ func readArchive(r *http.Request, limit int64) (*archive, error) {
 	} else {
 		err = a.readTar(r.Body, limit)
 	}
+	// What stays unread, such as the padding behind a tar's end, would make closing
+	// the connection a reset, which takes the end of the answer with it.
+	_, _ = io.Copy(io.Discard, r.Body)
 	if err != nil {
 		return nil, archiveProblem(err)
 	}
@@ -157,23 +160,51 @@ func (a *archive) add(name string, content io.Reader, limit int64) (left int64, 
 	}
 	name = strings.TrimPrefix(path.Clean("/"+strings.ToValidUTF8(strings.ReplaceAll(name, `\`, "/"), "\uFFFD")), "/")
 	if content == nil || len(name) > maxImportPath || strings.ContainsRune(name, 0) || specfile.Skips(name) {
-		a.skipped = append(a.skipped, strings.ToValidUTF8(name[:min(len(name), maxImportPath)], ""))
+		name = strings.ToValidUTF8(name[:min(len(name), maxImportPath)], "")
+		a.skipped, a.passedOver = append(a.skipped, name), append(a.passedOver, name)
 		return limit, nil
 	}
-	text, err := io.ReadAll(io.LimitReader(content, min(limit, maxSpecBody)+1))
-	switch {
-	case err != nil:
-		return 0, err
-	case int64(len(text)) > limit:
-		return 0, errArchiveTooLarge
-	case len(text) > maxSpecBody:
-		return 0, invalidField(name, "too_long", "must have at most 256 KiB")
-	case !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0:
-		a.skipped = append(a.skipped, name)
-	default:
-		a.files = append(a.files, specSource{name, string(text)})
+	most := int64(maxSpecBody)
+	if specfile.IsTracker(name) {
+		most = limit
 	}
+	text, err := io.ReadAll(io.LimitReader(content, min(limit, most)+1))
+	if err != nil {
+		return 0, err
+	}
+	if int64(len(text)) > limit {
+		return 0, errArchiveTooLarge
+	}
+	if why := unreadable(text, most); why != nil {
+		a.skipped = append(a.skipped, name)
+		why.File = name
+		a.warnings = append(a.warnings, *why)
+		return limit - int64(len(text)), nil
+	}
+	file := specfile.Source{Path: name, Text: string(text)}
+	if at, twice := a.at[name]; twice {
+		a.files[at] = file // as tar unpacks it
+		a.warnings = append(a.warnings, specfile.Warning{File: name, Code: "duplicate_path", Message: "The file is in the archive twice; the last one counts."})
+		return limit - int64(len(text)), nil
+	}
+	a.at[name] = len(a.files)
+	a.files = append(a.files, file)
 	return limit - int64(len(text)), nil
+}
+
+// unreadable says why a file can't be taken, or nil.
+func unreadable(text []byte, most int64) *specfile.Warning {
+	switch {
+	case int64(len(text)) > most:
+		return &specfile.Warning{Code: "file_too_large", Message: "The file is skipped: a spec can have 256 KiB."}
+	case bytes.HasPrefix(text, []byte{0xff, 0xfe}), bytes.HasPrefix(text, []byte{0xfe, 0xff}):
+		return &specfile.Warning{Code: "not_utf8", Message: "The file is skipped: it is in UTF-16. Save it as UTF-8."}
+	case !utf8.Valid(text):
+		return &specfile.Warning{Code: "not_utf8", Message: "The file is skipped: it isn't UTF-8. Save it as UTF-8."}
+	case bytes.IndexByte(text, 0) >= 0:
+		return &specfile.Warning{Code: "contains_nul", Message: "The file is skipped: it contains NUL bytes."}
+	}
+	return nil
 }
 
 // exportPage is how many specs an export reads at a time.
@@ -241,7 +272,8 @@ func (f exportFile) write(out *tar.Writer) error {
 // the spec with the id after.
 func (s *Server) exportFiles(ctx context.Context, a account, missionID, after string) ([]exportFile, error) {
 	rows, err := s.db.Query(ctx, `
-		SELECT s.id, coalesce(s.path, s.key || '.md'), h.updated_at, s.body, h.done, h.status, s.derived_status `+specsSQL+`
+		SELECT s.id, coalesce(s.path, s.key || CASE WHEN EXISTS (SELECT FROM specs o WHERE o.mission_id = s.mission_id
+		       AND o.path = s.key || '.md') THEN '-' || s.id ELSE '' END || '.md'), h.updated_at, s.body, s.rules, h.done, h.status, s.derived_status `+specsSQL+`
 		AND s.mission_id = $3 AND s.id > $4 ORDER BY s.id LIMIT $5`, a.userID, a.admin(), missionID, after, exportPage)
 	if err != nil {
 		return nil, fmt.Errorf("reading files: %w", err)
@@ -249,8 +281,9 @@ func (s *Server) exportFiles(ctx context.Context, a account, missionID, after st
 	files, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f exportFile, err error) {
 		var body, status, derived string
 		var done []bool
-		err = row.Scan(&f.id, &f.path, &f.at, &body, &done, &status, &derived)
-		f.text = specfile.Render(body, done, status, derived)
+		var rules specfile.Rules
+		err = row.Scan(&f.id, &f.path, &f.at, &body, &rules, &done, &status, &derived)
+		f.text = specfile.Render(body, rules, done, status, derived)
 		return f, err
 	})
 	if err != nil {

@@ -173,7 +173,7 @@ func (q *statement) claimable(missionID string, phases, tags []string) string {
 
 // handedOut is the order in which specs are handed out: that of the indexes
 // spec_states_ready and, of one phase, spec_states_ready_phase.
-const handedOut = ` ORDER BY h.priority DESC, h.number_order, h.spec_id`
+const handedOut = ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id`
 
 // takeFirst locks the first that nobody is taking right now.
 const takeFirst = handedOut + ` LIMIT 1 FOR NO KEY UPDATE OF h SKIP LOCKED`

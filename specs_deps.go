@@ -253,7 +253,7 @@ type graphNode struct {
 	Status string `json:"status"`
 	Ready  bool   `json:"ready"`
 
-	NumberOrder string `json:"-"`
+	Place string `json:"-"`
 }
 
 // graphEdge says that one spec depends on another; both by key.
@@ -303,9 +303,9 @@ func (s *Server) readGraph(ctx context.Context, a account, missionID string, aft
 	if _, err := readMission(ctx, s.db, a, missionID); err != nil {
 		return graphView{}, err
 	}
-	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.number, s.title, h.status, `+readySQL+`, s.number_order`+specsSQL+`
-		AND s.mission_id = $3 AND (s.number_order, s.id) > ($4, coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
-		ORDER BY s.number_order, s.id LIMIT $6`, a.userID, a.admin(), missionID, after[0], orNull(after[1]), limit+1)
+	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.number, s.title, h.status, `+readySQL+`, s.place`+specsSQL+`
+		AND s.mission_id = $3 AND (s.place, s.id) > ($4, coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
+		ORDER BY s.place, s.id LIMIT $6`, a.userID, a.admin(), missionID, after[0], orNull(after[1]), limit+1)
 	if err != nil {
 		return graphView{}, fmt.Errorf("reading the graph: %w", err)
 	}
@@ -313,7 +313,7 @@ func (s *Server) readGraph(ctx context.Context, a account, missionID string, aft
 	if err != nil {
 		return graphView{}, fmt.Errorf("reading the graph: %w", err)
 	}
-	shown := pageOf(nodes, limit, func(n graphNode) string { return encodeCursor("graph", n.NumberOrder, n.ID) })
+	shown := pageOf(nodes, limit, func(n graphNode) string { return encodeCursor("graph", n.Place, n.ID) })
 	graph := graphView{Nodes: shown.Items, Edges: []graphEdge{}, Cycles: [][]string{}, NextCursor: shown.NextCursor}
 	if err := s.readGraphEdges(ctx, &graph); err != nil {
 		return graph, err
@@ -393,8 +393,9 @@ type reasonSpec struct {
 
 // explanation says whether a spec is ready, and if not why.
 type explanation struct {
-	Ready   bool             `json:"ready"`
-	Reasons []notReadyReason `json:"reasons"`
+	Ready    bool               `json:"ready"`
+	Reasons  []notReadyReason   `json:"reasons"`
+	Warnings []specfile.Warning `json:"warnings"` // such as a dependency that names nothing
 }
 
 // explainSpec is GET /api/v1/specs/{id}/explain.
@@ -404,7 +405,7 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 		return explanation{}, err
 	}
 	reasons, err := whyNotReady(spec.specSummary)
-	return explanation{spec.Ready, orEmpty(reasons)}, err
+	return explanation{spec.Ready, orEmpty(reasons), spec.Warnings}, err
 }
 
 // whyNotReady gives every reason that keeps a spec from being claimed, none if

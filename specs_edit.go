@@ -22,8 +22,8 @@ type specFields struct {
 // spec checks fields that are to replace the stored ones. A body that stays is
 // left alone: with another status line it may be longer than it came.
 func (v *violations) spec(f, stored specFields) {
-	if !validKey(f.Key) {
-		v.add("key", "invalid_key", "must have 1 to 128 of a-z, 0-9, dot, underscore and dash")
+	if !specfile.ValidKey(f.Key) {
+		v.add("key", "invalid_key", "must have 1 to 128 letters in lower case, digits, dots, underscores and dashes")
 	}
 	v.line("title", f.Title, 1, 200)
 	v.line("number", f.Number, 0, 16)
@@ -45,12 +45,6 @@ func (v *violations) specStatus(status string) {
 }
 
 const maxSpecBody = 256 << 10 // bytes
-
-func validKey(key string) bool {
-	return key != "" && len(key) <= 128 && !strings.ContainsFunc(key, func(c rune) bool {
-		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-')
-	})
-}
 
 // newSpec is a spec to be made.
 type newSpec struct {
@@ -120,14 +114,14 @@ func (s *Server) createSpec(ctx context.Context, t *tx, c *call, in *newSpec) (*
 // insertSpec stores a new spec, without its dependencies, of which unmet
 // aren't completed.
 func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int) error {
-	done := doneFlags(specfile.Criteria(f.Body))
+	done := doneFlags(specfile.Criteria(f.Body, specfile.RulesSections))
 	t.queue(`
-		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status)
+		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status, rules)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status, specfile.RulesSections)
 	t.queue(`
-		INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, number_order, phase, tags)
-		SELECT id, mission_id, $2, $3, $4, priority, number_order, phase, tags FROM specs WHERE id = $1`, id, status, done, unmet)
+		INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags)
+		SELECT id, mission_id, $2, $3, $4, priority, place, phase, tags FROM specs WHERE id = $1`, id, status, done, unmet)
 	if err := t.send(ctx); err != nil {
 		return specStoreError(err)
 	}
@@ -220,7 +214,7 @@ func (s *Server) updateSpec(ctx context.Context, t *tx, c *call, in *specPatch) 
 			changed = append(changed, "dependencies")
 		}
 	}
-	if err := t.storeSpec(ctx, spec, before, after, changed); err != nil {
+	if err := t.storeSpec(ctx, spec, now, after, changed); err != nil {
 		return nil, err
 	}
 	return t.askView(spec.id), nil
@@ -251,24 +245,25 @@ func (f specFields) differences(other specFields) []string {
 
 // storeSpec writes the fields that changed, if any did, with the event. A new
 // body speaks for its criteria, and of the status as it is now.
-func (t *tx) storeSpec(ctx context.Context, spec specLock, before, after specFields, changed []string) error {
+func (t *tx) storeSpec(ctx context.Context, spec specLock, now specView, after specFields, changed []string) error {
 	if len(changed) == 0 {
 		return nil
 	}
 	if !slices.Equal(changed, []string{"dependencies"}) {
 		t.queue(`
-			UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8,
-			       path = CASE WHEN key = $2 THEN path END, source_hash = CASE WHEN key = $2 THEN source_hash END WHERE id = $1`,
+			UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8 WHERE id = $1`,
 			spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
 	}
 	done := spec.done
-	if before.Body != after.Body {
-		done = doneFlags(specfile.Criteria(after.Body))
-		t.queue(`UPDATE specs SET body = $2, derived_status = $3 WHERE id = $1`, spec.id, after.Body, spec.status)
+	if now.Body != after.Body {
+		rules := max(now.rules, specfile.RulesSections) // a folder's list of tasks stays one
+		done = specfile.CarryUnboxed(now.Criteria, after.Body, rules)
+		t.queue(`UPDATE specs SET body = $2, derived_status = $3, rules = $4, file_warnings = '[]' WHERE id = $1`,
+			spec.id, after.Body, spec.status, rules)
 		t.count(spec.missionID, spec.tally(), tallyOf(spec.status, spec.unmet, done))
 	}
 	t.queue(`
-		UPDATE spec_states h SET priority = s.priority, number_order = s.number_order, phase = s.phase, tags = s.tags,
+		UPDATE spec_states h SET priority = s.priority, place = s.place, phase = s.phase, tags = s.tags,
 		       done = $2, version = version + 1, updated_at = clock_timestamp()
 		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, spec.id, done)
 	if err := t.send(ctx); err != nil {

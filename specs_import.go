@@ -1,11 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -18,12 +18,69 @@ import (
 
 // importReport says what an import did, or would do.
 type importReport struct {
-	Created   int                `json:"created"`
-	Updated   int                `json:"updated"`
-	Unchanged int                `json:"unchanged"`
-	Skipped   []string           `json:"skipped"`
-	Warnings  []specfile.Warning `json:"warnings"`
-	Cycles    [][]string         `json:"cycles"`
+	Created   int           `json:"created"`
+	Updated   int           `json:"updated"`
+	Unchanged int           `json:"unchanged"`
+	Renamed   []renamedFile `json:"renamed"`
+	Completed []string      `json:"completed"` // paths of files that say so
+	Skipped   []string      `json:"skipped"`
+	warningList
+	Cycles [][]string `json:"cycles"`
+}
+
+// renamedFile is a file that was found again at another path.
+type renamedFile struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// importWarning is a warning with how often it came, and the first places.
+type importWarning struct {
+	specfile.Warning
+	Count  int      `json:"count"`
+	Places []string `json:"places"`
+}
+
+const (
+	maxImportWarnings = 1000 // that an answer has; more are counted
+	maxWarningPlaces  = 3
+)
+
+// warningList gathers the warnings of an import: those that say the same are one.
+type warningList struct {
+	Warnings []importWarning `json:"warnings"`
+	Total    int             `json:"warnings_total"`
+	known    map[specfile.Warning]int
+}
+
+func (l *warningList) add(warnings ...specfile.Warning) {
+	if l.known == nil {
+		l.known = make(map[specfile.Warning]int)
+	}
+	for _, w := range warnings {
+		l.Total++
+		kind := specfile.Warning{Code: w.Code, Message: w.Message}
+		at, known := l.known[kind]
+		switch {
+		case !known && len(l.Warnings) == maxImportWarnings:
+			continue
+		case !known:
+			at = len(l.Warnings)
+			l.known[kind] = at
+			l.Warnings = append(l.Warnings, importWarning{Warning: w, Places: []string{}})
+		}
+		said := &l.Warnings[at]
+		if said.Count++; w.File != "" && len(said.Places) < maxWarningPlaces {
+			said.Places = append(said.Places, placeOf(w))
+		}
+	}
+}
+
+func placeOf(w specfile.Warning) string {
+	if w.Line == 0 {
+		return w.File
+	}
+	return w.File + ":" + strconv.Itoa(w.Line)
 }
 
 // Each import is held in memory as a whole, so only some run at a time.
@@ -35,9 +92,9 @@ const (
 // errDryRun rolls back what an import has only tried.
 var errDryRun = errors.New("dry run")
 
-// importSpecs is POST /api/v1/missions/{id}/import?dry_run=. All files are read
-// and parsed before the transaction that stores them begins. The same files
-// again change nothing.
+// importSpecs is POST /api/v1/missions/{id}/import?dry_run=. All files are read,
+// parsed and resolved before the transaction that stores them begins. The same
+// files again change nothing.
 func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) error {
 	q := newQuery(r)
 	dryRun := q.flag("dry_run")
@@ -56,7 +113,11 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	if err != nil {
 		return err
 	}
-	files, err := parseSources(sources.files)
+	stored, err := storedSpecs(r.Context(), s.db, c.target.mission)
+	if err != nil {
+		return err
+	}
+	planned, err := planImport(r.Context(), sources, stored)
 	if err != nil {
 		return err
 	}
@@ -69,10 +130,9 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 		if err := m.open(); err != nil {
 			return nil, err
 		}
-		if report, err = t.importFiles(ctx, &m, files); err != nil {
+		if report, err = t.importFiles(ctx, &m, sources, planned); err != nil {
 			return nil, err
 		}
-		report.Skipped = orEmpty(sources.skipped)
 		if dryRun != nil && *dryRun {
 			return nil, errDryRun
 		}
@@ -84,158 +144,151 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	return respond(w, r, c, report)
 }
 
-// importedSpec is a file of an import, parsed.
-type importedSpec struct {
-	specfile.File
-	source string
-	hash   []byte
-}
-
-// parseSources parses all files and refuses two with the same key.
-func parseSources(sources []specSource) ([]importedSpec, error) {
-	var v violations
-	files := make([]importedSpec, 0, len(sources))
-	paths := make(map[string]string, len(sources))
-	for _, source := range sources {
-		f := specfile.Parse(source.path, source.text)
-		if other, twice := paths[f.Key]; twice {
-			v.add(source.path, "duplicate_key", "has the same key %q as %s", f.Key, other)
-		}
-		paths[f.Key] = source.path
-		hash := sha256.Sum256([]byte(source.text))
-		files = append(files, importedSpec{f, source.text, hash[:]})
-	}
-	return files, v.err()
-}
-
-// storedSpec is what an import has to know of a spec that is there already.
+// storedSpec is what an import has to know of a spec that is there already: what
+// decides which files it belongs to and what references mean, and how it stands.
 type storedSpec struct {
-	id, key, number, title, phase, style string
-	status                               string
-	refs                                 []string
-	byHand                               bool // its dependencies were set by hand
-	hash                                 []byte
-	leased                               bool
+	specfile.Node
+	id          string
+	byHand      bool // its dependencies were set by hand
+	hash        []byte
+	leased      bool
+	refWarnings string // as JSON
+
+	status    string
+	untouched bool // since it was imported
 }
 
-// importFiles brings a locked mission's specs to what the files say, with the
-// dependencies of all its specs, and adds one event for it.
-func (t *tx) importFiles(ctx context.Context, m *missionLock, files []importedSpec) (importReport, error) {
-	stored, err := t.storedSpecs(ctx, m.ID)
-	if err != nil {
-		return importReport{}, err
-	}
-	report := importReport{Warnings: []specfile.Warning{}}
-	var created []importedSpec
-	for _, f := range files {
-		report.Warnings = append(report.Warnings, f.Warnings...)
-		old, there := stored[f.Key]
-		switch {
-		case !there:
-			created = append(created, f)
-			report.Created++
-		case slices.Equal(old.hash, f.hash):
-			report.Unchanged++
-		case old.leased:
-			report.Unchanged++
-			report.Warnings = append(report.Warnings, specfile.Warning{File: f.Path, Code: "leased",
-				Message: "An agent works on this spec, so it was left as it is. Import the file again when the lease has ended."})
-		default:
-			if err := t.takeOver(ctx, old, f); err != nil {
-				return report, err
-			}
-			stored[f.Key] = f.stored(old.id)
-			report.Updated++
-		}
-	}
-	for _, f := range created {
-		stored[f.Key] = f.stored(newID())
-	}
-	if err := t.copySpecs(ctx, m, created, stored); err != nil {
-		return report, err
-	}
-	moved, err := t.resolveAll(ctx, m.ID, files, stored, &report)
-	if err != nil || report.Created+report.Updated == 0 && !moved {
-		return report, err
-	}
-	t.emit("mission.imported", m.ID, "", "", map[string]any{
-		"created": report.Created, "updated": report.Updated, "unchanged": report.Unchanged, "warnings": len(report.Warnings)})
-	t.countAnew(m.ID)
-	return report, t.settle(ctx, m)
+// samePlan reports whether two reads of a spec lead to the same plan.
+func (s storedSpec) samePlan(other storedSpec) bool {
+	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number && s.Title == other.Title &&
+		s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path && s.Rules == other.Rules &&
+		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased && bytes.Equal(s.hash, other.hash)
 }
 
-// stored is what the spec is once it is stored.
-func (f importedSpec) stored(id string) storedSpec {
-	return storedSpec{id: id, key: f.Key, number: f.Number, title: f.Title, phase: f.Phase, style: f.Style,
-		status: f.Status, refs: f.Refs, hash: f.hash}
-}
-
-// storedSpecs locks and reads the specs of a mission, by key.
-func (t *tx) storedSpecs(ctx context.Context, missionID string) (map[string]storedSpec, error) {
-	t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR NO KEY UPDATE`, missionID)
-	rows, err := t.Query(ctx, `
-		SELECT s.id, s.key, s.number, s.title, s.phase, s.style, h.status, s.refs, s.source_hash, l.spec_id IS NOT NULL
-		FROM specs s JOIN spec_states h ON h.spec_id = s.id LEFT JOIN leases l ON l.spec_id = s.id WHERE s.mission_id = $1`, missionID)
+// storedSpecs reads the specs of a mission, in the order of their ids.
+func storedSpecs(ctx context.Context, q querier, missionID string) ([]storedSpec, error) {
+	rows, err := q.Query(ctx, `
+		SELECT s.id, s.key, s.file_id, s.number, s.title, s.phase, s.style, coalesce(s.path, ''), s.rules, s.refs, s.ref_lines,
+		       s.source_hash, s.ref_warnings::text, h.status, h.version = 1, l.spec_id IS NOT NULL
+		FROM specs s JOIN spec_states h ON h.spec_id = s.id LEFT JOIN leases l ON l.spec_id = s.id
+		WHERE s.mission_id = $1 ORDER BY s.id`, missionID)
 	if err != nil {
 		return nil, fmt.Errorf("reading a mission's specs: %w", err)
 	}
-	stored := make(map[string]storedSpec)
-	var spec storedSpec
-	_, err = pgx.ForEachRow(rows, []any{&spec.id, &spec.key, &spec.number, &spec.title, &spec.phase, &spec.style,
-		&spec.status, &spec.refs, &spec.hash, &spec.leased}, func() error {
-		spec.byHand = spec.refs == nil
-		stored[spec.key] = spec
-		spec = storedSpec{}
-		return nil
+	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec storedSpec, err error) {
+		var lines []int
+		err = row.Scan(&spec.id, &spec.Key, &spec.ID, &spec.Number, &spec.Title, &spec.Phase, &spec.Style, &spec.Path, &spec.Rules,
+			&spec.Refs, &lines, &spec.hash, &spec.refWarnings, &spec.status, &spec.untouched, &spec.leased)
+		spec.byHand, spec.RefLines = spec.Refs == nil, lines
+		return spec, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading a mission's specs: %w", err)
 	}
-	return stored, nil
+	return specs, nil
+}
+
+// importFiles brings a locked mission's specs to what the files say, with the
+// dependencies of all its specs, and adds one event for it. What was planned
+// before the mission was locked holds unless its specs have changed since.
+func (t *tx) importFiles(ctx context.Context, m *missionLock, a *archive, planned *importPlan) (importReport, error) {
+	t.queue(`SELECT FROM spec_states WHERE mission_id = $1 ORDER BY spec_id FOR NO KEY UPDATE`, m.ID)
+	stored, err := storedSpecs(ctx, t, m.ID)
+	if err != nil {
+		return importReport{}, err
+	}
+	if slices.EqualFunc(stored, planned.stored, storedSpec.samePlan) {
+		planned = planned.on(stored)
+	} else if planned, err = planImport(ctx, a, stored); err != nil {
+		return importReport{}, err
+	}
+	report := planned.report
+	var created []importedSpec
+	for _, f := range planned.files {
+		switch {
+		case f.old == nil:
+			created = append(created, f)
+			report.Created++
+		case !f.takes():
+			report.Unchanged++
+		default:
+			if err := t.takeOver(ctx, m, f, &report); err != nil {
+				return report, err
+			}
+			report.Updated++
+		}
+	}
+	if err := t.copySpecs(ctx, m, created); err != nil {
+		return report, err
+	}
+	deferred := t.deferDocuments(m, planned)
+	moved, err := t.storeEdges(ctx, m.ID, planned, &report)
+	if err != nil || report.Created+report.Updated+deferred == 0 && !moved {
+		return report, err
+	}
+	t.countUnmet(planned.ids())
+	t.emit("mission.imported", m.ID, "", "", map[string]any{
+		"created": report.Created, "updated": report.Updated, "unchanged": report.Unchanged, "warnings": report.Total})
+	t.countAnew(m.ID)
+	return report, t.settle(ctx, m)
 }
 
 // takeOver queues a changed file's update. What was checked before stays so
-// where the text is the same; the status is the work's and stays.
-func (t *tx) takeOver(ctx context.Context, old storedSpec, f importedSpec) error {
+// where the text is the same. The status is the work's and stays, unless the file
+// says that all is done, and nothing speaks against it.
+func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, report *importReport) error {
 	var body string
-	var done []bool
-	err := t.QueryRow(ctx, `SELECT s.body, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`, old.id).Scan(&body, &done)
+	var rules specfile.Rules
+	var before []bool
+	err := t.QueryRow(ctx, `SELECT s.body, s.rules, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`,
+		f.old.id).Scan(&body, &rules, &before)
 	if err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
+	done := specfile.CarryDone(specfile.Reread(body, rules, before, f.Rules), f.Criteria)
+	status := f.old.status
+	if f.saysDone() && countDone(done) == len(done) {
+		status = "completed"
+		report.Completed = append(report.Completed, f.Path)
+		t.emit("spec.completed", m.ID, f.old.id, "", map[string]any{"from": f.old.status, "imported": true})
+	}
 	t.queue(`
 		UPDATE specs SET number = $2, title = $3, phase = $4, priority = $5, estimated_context = $6, body = $7,
-		       derived_status = $8, path = $9, source_hash = $10, style = $11, refs = $12
+		       derived_status = $8, path = $9, source_hash = $10, style = $11, refs = $12, ref_lines = $13, rules = $14,
+		       file_id = $15, documents = $16, file_warnings = $17, tags = CASE WHEN cardinality($18::text[]) > 0 THEN $18 ELSE tags END
 		WHERE id = $1`,
-		old.id, f.Number, f.Title, f.Phase, f.Priority, f.EstimatedContext, f.source,
-		f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs))
+		f.old.id, f.Number, f.Title, f.Phase, f.Priority, f.EstimatedContext, f.Text,
+		f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs), f.RefLines, f.Rules,
+		f.ID, orEmpty(f.Documents), orEmpty(f.Warnings), orEmpty(f.Tags))
 	t.queue(`
-		UPDATE spec_states h SET priority = s.priority, number_order = s.number_order, phase = s.phase,
+		UPDATE spec_states h SET priority = s.priority, place = s.place, phase = s.phase, tags = s.tags, status = $3,
 		       done = $2, version = version + 1, updated_at = clock_timestamp()
-		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`,
-		old.id, specfile.CarryDone(criteriaAsDone(body, done), f.Criteria))
+		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, f.old.id, done, status)
 	return nil
 }
 
 // copySpecs stores the new specs.
-func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec, stored map[string]storedSpec) error {
+func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec) error {
 	var ids, statuses, done []string
 	for _, f := range created {
-		ids, statuses, done = append(ids, stored[f.Key].id), append(statuses, f.Status), append(done, booleanArray(doneFlags(f.Criteria)))
+		ids, statuses, done = append(ids, f.id), append(statuses, f.Status), append(done, booleanArray(doneFlags(f.Criteria)))
 	}
-	err := t.CopyFrom(ctx, "specs", []string{"id", "mission_id", "key", "number", "title", "phase",
-		"priority", "tags", "estimated_context", "body", "derived_status", "path", "source_hash", "style", "refs"},
+	err := t.CopyFrom(ctx, "specs", []string{"id", "mission_id", "key", "number", "title", "phase", "priority", "tags",
+		"estimated_context", "body", "derived_status", "path", "source_hash", "style", "refs", "ref_lines", "rules",
+		"file_id", "documents", "file_warnings"},
 		pgx.CopyFromSlice(len(created), func(i int) ([]any, error) {
 			f := created[i]
-			return []any{ids[i], m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, []string{}, f.EstimatedContext,
-				f.source, f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs)}, nil
+			warnings, err := encode(orEmpty(f.Warnings))
+			return []any{f.id, m.ID, f.key, f.Number, f.Title, f.Phase, f.Priority, orEmpty(f.Tags),
+				f.EstimatedContext, f.Text, f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs), f.RefLines, int16(f.Rules),
+				f.ID, orEmpty(f.Documents), warnings}, err
 		}))
 	if err != nil {
 		return fmt.Errorf("storing specs: %w", err)
 	}
 	t.queue(`
-		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, number_order, phase, tags)
-		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.number_order, s.phase, s.tags
+		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags)
+		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.place, s.phase, s.tags
 		FROM unnest($1::uuid[], $2::text[], $3::text[]) AS its (id, status, done) JOIN specs s USING (id)`, ids, statuses, done)
 	return nil
 }
@@ -250,85 +303,84 @@ func booleanArray(flags []bool) string {
 	return "{" + strings.Join(words, ",") + "}"
 }
 
-// resolveAll resolves the references of every spec of the mission anew, since
-// new files may be what others pointed at, and stores the edges that differ.
-// It reports whether any did, and adds warnings and cycles to the report.
-func (t *tx) resolveAll(ctx context.Context, missionID string, files []importedSpec, stored map[string]storedSpec, report *importReport) (moved bool, err error) {
+// deferDocuments puts off the specs of files that are none any more, where nobody
+// has touched them, and returns how many.
+func (t *tx) deferDocuments(m *missionLock, p *importPlan) (deferred int) {
+	for _, spec := range p.documents {
+		if !spec.untouched || spec.leased || spec.status != "planned" {
+			continue
+		}
+		deferred++
+		t.queue(`UPDATE spec_states SET status = 'deferred', version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`, spec.id)
+		t.emit("spec.status_changed", m.ID, spec.id, "", map[string]any{"from": spec.status, "to": "deferred", "imported": true})
+	}
+	return deferred
+}
+
+// storeEdges stores the dependencies and the warnings of references that differ
+// from what is stored, for every spec of the mission: new files may be what others
+// pointed at. It reports whether any dependency did, and adds cycles to the report.
+func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, report *importReport) (moved bool, err error) {
 	byID, err := missionEdges(ctx, t, missionID)
 	if err != nil {
 		return false, err
 	}
-	wanted, warnings := specfile.Resolve(specNodes(files, stored))
-	for _, w := range warnings {
-		if w.File != "" {
-			report.Warnings = append(report.Warnings, w)
-		}
+	keys, ids := make(map[string]string, len(p.specs)), make(map[string]string, len(p.specs))
+	for _, spec := range p.specs {
+		keys[spec.id], ids[spec.Key] = spec.Key, spec.id
 	}
-	keys := make(map[string]string, len(stored)) // by id
-	for key, spec := range stored {
-		keys[spec.id] = key
-	}
-	all := make(map[string][]string, len(stored)) // what there is in the end, by key
-	var from, to, dropped, ids []string
-	for _, key := range slices.Sorted(maps.Keys(stored)) {
-		spec := stored[key]
-		ids = append(ids, spec.id)
-		var have []string
+	all := make(map[string][]string, len(p.specs)) // what there is in the end, by key
+	var from, to, dropped, warned, warnings []string
+	for _, spec := range p.specs {
+		have := make([]string, 0, len(byID[spec.id]))
 		for _, id := range byID[spec.id] {
 			have = append(have, keys[id])
 		}
 		slices.Sort(have)
-		all[key] = have
-		if spec.byHand || slices.Equal(have, wanted[key]) {
+		all[spec.Key] = have
+		if spec.byHand {
 			continue
 		}
-		all[key], dropped = wanted[key], append(dropped, spec.id)
-		for _, other := range wanted[key] {
-			from, to = append(from, spec.id), append(to, stored[other].id)
+		said, err := encode(orEmpty(p.resolved.Warnings[spec.Key]))
+		if err != nil {
+			return false, fmt.Errorf("encoding warnings: %w", err)
+		}
+		if cmp.Or(spec.refWarnings, "[]") != string(said) {
+			warned, warnings = append(warned, spec.id), append(warnings, string(said))
+		}
+		if slices.Equal(have, p.resolved.Edges[spec.Key]) {
+			continue
+		}
+		all[spec.Key], dropped = p.resolved.Edges[spec.Key], append(dropped, spec.id)
+		for _, other := range all[spec.Key] {
+			from, to = append(from, spec.id), append(to, ids[other])
 		}
 	}
 	report.Cycles = orEmpty(specfile.Cycles(all))
+	if len(warned) > 0 {
+		t.queue(`UPDATE specs SET ref_warnings = its.said::json FROM unnest($1::uuid[], $2::text[]) AS its (id, said) WHERE specs.id = its.id`,
+			warned, warnings)
+	}
 	if len(dropped) == 0 {
 		return false, nil
 	}
 	t.queue(`DELETE FROM dependencies WHERE spec_id = ANY($1)`, dropped)
 	t.queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT * FROM unnest($1::uuid[], $2::uuid[])`, from, to)
-	t.countUnmet(ids)
-	t.storeCycles(missionID, cycleIDs(report.Cycles, stored))
+	t.storeCycles(missionID, cycleIDs(report.Cycles, ids))
 	return true, nil
 }
 
 // cycleIDs names the specs of cycles by id.
-func cycleIDs(cycles [][]string, stored map[string]storedSpec) [][]string {
+func cycleIDs(cycles [][]string, ids map[string]string) [][]string {
 	byID := make([][]string, 0, len(cycles))
 	for _, cycle := range cycles {
-		var ids []string
+		var members []string
 		for _, key := range cycle {
-			ids = append(ids, stored[key].id)
+			members = append(members, ids[key])
 		}
-		byID = append(byID, ids)
+		byID = append(byID, members)
 	}
 	return byID
-}
-
-// specNodes are the mission's specs as specfile.Resolve wants them: those of the
-// import with their path and lines, so that it warns about these alone.
-func specNodes(files []importedSpec, stored map[string]storedSpec) []specfile.Node {
-	nodes := make([]specfile.Node, 0, len(stored))
-	imported := make(map[string]importedSpec, len(files))
-	for _, f := range files {
-		imported[f.Key] = f
-	}
-	for _, key := range slices.Sorted(maps.Keys(stored)) {
-		spec := stored[key]
-		node := specfile.Node{Key: key, Number: spec.number, Title: spec.title, Phase: spec.phase, Style: spec.style,
-			Refs: spec.refs}
-		if f, ok := imported[key]; ok && slices.Equal(f.hash, spec.hash) && !spec.byHand {
-			node.Path, node.RefLines = f.Path, f.RefLines
-		}
-		nodes = append(nodes, node)
-	}
-	return nodes
 }
 
 // settle gives the mission the status that its specs ask for after an import.

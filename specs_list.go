@@ -16,7 +16,7 @@ import (
 // specSorts are the sort keys of the spec list. By updated_at it walks the
 // specs' states, else their texts.
 var specSorts = map[string]sortKey[specSummary]{
-	"number":     {"number_order", "text", func(v specSummary) string { return v.numberOrder }},
+	"number":     {"place", "text", func(v specSummary) string { return v.place }},
 	"priority":   {"priority", "smallint", func(v specSummary) string { return strconv.Itoa(v.Priority) }},
 	"updated_at": {"updated_at", "timestamptz", func(v specSummary) string { return timeText(v.UpdatedAt) }},
 }
@@ -168,7 +168,7 @@ func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 // inOrder reports whether an index has what the filter leaves in the order of
 // the list: a mission's specs of one status, or of one phase, by number.
 func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
-	return f.mission != "" && o.key.column == "number_order" && len(f.conditions) == 1 &&
+	return f.mission != "" && o.key.column == "place" && len(f.conditions) == 1 &&
 		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
 }
 

@@ -61,7 +61,8 @@ func TestSpecLimits(t *testing.T) {
 		fails string // the field named, or "" where it is accepted
 	}{
 		{"key", "", "key"}, {"key", strings.Repeat("k", 128), ""}, {"key", strings.Repeat("k", 129), "key"},
-		{"key", "az09._-", ""}, {"key", "A", "key"}, {"key", "a b", "key"}, {"key", "é", "key"}, {"key", "a/b", "key"},
+		{"key", "az09._-", ""}, {"key", "A", "key"}, {"key", "a b", "key"}, {"key", "設計é", ""}, {"key", "É", "key"},
+		{"key", long(128), ""}, {"key", long(129), "key"}, {"key", "..", "key"}, {"key", "a/b", "key"},
 		{"title", "", "title"}, {"title", long(200), ""}, {"title", long(201), "title"}, {"title", "a\nb", "title"},
 		{"number", long(16), ""}, {"number", long(17), "number"},
 		{"phase", long(200), ""}, {"phase", long(201), "phase"},

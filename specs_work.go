@@ -261,10 +261,11 @@ func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent 
 // errCriteriaUnmet names the open criteria of a spec that can't be completed.
 func (t *tx) errCriteriaUnmet(ctx context.Context, spec specLock) error {
 	var body string
-	if err := t.QueryRow(ctx, `SELECT body FROM specs WHERE id = $1`, spec.id).Scan(&body); err != nil {
+	var rules specfile.Rules
+	if err := t.QueryRow(ctx, `SELECT body, rules FROM specs WHERE id = $1`, spec.id).Scan(&body, &rules); err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
-	open := slices.DeleteFunc(criteriaAsDone(body, spec.done), func(c specfile.Criterion) bool { return c.Done })
+	open := slices.DeleteFunc(criteriaAsDone(body, rules, spec.done), func(c specfile.Criterion) bool { return c.Done })
 	return problem(http.StatusConflict, "criteria_unmet",
 		"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.", len(open)).with("criteria", open)
 }

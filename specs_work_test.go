@@ -723,10 +723,10 @@ func TestCostOfAClaimDoesNotGrowWithTheMission(t *testing.T) {
 				INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
 				SELECT gen_random_uuid(), $1, 'k' || n, n::text, 'T', '', n % 10, '{}', '', 'body', 'planned'
 				FROM generate_series(1, $2) AS n
-				RETURNING id, mission_id, number::int AS n, priority, number_order, phase, tags
+				RETURNING id, mission_id, number::int AS n, priority, place, phase, tags
 			)
-			INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, number_order, phase, tags)
-			SELECT id, mission_id, CASE WHEN n % 4 = 0 THEN 'completed' ELSE 'planned' END, '{}', n % 2, priority, number_order, phase, tags
+			INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags)
+			SELECT id, mission_id, CASE WHEN n % 4 = 0 THEN 'completed' ELSE 'planned' END, '{}', n % 2, priority, place, phase, tags
 			FROM texts`, path.Base(mission), specs)
 		if err != nil {
 			t.Fatal(err)

@@ -54,13 +54,13 @@ INSERT INTO dependencies (spec_id, depends_on)
 SELECT pg_temp.id('Chains', n), pg_temp.id('Chains', n - 1) FROM generate_series(2, :specs) AS n
 UNION ALL
 SELECT pg_temp.id('Wides', n), pg_temp.id('Wides', n - 1) FROM generate_series(2, :specs, 2) AS n;
-INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, number_order, phase, tags, updated_at)
+INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags, updated_at)
 SELECT id, mission_id, CASE
            WHEN mission_id = pg_temp.id('Chain', 0) THEN 'planned'
            WHEN number::int <= 3 THEN 'deferred' WHEN number::int <= 23 THEN 'in_progress'
            WHEN number::int % 4 < 2 THEN 'completed' ELSE 'planned' END,
        '{false,true}', CASE WHEN mission_id = pg_temp.id('Chain', 0) AND number <> '1' THEN 1 ELSE 0 END,
-       priority, number_order, phase, tags, now() - (number::int * 7919 % :specs) * interval '1 s'
+       priority, place, phase, tags, now() - (number::int * 7919 % :specs) * interval '1 s'
 FROM specs;
 INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
 SELECT spec_id, mission_id, :'owner'::uuid, 'bot', 'lt_' || spec_id, 1, now() + interval '1 day' FROM spec_states WHERE status = 'in_progress';

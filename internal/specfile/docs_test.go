@@ -71,13 +71,13 @@ func TestDocsSayWhatSpecFilesSay(t *testing.T) {
 		Path: path, Key: "042-index", Number: "042", Title: "Index", Phase: "Phase 3",
 		EstimatedContext: "~7% of a window",
 		Status:           "planned", Priority: 6, Style: StyleList,
-		Criteria: []Criterion{{1, "A lookup takes one read", false}, {2, "The format is described", true}},
-		Refs:     []string{"041-record-log", "Spec 040 (Disk Layout)"}, RefLines: []int{5, 5},
+		Rules: RulesSections, Criteria: []Criterion{{1, "A lookup takes one read", false}, {2, "The format is described", true}},
+		Refs: []string{"041-record-log", "Spec 040 (Disk Layout)"}, RefLines: []int{5, 5},
 	}
 	if got := Parse(path, example); !reflect.DeepEqual(got, want) {
 		t.Errorf("the whole file says\n%+v, want\n%+v", got, want)
 	}
-	for _, row := range docRows(t, "## Key, number, title") {
+	for _, row := range docRows(t, "## Path, key, number, title") {
 		f := Parse(inCode(row[0])[0], strings.Trim(row[1], "`"))
 		if want := strings.Trim(row[2], "`"); f.Number != want || f.Title != row[3] {
 			t.Errorf("%v is read as %q and %q", row, f.Number, f.Title)
@@ -112,8 +112,8 @@ func TestDocsSayWhatReferencesMean(t *testing.T) {
 			continue
 		}
 		release := Node{Key: "099-release", Number: "099", Refs: []string{strings.Trim(row[0], "`")}}
-		edges, _ := Resolve(append(slices.Clone(nodes), release))
-		if got, want := edges[release.Key], inCode(row[1]); !slices.Equal(got, want) {
+		resolution, _ := Resolve(t.Context(), append(slices.Clone(nodes), release))
+		if got, want := resolution.Edges[release.Key], inCode(row[1]); !slices.Equal(got, want) {
 			t.Errorf("%s depends on %q, and docs/spec-files.md says %q", row[0], got, want)
 		}
 	}

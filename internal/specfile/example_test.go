@@ -1,6 +1,7 @@
 package specfile_test
 
 import (
+	"context"
 	"fmt"
 
 	"tachikoma/internal/specfile"
@@ -24,15 +25,15 @@ func Example() {
 	}
 
 	// Check the second criterion, and say that the work is in review.
-	fmt.Print("\n", specfile.Render(source, []bool{true, true}, "in_review", file.Status), "\n")
+	fmt.Print("\n", specfile.Render(source, file.Rules, []bool{true, true}, "in_review", file.Status), "\n")
 
-	edges, warnings := specfile.Resolve([]specfile.Node{
+	resolution, _ := specfile.Resolve(context.Background(), []specfile.Node{
 		{Key: "041-record-log", Number: "041", Title: "Record Log"},
 		{Key: file.Key, Number: file.Number, Title: file.Title, Phase: file.Phase, Style: file.Style,
 			Path: file.Path, Refs: file.Refs, RefLines: file.RefLines},
 	})
-	fmt.Println(file.Key, "depends on", edges[file.Key])
-	for _, w := range warnings {
+	fmt.Println(file.Key, "depends on", resolution.Edges[file.Key])
+	for _, w := range resolution.Warnings[file.Key] {
 		fmt.Printf("%s:%d: %s\n", w.File, w.Line, w.Message)
 	}
 	// Output:

@@ -1,84 +1,184 @@
 package specfile
 
-// Dependencies between files: what a reference means. One that means nothing, or
-// several things, or contradicts itself, is a warning and not a dependency.
+// Dependencies as they are written: lists taken apart, and each item read. What
+// an item means is found out in resolve.go.
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
+	"iter"
+	"net/url"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
-// Bounds on what files can make resolving cost.
-const (
-	maxFollowed = 4 * maxReferences // members of a spec's groups, those named twice included
-	maxEdges    = 100_000           // of all specs that are resolved together
-	maxTwins    = 50                // specs with one number or slug that a reference is compared with
-)
+const maxReference = 500 // characters that are kept of one
 
-// Node is a spec for Resolve: what others call it, and what it refers to. The
-// fields are those of the same name of a File.
-type Node struct {
-	Key, Number, Title, Phase, Style string
-
-	Path     string // for warnings; may be ""
-	Refs     []string
-	RefLines []int // for warnings; may be nil
-}
-
-// Resolve finds out which nodes the references of each node mean. Keys must be
-// unique.
-//
-// edges[key] lists the keys that key depends on: sorted, without duplicates,
-// without key itself, and at most 1,000. Nodes that depend on none have no entry.
-// All together there are at most 100,000 edges. Each reference without an edge
-// has a warning. Cycles are left in; see Cycles.
-func Resolve(nodes []Node) (edges map[string][]string, warnings []Warning) {
-	x := newIndex(nodes)
-	edges = make(map[string][]string)
-	all := 0
-	for _, node := range nodes {
-		targets := make(map[string]bool)
-		followed := 0
-		for i, item := range node.Refs {
-			found, problem := x.resolve(node, parseReference(item))
-			followed += len(found)
-			more := countNew(targets, found)
-			if problem == nil && (followed > maxFollowed || len(targets)+more > maxReferences || all+more > maxEdges) {
-				problem = tooMany()
-			}
-			if problem != nil {
-				warnings = append(warnings, problem.warning(node, i))
+// splitReferences splits a field at what separates items: commas and semicolons
+// outside parentheses and brackets, and "and" where a reference follows. "None",
+// in whatever words, is no reference.
+func splitReferences(text string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for item := range splitList(text) {
+			item = trimConjunction(firstRunes(item, maxReference))
+			if saysNone(item) {
 				continue
 			}
-			for _, target := range found {
-				targets[target.Key] = true
+			for _, part := range severalOf(item) {
+				if !yield(part) {
+					return
+				}
 			}
-			all += more
-		}
-		if len(targets) > 0 {
-			edges[node.Key] = slices.Sorted(maps.Keys(targets))
 		}
 	}
-	return edges, warnings
 }
 
-func countNew(known map[string]bool, found []*Node) (n int) {
-	for _, node := range found {
-		if !known[node.Key] {
-			n++
+func splitList(text string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		start, depth := 0, 0
+		for i, r := range text {
+			size := 0
+			switch r {
+			case '(', '[', '（':
+				depth++
+			case ')', ']', '）':
+				depth = max(depth-1, 0)
+			case ',', ';', '、', '，', '；':
+				size = utf8.RuneLen(r)
+			case ' ':
+				size = conjunctionAt(text[i:])
+			}
+			if size == 0 || depth > 0 || i < start {
+				continue
+			}
+			if !yield(strings.TrimSpace(text[start:i])) {
+				return
+			}
+			start = i + size
+		}
+		yield(strings.TrimSpace(text[start:]))
+	}
+}
+
+var conjunctions = []string{" and ", " & ", " + ", " und ", " et ", " y ", " e ", " и "}
+
+// conjunctionAt returns how long the "and" is that a text begins with, if it is
+// one between references.
+func conjunctionAt(text string) int {
+	for _, word := range conjunctions {
+		if rest, ok := strings.CutPrefix(text, word); ok && startsReference(rest) {
+			return len(word)
 		}
 	}
-	return n
+	return 0
+}
+
+func trimConjunction(item string) string {
+	for _, word := range []string{"and ", "then ", "also "} {
+		item, _ = cutFold(item, word)
+	}
+	return strings.TrimSpace(item)
+}
+
+// labels are what a reference can call a spec before its number.
+var labels = []string{"specs ", "spec ", "stories ", "story ", "tasks ", "task ", "issues ", "issue ", "features ", "feature ",
+	"tickets ", "ticket ", "epic "}
+
+func cutLabel(text string) (rest string, found bool) {
+	for _, label := range labels {
+		if rest, ok := cutFold(text, label); ok {
+			return strings.TrimLeft(rest, " "), true
+		}
+	}
+	return text, false
+}
+
+// startsReference reports whether a text begins with what can hardly be prose: a
+// link, or a word with a digit in it.
+func startsReference(text string) bool {
+	text = strings.TrimLeft(text, " *_`")
+	text, _ = cutLabel(text)
+	word, _, _ := strings.Cut(text, " ")
+	return strings.HasPrefix(text, "[") && !strings.HasPrefix(text, "[ ") || strings.ContainsAny(word, "0123456789")
+}
+
+// noneWords say that there are no dependencies.
+var noneWords = []string{"", "none", "n/a", "na", "nothing", "nil", "null", "keine", "keiner", "aucune", "aucun", "ninguna", "ninguno",
+	"nenhuma", "nenhum", "нет", "无", "無", "なし", "没有", "없음", "nessuna", "nessuno", "कोई", "لا", "কোনো"}
+
+func saysNone(item string) bool {
+	text := strings.ToLower(strings.Trim(item, "*_`-–—[] "))
+	first, rest, _ := strings.Cut(text, " ")
+	first, _, _ = strings.Cut(first, "（")
+	first = strings.Trim(first, ".:;。*_`")
+	return slices.Contains(noneWords, first) || first == "no" && fieldNames[strings.Trim(rest, ".")] == "dependencies" || text == "tidak ada"
+}
+
+// severalOf takes apart what has only spaces between: links, and words like "#12"
+// and "012-cache".
+func severalOf(item string) []string {
+	var links []string
+	for rest := item; ; {
+		before, link, after := cutLink(rest)
+		if link == "" {
+			break
+		}
+		if links = append(links, link); strings.ContainsFunc(before, isDigit) {
+			links = nil
+			break
+		}
+		rest = after
+	}
+	if len(links) > 1 {
+		return links
+	}
+	words := strings.Fields(item)
+	for _, word := range words {
+		if number, slug := cutNumber(strings.ToLower(strings.TrimPrefix(word, "#"))); number == "" || slug == "" && word[0] != '#' {
+			return []string{item}
+		}
+	}
+	return words
+}
+
+func isDigit(r rune) bool { return r >= '0' && r <= '9' }
+
+// cutLink finds the first "[[target]]" or "[text](target)" in a text.
+func cutLink(text string) (before, link, after string) {
+	for at := 0; ; {
+		open := strings.IndexByte(text[at:], '[')
+		if open < 0 {
+			return text, "", ""
+		}
+		open += at
+		rest := text[open:]
+		if strings.HasPrefix(rest, "[[") {
+			if end := strings.Index(rest, "]]"); end > 0 {
+				return text[:open], rest[:end+2], rest[end+2:]
+			}
+			return text, "", ""
+		}
+		if middle := strings.Index(rest, "]"); middle < 0 {
+			return text, "", ""
+		} else if strings.HasPrefix(rest[middle:], "](") {
+			end := strings.IndexByte(rest[middle:], ')')
+			if end < 0 {
+				return text, "", ""
+			}
+			return text[:open], rest[:middle+end+1], rest[middle+end+1:]
+		}
+		at = open + 1
+	}
 }
 
 // reference is one item of a dependency list, read but not resolved: a single
 // spec, or a group of them if phase or last is set.
 type reference struct {
-	key    string // the first word, as a key
-	number string // "316", "031a"
+	path   string // that it links to, or that it is
+	key    string // the first word, as a key; "" where it is prose
+	whole  string // all words, as a key
+	number string // "316", "031a", "1.2"
 	title  string // what the spec is said to be about
 
 	first, last string // a range: numbers or keys
@@ -88,47 +188,81 @@ type reference struct {
 
 // parseReference reads one item in any of the forms
 //
-//	316-server-crate   575   Spec 311: Title   Spec 161 (Title)
-//	311-320   A through B   Phase 15 Specs (311-334)
+//	316-server-crate   575   Spec 311: Title   Spec 161 (Title)   TASK-7   Title
+//	[text](../a/316-server-crate.md)   a/316-server-crate.md   [[316-server-crate]]
+//	311-320   A through B   Phase 15 Specs (311-334)   All storage specs (12-19)
 //	Phase 10 (Title)   All Phase 15 specs   All previous Phase 4 specs
 func parseReference(item string) reference {
-	text := cleanReference(item)
+	text, target := cleanReference(item)
 	if ref, ok := parsePhaseReference(text); ok {
 		return ref
 	}
-	if first, last, ok := cutRange(text); ok {
+	if first, last, ok := cutLabelledRange(text); ok {
 		return reference{key: strings.ToLower(text), first: first, last: last}
 	}
-	text, _ = cutFold(text, "specs ")
-	text, _ = cutFold(text, "spec ")
-	text = strings.TrimLeft(text, "# ")
-	word := text
-	if i := strings.IndexAny(text, " \t:("); i >= 0 {
-		word = text[:i]
+	ref := reference{path: target, whole: keyFromStem(withoutMarkdown(text))}
+	text, labelled := cutLabel(text)
+	bare := strings.TrimLeft(text, "# ")
+	labelled = labelled || bare != text
+	word, rest := bare, ""
+	if i := strings.IndexAny(bare, " \t:(（："); i >= 0 {
+		word, rest = bare[:i], bare[i:]
 	}
-	ref := reference{key: strings.ToLower(word)}
-	if stem, ok := cutMarkdown(ref.key); ok {
-		ref.key = stem
+	word = withoutMarkdown(strings.Trim(word, "*_`."))
+	if strings.Contains(word, "/") && rest == "" {
+		ref.path = cmp.Or(ref.path, word)
+		word = word[strings.LastIndexByte(word, '/')+1:]
 	}
-	ref.number, ref.title = cutNumber(ref.key)
-	if ref.number != "" && ref.title == "" {
-		ref.title = text[len(word):]
+	key := keyFromStem(word)
+	number, slug := cutNumber(key)
+	if rest == "" || number != "" || labelled || isName(key) {
+		ref.key, ref.number, ref.title = key, number, slug
+	}
+	if number != "" && slug == "" {
+		ref.title = rest
 	}
 	return ref
 }
 
-// cleanReference takes off a task's box, a link's target, and emphasis.
-func cleanReference(item string) string {
-	text := strings.TrimSpace(item)
-	if len(text) > 3 && text[0] == '[' && text[2] == ']' {
+// isName reports whether a word can't be one of a sentence: it has a dash, a dot or
+// an underscore within, or a digit behind a letter.
+func isName(word string) bool {
+	return strings.ContainsAny(strings.Trim(word, ".-_"), ".-_") || strings.ContainsFunc(word, isDigit)
+}
+
+func withoutMarkdown(text string) string {
+	text, _ = cutMarkdown(text)
+	return text
+}
+
+// cleanReference takes off a task's box and emphasis. If the item is a link to a
+// file, target is its path, and the text is what the link says.
+func cleanReference(item string) (text, target string) {
+	text = strings.TrimSpace(item)
+	if len(text) > 3 && text[0] == '[' && text[2] == ']' && text[3] == ' ' {
 		text = strings.TrimSpace(text[3:])
 	}
-	if label, isLink := strings.CutPrefix(text, "["); isLink {
-		if before, after, ok := strings.Cut(label, "]("); ok && strings.Contains(after, ")") {
-			text = before
+	before, link, after := cutLink(text)
+	if inner, ok := strings.CutPrefix(link, "[["); ok {
+		inner, _, _ = strings.Cut(strings.TrimSuffix(inner, "]]"), "|")
+		inner, _, _ = strings.Cut(inner, "#")
+		if strings.Contains(inner, "/") {
+			target = inner
+		}
+		return strings.TrimSpace(inner), target
+	}
+	if link != "" {
+		label, address, _ := strings.Cut(strings.TrimSuffix(link[1:], ")"), "](")
+		address, _, _ = strings.Cut(address, "#")
+		address, _, _ = strings.Cut(address, " ")
+		if decoded, err := url.PathUnescape(address); err == nil && utf8.ValidString(decoded) {
+			address = decoded
+		}
+		if text = before + label + after; !strings.Contains(address, "://") && address != "" {
+			return strings.Trim(label, "*_`. \t"), address
 		}
 	}
-	return strings.Trim(text, "*_`. \t")
+	return strings.Trim(text, "*_`. \t"), ""
 }
 
 // parsePhaseReference reads "[All] [previous] Phase 15 …", with a range of
@@ -157,14 +291,26 @@ func parsePhaseReference(text string) (reference, bool) {
 	}
 }
 
+// cutLabelledRange reads a range, with words in parentheses behind it, or in
+// parentheses behind words: "12-19 (All storage specs)", "All storage specs (12-19)".
+func cutLabelledRange(text string) (first, last string, ok bool) {
+	label, inside, hasLabel := strings.Cut(text, "(")
+	if first, last, ok = cutRange(strings.TrimSpace(label)); ok || !hasLabel || strings.ContainsFunc(label, isDigit) {
+		return first, last, ok
+	}
+	inside, _, _ = strings.Cut(inside, ")")
+	return cutRange(strings.TrimSpace(inside))
+}
+
 // cutRange splits "311-320", "311 to 320" and "a-key through b-key". Both ends
 // are single words: "Spec 3: From A to B" is no range.
 func cutRange(text string) (first, last string, ok bool) {
-	text, _ = cutFold(text, "specs ")
-	text, _ = cutFold(text, "spec ")
-	parts := strings.Fields(strings.ToLower(text))
-	if len(parts) == 4 && parts[2] == "spec" {
-		parts = slices.Delete(parts, 2, 3)
+	text, _ = cutLabel(strings.ToLower(text))
+	parts := strings.Fields(text)
+	if len(parts) == 4 {
+		if _, isLabel := cutLabel(parts[2] + " "); isLabel {
+			parts = slices.Delete(parts, 2, 3)
+		}
 	}
 	if len(parts) == 3 && slices.Contains([]string{"-", "–", "—", "to", "through", "thru"}, parts[1]) {
 		if isNumbered(parts[0]) && isNumbered(parts[2]) {
@@ -175,331 +321,15 @@ func cutRange(text string) (first, last string, ok bool) {
 	if len(parts) != 1 {
 		return "", "", false
 	}
-	first, rest := leadingNumber(parts[0])
-	last, tail := leadingNumber(strings.TrimLeft(rest, "-–—"))
-	if first == "" || last == "" || rest == last || tail != "" {
+	at := strings.IndexFunc(parts[0], func(r rune) bool { return unicode.Is(unicode.Pd, r) })
+	if at < 0 {
 		return "", "", false
 	}
-	return first, last, true
+	first, last = parts[0][:at], strings.TrimLeftFunc(parts[0][at:], func(r rune) bool { return unicode.Is(unicode.Pd, r) })
+	return first, last, isNumber(first) && isNumber(last)
 }
 
 func isNumbered(key string) bool {
 	number, _ := cutNumber(key)
 	return number != ""
-}
-
-// index finds nodes by all that a reference can say. Its lists are ordered
-// by number.
-type index struct {
-	byKey    map[string]*Node
-	bySlug   map[string][]*Node
-	byNumber map[string][]*Node // "31a", without leading zeros
-	byDigits map[string][]*Node // those with a letter, by the number without it
-	byPhase  map[string][]*Node
-	numbered []*Node
-	about    map[*Node][]string // the words of title and slug
-}
-
-func newIndex(nodes []Node) *index {
-	x := &index{
-		byKey:    make(map[string]*Node, len(nodes)),
-		bySlug:   make(map[string][]*Node, len(nodes)),
-		byNumber: make(map[string][]*Node, len(nodes)),
-		byDigits: make(map[string][]*Node),
-		byPhase:  make(map[string][]*Node),
-		about:    make(map[*Node][]string, len(nodes)),
-	}
-	ordered := make([]*Node, len(nodes))
-	for i := range nodes {
-		ordered[i] = &nodes[i]
-	}
-	slices.SortFunc(ordered, func(a, b *Node) int {
-		return cmp.Or(compareNumbers(a.Number, b.Number), cmp.Compare(a.Key, b.Key))
-	})
-	for _, node := range ordered {
-		_, slug := cutNumber(node.Key)
-		phase := CanonicalPhase(node.Phase)
-		x.byKey[node.Key] = node
-		x.bySlug[slug] = append(x.bySlug[slug], node)
-		x.byPhase[phase] = append(x.byPhase[phase], node)
-		x.about[node] = titleWords(node.Title + " " + slug)
-		if !isNumbered(node.Number) {
-			continue
-		}
-		number := trimZeros(node.Number)
-		x.numbered = append(x.numbered, node)
-		x.byNumber[number] = append(x.byNumber[number], node)
-		if digits, letter := cutLetter(number); letter != "" {
-			x.byDigits[digits] = append(x.byDigits[digits], node)
-		}
-	}
-	return x
-}
-
-// refProblem is why a reference has no edge: a warning's code, and a clause
-// for people.
-type refProblem struct{ code, reason string }
-
-func dangling(format string, args ...any) *refProblem {
-	return &refProblem{"dangling_reference", fmt.Sprintf(format, args...)}
-}
-
-func ambiguous(candidates []*Node) *refProblem {
-	return &refProblem{"ambiguous_reference", fmt.Sprintf("%s and %s both fit", candidates[0].Key, candidates[1].Key)}
-}
-
-func tooMany() *refProblem {
-	return &refProblem{"too_many_dependencies", fmt.Sprintf("a spec has at most %d dependencies", maxReferences)}
-}
-
-// warning is what people are told about node.Refs[i].
-func (p *refProblem) warning(node Node, i int) Warning {
-	line := 0
-	if i < len(node.RefLines) {
-		line = node.RefLines[i]
-	}
-	item := firstRunes(node.Refs[i], 100)
-	return Warning{node.Path, line, p.code, fmt.Sprintf("%q is no dependency: %s.", item, p.reason)}
-}
-
-// resolve finds what a reference of node from points at, or says why not.
-func (x *index) resolve(from Node, ref reference) ([]*Node, *refProblem) {
-	var found []*Node
-	var problem *refProblem
-	switch {
-	case ref.phase != "":
-		found, problem = x.phaseGroup(from, ref)
-	case ref.last != "" && x.byKey[ref.key] == nil:
-		found, problem = x.rangeGroup(from, ref)
-	default:
-		found, problem = x.single(from, ref)
-	}
-	if problem != nil {
-		return nil, problem
-	}
-	others := make([]*Node, 0, len(found))
-	for _, node := range found {
-		if node.Key != from.Key {
-			others = append(others, node)
-		}
-	}
-	if len(others) == 0 {
-		return nil, &refProblem{"self_reference", "it names nothing but the spec itself"}
-	}
-	return others, nil
-}
-
-// single resolves a reference to one spec. The order of the rules counts: the
-// key; the slug under another number; the number, if the title agrees.
-func (x *index) single(from Node, ref reference) ([]*Node, *refProblem) {
-	if node := x.byKey[ref.key]; node != nil {
-		return []*Node{node}, nil
-	}
-	_, slug := cutNumber(ref.key)
-	if moved := x.bySlug[slug]; slug != "" && len(moved) > 0 {
-		return pickOne(moved, from.Style)
-	}
-	if ref.number == "" {
-		return nil, dangling("no spec has that key")
-	}
-	number := trimZeros(ref.number)
-	named := x.byNumber[number]
-	lettered := len(named) == 0
-	if lettered {
-		named = x.byDigits[number]
-	}
-	if len(named) == 0 {
-		return nil, dangling("no spec has that number")
-	}
-	agreeing, problem := x.agreeing(named, ref.title)
-	switch {
-	case problem != nil:
-		return nil, problem
-	case lettered:
-		return named, nil
-	}
-	return pickOne(agreeing, from.Style)
-}
-
-// pickOne picks the only candidate, or the only one in the referrer's style.
-func pickOne(candidates []*Node, style string) ([]*Node, *refProblem) {
-	if len(candidates) > maxTwins {
-		return nil, ambiguous(candidates)
-	}
-	if candidates = inStyle(candidates, style); len(candidates) > 1 {
-		return nil, ambiguous(candidates)
-	}
-	return candidates, nil
-}
-
-// inStyle narrows twins down to those of a style, if any has it.
-func inStyle(twins []*Node, style string) []*Node {
-	if len(twins) < 2 {
-		return twins
-	}
-	var same []*Node
-	for _, node := range twins {
-		if node.Style == style {
-			same = append(same, node)
-		}
-	}
-	if len(same) == 0 {
-		return twins
-	}
-	return same
-}
-
-// agreeing keeps the candidates that share the most words with a title: all of
-// them where no title is given. To share none is a contradiction.
-func (x *index) agreeing(candidates []*Node, title string) ([]*Node, *refProblem) {
-	given := titleWords(title)
-	switch {
-	case len(candidates) > maxTwins:
-		return nil, ambiguous(candidates)
-	case len(given) == 0:
-		return candidates, nil
-	}
-	var best []*Node
-	most := 1
-	for _, node := range candidates {
-		shared := 0
-		for _, word := range given {
-			if slices.Contains(x.about[node], word) {
-				shared++
-			}
-		}
-		if shared > most {
-			best, most = nil, shared
-		}
-		if shared == most {
-			best = append(best, node)
-		}
-	}
-	if len(best) == 0 {
-		node := candidates[0]
-		reason := fmt.Sprintf("%s is %q", node.Key, firstRunes(node.Title, 100))
-		return nil, &refProblem{"contradicting_reference", reason}
-	}
-	return best, nil
-}
-
-// titleWords are the words that tell one title from another, in the singular.
-func titleWords(title string) []string {
-	var telling []string
-	for _, word := range wordsOf(firstRunes(title, maxText)) {
-		switch word {
-		case "a", "an", "and", "the", "of", "for", "to", "in", "on", "with", "from", "by", "or", "spec", "specs":
-			continue
-		}
-		if singular, ok := strings.CutSuffix(word, "s"); ok && len(singular) > 2 && !strings.HasSuffix(singular, "s") {
-			word = singular
-		}
-		if !slices.Contains(telling, word) {
-			telling = append(telling, word)
-		}
-	}
-	return telling
-}
-
-// phaseGroup is all members of a phase: before the referrer if only the
-// previous ones are meant, and within the range if one is given.
-func (x *index) phaseGroup(from Node, ref reference) ([]*Node, *refProblem) {
-	members := x.byPhase[ref.phase]
-	if ref.previous {
-		end, _ := slices.BinarySearchFunc(members, from.Number, orderOf)
-		members = members[:end]
-	}
-	if ref.last != "" {
-		return onePerNumber(numbersBetween(members, ref.first, ref.last), from.Style)
-	}
-	return boundedGroup(members)
-}
-
-// rangeGroup is all from one number, or key, to another.
-func (x *index) rangeGroup(from Node, ref reference) ([]*Node, *refProblem) {
-	first, problem := x.endOfRange(from, ref.first)
-	if problem != nil {
-		return nil, problem
-	}
-	last, problem := x.endOfRange(from, ref.last)
-	if problem != nil {
-		return nil, problem
-	}
-	return onePerNumber(numbersBetween(x.numbered, first, last), from.Style)
-}
-
-// endOfRange is the number of one end. A key must be some spec's; a plain
-// number needn't.
-func (x *index) endOfRange(from Node, end string) (string, *refProblem) {
-	number, slug := cutNumber(end)
-	if slug == "" {
-		return number, nil
-	}
-	nodes, problem := x.single(from, reference{key: end, number: number, title: slug})
-	if problem != nil {
-		return "", problem
-	}
-	return nodes[0].Number, nil
-}
-
-// boundedGroup refuses groups without members and those with too many.
-func boundedGroup(members []*Node) ([]*Node, *refProblem) {
-	switch {
-	case len(members) == 0:
-		return nil, &refProblem{"empty_group", "no spec here belongs to that group"}
-	case len(members) > maxFollowed:
-		return nil, tooMany()
-	}
-	return members, nil
-}
-
-// onePerNumber is for groups told by their numbers: of specs with the same one
-// it takes those in the referrer's style, if there are any.
-func onePerNumber(members []*Node, style string) ([]*Node, *refProblem) {
-	members, problem := boundedGroup(members)
-	if problem != nil {
-		return nil, problem
-	}
-	var chosen []*Node
-	for len(members) > 0 {
-		twins := 1
-		for isNumbered(members[0].Number) && twins < len(members) && orderOf(members[twins], members[0].Number) == 0 {
-			twins++
-		}
-		chosen = append(chosen, inStyle(members[:twins], style)...)
-		members = members[twins:]
-	}
-	return chosen, nil
-}
-
-// numbersBetween is the part of an ordered list from one number to another. "311-320"
-// has 320a in it.
-func numbersBetween(ordered []*Node, first, last string) []*Node {
-	if _, letter := cutLetter(last); letter == "" {
-		last += "~"
-	}
-	start, _ := slices.BinarySearchFunc(ordered, first, orderOf)
-	end, _ := slices.BinarySearchFunc(ordered, last, orderOf)
-	if _, letter := cutLetter(last); letter != "~" {
-		for end < len(ordered) && orderOf(ordered[end], last) == 0 {
-			end++
-		}
-	}
-	return ordered[start:max(start, end)]
-}
-
-func orderOf(node *Node, number string) int { return compareNumbers(node.Number, number) }
-
-// compareNumbers orders "9", "31", "31a", "031b"; what has no number is first.
-func compareNumbers(a, b string) int {
-	digitsA, letterA := cutLetter(a)
-	digitsB, letterB := cutLetter(b)
-	digitsA, digitsB = strings.TrimLeft(digitsA, "0"), strings.TrimLeft(digitsB, "0")
-	return cmp.Or(cmp.Compare(len(digitsA), len(digitsB)), cmp.Compare(digitsA, digitsB), cmp.Compare(letterA, letterB))
-}
-
-// cutLetter splits "031a" into its digits and what follows them.
-func cutLetter(number string) (digits, letter string) {
-	letter = strings.TrimLeft(number, "0123456789")
-	return number[:len(number)-len(letter)], letter
 }

@@ -111,8 +111,9 @@ func TestResolve(t *testing.T) {
 	for _, c := range resolveCases {
 		node := Node{Key: referrer, Number: "099", Title: "Referrer", Style: c.style, Path: "a.md",
 			Refs: []string{c.ref}, RefLines: []int{7}}
-		edges, warnings := Resolve(append(testNodes(), node))
-		got := strings.Join(edges[referrer], " ")
+		resolution, _ := Resolve(t.Context(), append(testNodes(), node))
+		warnings := resolution.Warnings[referrer]
+		got := strings.Join(resolution.Edges[referrer], " ")
 		if len(warnings) == 1 && got == "" {
 			got = warnings[0].Code
 		} else if len(warnings) > 0 {
@@ -128,7 +129,8 @@ func TestResolveAllPreviousOfAPhase(t *testing.T) {
 	t.Parallel()
 	nodes := testNodes()
 	nodes[6].Refs = []string{"All previous Phase 2 specs", "011-router", "none", "013a-panel"}
-	edges, warnings := Resolve(nodes)
+	resolution, _ := Resolve(t.Context(), nodes)
+	edges, warnings := resolution.Edges, resolution.Warnings["013a-panel"]
 	want := []string{"011-router", "011-settings", "012-cache", "012-cache-api", "notes"}
 	if got := edges["013a-panel"]; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -144,11 +146,11 @@ func TestResolveBoundsTheDependenciesOfASpec(t *testing.T) {
 	for i := range 20_000 {
 		nodes = append(nodes, Node{Key: fmt.Sprintf("%d-a", i+1), Number: fmt.Sprint(i + 1), Refs: []string{"1-20000"}})
 	}
-	edges, warnings := Resolve(nodes)
-	if got := len(edges["all"]); got != maxReferences {
-		t.Errorf("%d dependencies", got)
+	resolution, _ := Resolve(t.Context(), nodes)
+	if got := len(resolution.Edges["all"]); got != 600 {
+		t.Errorf("%d dependencies, want those before the group that is too large", got)
 	}
-	for _, w := range warnings {
+	for _, w := range resolution.Warnings["all"] {
 		if w.Code != "too_many_dependencies" {
 			t.Fatal(w)
 		}

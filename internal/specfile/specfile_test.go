@@ -54,18 +54,18 @@ func TestParseReadsEveryHeaderStyle(t *testing.T) {
 	files, _, _ := readSpecFolder(t, "testdata/specs")
 	const folder = "phase-03-storage/"
 	want := []File{{
-		Path: folder + "041-record-log.md", Key: "041-record-log", Number: "041", Title: "Record Log", Phase: "Phase 3",
+		Path: folder + "041-record-log.md", Key: "041-record-log", ID: "041", Number: "041", Title: "Record Log", Phase: "Phase 3",
 		Status: "in_progress", EstimatedContext: "~7% of a window", Priority: 6, Style: StyleBold,
 		Criteria: []Criterion{{1, "Records are appended", true}, {2, "A torn write is found", false},
 			{3, "by its length", true}, {4, "by its checksum", false}, {5, "Old segments are removed", false}},
 	}, {
-		Path: folder + "042-index.md", Key: "042-index", Number: "042", Title: "Index", Phase: "Phase 3",
+		Path: folder + "042-index.md", Key: "042-index", ID: "042", Number: "042", Title: "Index", Phase: "Phase 3",
 		Status: "in_review", Priority: 0, Style: StyleList,
 		Criteria: []Criterion{{1, "Lookups take one read", false}},
 		Refs:     []string{"041-record-log", "Spec 043: Snapshot Files", "Spec 044 (Compaction, in the background)"},
 		RefLines: []int{8, 9, 9},
 	}, {
-		Path: folder + "043-snapshots.md", Key: "043-snapshots", Number: "043", Title: "Snapshot Files",
+		Path: folder + "043-snapshots.md", Key: "043-snapshots", ID: "043", Number: "043", Title: "Snapshot Files",
 		Phase: "Phase 3", Status: "completed", EstimatedContext: "~9%", Priority: DefaultPriority, Style: StyleSections,
 		Criteria: []Criterion{{1, "Snapshots are atomic", true}, {2, "Snapshots are pruned", true}},
 		Refs:     []string{"Spec 041: Record Log", "`042-index`"},
@@ -77,7 +77,7 @@ func TestParseReadsEveryHeaderStyle(t *testing.T) {
 	}}
 	for _, w := range want {
 		got := files[w.Key]
-		got.Warnings = nil
+		got.Warnings, w.Rules = nil, RulesSections
 		if !reflect.DeepEqual(got, w) {
 			t.Errorf("%s:\n got %+v\nwant %+v", w.Path, got, w)
 		}
@@ -91,6 +91,10 @@ func TestParseReadsEveryHeaderStyle(t *testing.T) {
 func TestParseFallsBackWithAWarning(t *testing.T) {
 	t.Parallel()
 	long, runes := strings.Repeat("ä", 250), utf8.RuneCountInString
+	many := ""
+	for i := range maxReferences + 5 {
+		many += fmt.Sprint(i, ",")
+	}
 	cases := []struct {
 		name, path, source string
 		check              func(File) any
@@ -127,9 +131,9 @@ func TestParseFallsBackWithAWarning(t *testing.T) {
 			func(f File) any { return f.Title + f.Status }, "Xcompleted", []string{}},
 		{"first field wins", "1-x.md", "# X\n**Status:** Blocked\n## Status\nDone",
 			func(f File) any { return f.Status }, "blocked", []string{}},
-		{"dependencies of crates", "1-x.md", "# X\n### Dependencies\n- axum\n## Dependencies (Cargo.toml)\n- tokio",
+		{"dependencies of crates", "1-x.md", "# X\n### Cargo Dependencies\n- axum\n## Dependencies (Cargo.toml)\n- tokio",
 			func(f File) any { return len(f.Refs) }, 0, []string{}},
-		{"too many dependencies", "1-x.md", "# X\n**Dependencies:** " + strings.Repeat("1,", maxReferences+5),
+		{"too many dependencies", "1-x.md", "# X\n**Dependencies:** " + many,
 			func(f File) any { return len(f.Refs) }, maxReferences, []string{"too_many_references:2"}},
 	}
 	for _, c := range cases {
@@ -193,7 +197,8 @@ func TestCriteriaFollowCommonMark(t *testing.T) {
 	}{
 		{"every marker", heading + "- [ ] a\n* [x] b\n+ [X] c\n1. [ ] d\n2) [ ] e\n\t- [ ] f",
 			[]string{"a", "b", "c", "d", "e", "f"}},
-		{"no task", heading + "- [] a\n- [y] b\n- [x]c\n-[ ] d\n- [ ]\n[ ] e\n1234567890. [ ] f\n> - [ ] g", nil},
+		{"any mark, optional ones", heading + "- [] a\n- [y] b\n- [-] c\n- [ ]* d\n- [✓] e", []string{"a", "b", "c", "d", "e"}},
+		{"no task", heading + "- [x]a\n\n-[ ] b\n- [ ]\n\n[ ] c\n1234567890. [ ] d\n> - [ ] e\n- [f](g)", []string{"[f](g)"}},
 		{"other sections", "- [ ] a\n## Verification\n- [ ] b\n" + heading + "- [ ] c\n# Next\n- [ ] d\n",
 			[]string{"c"}},
 		{"deeper headings stay", heading + "### Part\n- [ ] a\n" +
@@ -207,19 +212,20 @@ func TestCriteriaFollowCommonMark(t *testing.T) {
 		{"closing fence with text", heading + "```\n``` x\n- [ ] a\n```\n- [ ] b", []string{"b"}},
 		{"backtick in the info string", heading + "``` a`b\n- [ ] a", []string{"a"}},
 		{"indented by four", heading + "    ```\n- [ ] a", []string{"a"}},
+		{"fence in an item", heading + "- [ ] a\n\n    ```\n- [ ] b\n    ```\n- [ ] c", []string{"a", "c"}},
 		{"indented by three", heading + "   ```\n- [ ] a\n   ```\n- [ ] b", []string{"b"}},
 		{"closing indented by four", heading + "```\n    ```\n- [ ] a", nil},
-		{"heading in a fence", "```\n" + heading + "```\n- [ ] a", nil},
-		{"no heading", "##Acceptance Criteria\n- [ ] a\n    ## Acceptance Criteria\n- [ ] b\n" +
+		{"heading in a fence", "```\n" + heading + "```\n- [ ] a\n## Definition of Done\n- [ ] b", []string{"b"}},
+		{"no heading", "## Success Criteria\n- [ ] z\n## X\n##Acceptance Criteria\n- [ ] a\n    ## Acceptance Criteria\n- [ ] b\n" +
 			"####### Acceptance Criteria\n- [ ] c",
-			nil},
+			[]string{"z"}},
 		{"windows", "## Acceptance Criteria\r\n- [ ] a\r\n```\r\n- [ ] b\r\n```\r\n- [x] c", []string{"a", "c"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for i, criterion := range Criteria(c.body) {
+			for i, criterion := range Criteria(c.body, RulesSections) {
 				got = append(got, criterion.Text)
 				if criterion.Index != i+1 {
 					t.Errorf("criterion %d has index %d", i+1, criterion.Index)
@@ -245,6 +251,14 @@ func TestRenderChangesNothingElse(t *testing.T) {
 		{"as it stands", body, []bool{false, true, false}, "planned", "planned", body},
 		{"no flags", body, nil, "planned", "planned", body},
 		{"checked", body, []bool{true, true, true}, "planned", "planned", strings.ReplaceAll(body, "[ ]", "[x]")},
+		{"other marks", "- [-] a\n- [] b\n- [~] c\n", []bool{true, true, false}, "planned", "planned", "- [x] a\n- [x] b\n- [~] c\n"},
+		{"in the front matter", "---\nstatus: in-progress # now\n---\n# A", nil, "in_review", "planned",
+			"---\nstatus: in-review # now\n---\n# A"},
+		{"in quotes", "---\nstatus: \"To Do\"\n---\n", nil, "completed", "planned", "---\nstatus: \"Completed\"\n---\n"},
+		{"as code in a table", "# A\n| Status | `todo` |\n", nil, "in_progress", "planned", "# A\n| Status | `in progress` |\n"},
+		{"beside another field", "# A\n**Status:** Draft | **Priority:** P1\n", nil, "testing", "planned",
+			"# A\n**Status:** Testing | **Priority:** P1\n"},
+		{"items without boxes", "## Acceptance Criteria\n1. a\n", []bool{true}, "planned", "planned", "## Acceptance Criteria\n1. a\n"},
 		{"unchecked", body, []bool{false, false, false, true}, "planned", "planned",
 			strings.ReplaceAll(body, "[X]", "[ ]")},
 		{"status", body, nil, "in_progress", "planned", strings.Replace(body, "Planned ok", "In Progress", 1)},
@@ -265,7 +279,7 @@ func TestRenderChangesNothingElse(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if got := Render(c.body, c.done, c.status, c.derived); got != c.want {
+			if got := Render(c.body, RulesSections, c.done, c.status, c.derived); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
@@ -313,11 +327,11 @@ func TestParseTakesAMegabyteOfAnything(t *testing.T) {
 	} {
 		source := "# A\n**Dependencies:** 1\n## Acceptance Criteria\n" + strings.Repeat(piece, size/len(piece))
 		f := Parse("1-a.md", source)
-		rendered := Render(source, make([]bool, len(f.Criteria)), "blocked", f.Status)
+		rendered := Render(source, RulesSections, make([]bool, len(f.Criteria)), "blocked", f.Status)
 		if len(rendered) < len(source)-16 {
 			t.Errorf("%q over and over: %d bytes became %d", piece, len(source), len(rendered))
 		}
-		Resolve([]Node{{Key: f.Key, Refs: f.Refs}})
+		Resolve(t.Context(), []Node{{Key: f.Key, Refs: f.Refs}})
 	}
 }
 
@@ -332,7 +346,8 @@ func TestCorpus(t *testing.T) {
 	got := make(map[string]int)
 	var nodes []Node
 	for key, f := range files {
-		nodes = append(nodes, Node{f.Key, f.Number, f.Title, f.Phase, f.Style, f.Path, f.Refs, f.RefLines})
+		nodes = append(nodes, Node{Key: f.Key, ID: f.ID, Number: f.Number, Title: f.Title, Phase: f.Phase, Style: f.Style,
+			Path: f.Path, Rules: f.Rules, Refs: f.Refs, RefLines: f.RefLines})
 		got["specs"]++
 		got["criteria"] += len(f.Criteria)
 		got["references"] += len(f.Refs)
@@ -342,13 +357,17 @@ func TestCorpus(t *testing.T) {
 				got["checkboxes"]++
 			}
 		}
-		if Render(sources[key], nil, f.Status, f.Status) != sources[key] {
+		if Render(sources[key], RulesSections, nil, f.Status, f.Status) != sources[key] {
 			t.Errorf("%s doesn't come out as it went in", f.Path)
 		}
 	}
-	edges, warnings := Resolve(nodes)
-	for _, w := range warnings {
-		got[w.Code]++
+	resolution, _ := Resolve(t.Context(), nodes)
+	edges := resolution.Edges
+	for _, warnings := range resolution.Warnings {
+		for _, w := range warnings {
+			got[w.Code]++
+			t.Log(w)
+		}
 	}
 	for key, f := range files {
 		got["edges"] += len(edges[key])
@@ -401,37 +420,37 @@ func FuzzParse(f *testing.F) {
 		}
 		file := Parse(path, source)
 		checkFile(t, file)
-		edges, _ := Resolve([]Node{
+		resolution, _ := Resolve(t.Context(), []Node{
 			{Key: file.Key, Number: file.Number, Title: file.Title, Refs: file.Refs},
 			{Key: "2-b", Number: "2"},
 		})
-		Cycles(edges)
+		Cycles(resolution.Edges)
 
 		same := make([]bool, len(file.Criteria))
 		for i, c := range file.Criteria {
 			same[i] = c.Done
 		}
-		if Render(source, same, file.Status, file.Status) != source {
+		if Render(source, RulesSections, same, file.Status, file.Status) != source {
 			t.Fatal("an unchanged file comes out changed")
 		}
 		all := slices.Repeat([]bool{true}, len(same))
-		checked := Render(source, all, file.Status, file.Status)
-		for i, c := range Criteria(checked) {
-			if !c.Done || i >= len(same) || c.Text != file.Criteria[i].Text {
+		checked := Render(source, file.Rules, all, file.Status, file.Status)
+		again, _ := findCriteria(checked, file.Rules)
+		for i, c := range again {
+			if c.boxed && !c.done || i >= len(same) {
 				t.Fatalf("criterion %d is %+v after checking all of %+v", i+1, c, file.Criteria)
 			}
 		}
-		back := Render(checked, same, "", "")
-		if strings.ReplaceAll(source, "[X]", "[x]") != strings.ReplaceAll(back, "[X]", "[x]") {
-			t.Fatal("checking and unchecking isn't the same again")
+		if back := Render(checked, file.Rules, same, "", ""); len(Criteria(back, file.Rules)) != len(same) {
+			t.Fatal("checking and unchecking leaves other criteria")
 		}
 
 		status := statuses[pick%uint(len(statuses))]
-		after := Parse(path, Render(source, same, status, file.Status))
+		after := Parse(path, Render(source, RulesSections, same, status, file.Status))
 		if len(after.Criteria) != len(same) {
 			t.Fatalf("%d criteria of %d after a new status", len(after.Criteria), len(same))
 		}
-		complete := len(same) > 0 && !slices.Contains(same, false)
+		complete := len(same) > 0 && (!slices.Contains(same, false) || after.Status == "completed")
 		if _, hasLine := readHeader(source).fields["status"]; hasLine && !complete && after.Status != status {
 			t.Fatalf("%s is read back as %s", status, after.Status)
 		}
@@ -441,8 +460,7 @@ func FuzzParse(f *testing.F) {
 // checkFile checks what File promises.
 func checkFile(t *testing.T, f File) {
 	t.Helper()
-	odd := func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789._-", r) }
-	if len(f.Key) > maxKey || strings.ContainsFunc(f.Key, odd) {
+	if f.Key != "" && !ValidKey(f.Key) {
 		t.Errorf("key %q", f.Key)
 	}
 	if len(f.Number) > maxNumber || f.Priority < 0 || f.Priority > 9 || statusWords[f.Status] == "" {

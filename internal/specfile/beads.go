@@ -1,0 +1,65 @@
+package specfile
+
+// Beads keeps its issues in issues.jsonl, one a line.
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+type bead struct {
+	ID                 string `json:"id"`
+	Title              string `json:"title"`
+	Description        string `json:"description"`
+	Design             string `json:"design"`
+	AcceptanceCriteria string `json:"acceptance_criteria"`
+	Notes              string `json:"notes"`
+	Status             string `json:"status"`
+	Priority           *word  `json:"priority"`
+	IssueType          string `json:"issue_type"`
+	Dependencies       []struct {
+		DependsOnID string `json:"depends_on_id"`
+		Type        string `json:"type"`
+	} `json:"dependencies"`
+}
+
+// readBeads makes a file of each issue. Epics only hold others together, and
+// tombstones are what was deleted: both are no work.
+func readBeads(t *tracked, source Source) {
+	line := 0
+	for text := range strings.Lines(strings.TrimPrefix(source.Text, byteOrderMark)) {
+		if line++; strings.TrimSpace(text) == "" {
+			continue
+		}
+		var issue bead
+		if err := json.Unmarshal([]byte(text), &issue); err != nil {
+			t.warn(line, "The line isn't an issue in JSON; it is left out.")
+			continue
+		}
+		if issue.IssueType == "epic" || issue.Status == "tombstone" {
+			t.skipped = append(t.skipped, source.Path+"/"+fileName(firstRunes(issue.ID, maxKey))+".md")
+			continue
+		}
+		t.add(line, "", issue.ID, issue.markdown())
+	}
+}
+
+func (b bead) markdown() string {
+	var needed []string
+	for _, d := range b.Dependencies {
+		if d.Type == "blocks" || d.Type == "" {
+			needed = append(needed, d.DependsOnID)
+		}
+	}
+	priority := ""
+	if b.Priority != nil && *b.Priority != "" {
+		priority = "P" + strings.TrimLeft(string(*b.Priority), "Pp")
+	}
+	var m item
+	m.begin(b.ID, b.Title, b.Status, priority, needed)
+	m.section("Description", b.Description)
+	m.section("Design", b.Design)
+	m.section("Acceptance Criteria", b.AcceptanceCriteria)
+	m.section("Notes", b.Notes)
+	return m.String()
+}

@@ -1,0 +1,183 @@
+package specfile
+
+// From the files of an import to specs: one for a file, one for a folder that is a
+// piece of work, one for each item of a tracker.
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strings"
+)
+
+const (
+	maxDocuments     = 200     // of one spec, that are named
+	maxAllReferences = 200_000 // of all specs that are read together
+)
+
+// Source is a file as it came.
+type Source struct{ Path, Text string }
+
+// Spec is what became of one or more files: the text that is kept, and what it says.
+type Spec struct {
+	File
+	Text string
+}
+
+// Collection is what became of the files of an import.
+type Collection struct {
+	Specs    []Spec
+	Skipped  []string  // the paths of files that are no specs
+	Warnings []Warning // of files that aren't specs, for what they hold
+}
+
+// Collect makes specs of files, whose paths must be unique and not to be skipped
+// (see Skips). others are the paths of files beside them. The texts must be valid
+// UTF-8. The error is the context's.
+func Collect(ctx context.Context, sources []Source, others []string) (Collection, error) {
+	var c Collection
+	var files []Source
+	for _, source := range sources {
+		switch {
+		case strings.TrimSpace(strings.TrimPrefix(source.Text, byteOrderMark)) == "":
+			c.skip(source.Path, "empty_file", "The file is empty.")
+		case IsTracker(source.Path):
+			items := readTracker(source)
+			c.Warnings = append(c.Warnings, items.warnings...)
+			c.Skipped = append(c.Skipped, items.skipped...)
+			files = append(files, items.files...)
+		default:
+			files = append(files, source)
+		}
+	}
+	folders := findFolders(files)
+	documents := make(map[string][]string)
+	texts := make(map[string]string) // of documents that can have a title
+	for _, file := range files {
+		if folder := folders.of(file.Path); folder != "" && file.Path != folders[folder] {
+			documents[folder] = append(documents[folder], file.Path)
+			c.Skipped = append(c.Skipped, file.Path)
+			if path.Dir(file.Path) == folder {
+				texts[strings.ToLower(file.Path)] = file.Text
+			}
+		}
+	}
+	for _, other := range others {
+		if folder := folders.of(other); folder != "" {
+			documents[folder] = append(documents[folder], other)
+		}
+	}
+	references := 0
+	for _, file := range files {
+		if err := ctx.Err(); err != nil {
+			return Collection{}, err
+		}
+		folder := folders.of(file.Path)
+		var f File
+		switch {
+		case folder == "":
+			f = Parse(file.Path, file.Text)
+		case folders[folder] == file.Path:
+			f = parseFolder(file, titleOf(folder, texts), documents[folder])
+		default:
+			continue
+		}
+		if references += len(f.Refs); references > maxAllReferences && len(f.Refs) > 0 {
+			f.warn(f.RefLines[0], "too_many_references", "An import has at most %d dependencies: those of this file aren't read.",
+				maxAllReferences)
+			f.Refs, f.RefLines = nil, nil
+		}
+		c.Specs = append(c.Specs, Spec{f, file.Text})
+	}
+	return c, nil
+}
+
+func (c *Collection) skip(name, code, message string) {
+	c.Skipped = append(c.Skipped, name)
+	c.Warnings = append(c.Warnings, Warning{File: name, Code: code, Message: message})
+}
+
+// workFolders are folders that are a piece of work as a whole, each with the path
+// of its list of tasks.
+type workFolders map[string]string
+
+// findFolders finds the folders that have tasks.md beside spec.md, proposal.md or
+// requirements.md. The root counts if no other folder does.
+func findFolders(files []Source) workFolders {
+	tasks, described := make(workFolders), make(map[string]bool)
+	for _, file := range files {
+		folder, base := path.Split(file.Path)
+		switch folder = path.Clean(folder); strings.ToLower(base) {
+		case "tasks.md":
+			tasks[folder] = file.Path
+		case "spec.md", "proposal.md", "requirements.md":
+			described[folder] = true
+		}
+	}
+	for folder := range tasks {
+		if !described[folder] {
+			delete(tasks, folder)
+		}
+	}
+	if len(tasks) > 1 {
+		delete(tasks, ".")
+	}
+	return tasks
+}
+
+// of returns the outermost of the folders that a file is in, or "".
+func (w workFolders) of(name string) (outermost string) {
+	if len(w) == 0 {
+		return ""
+	}
+	for folder := path.Dir(name); ; folder = path.Dir(folder) {
+		if w[folder] != "" {
+			outermost = folder
+		}
+		if folder == "." || folder == "/" {
+			return outermost
+		}
+	}
+}
+
+// parseFolder reads a list of tasks for nothing but its boxes.
+func parseFolder(tasks Source, title string, documents []string) File {
+	f := File{Path: tasks.Path, Rules: RulesBoxes, Priority: DefaultPriority, Phase: folderPhase(tasks.Path)}
+	f.takeName()
+	f.takeNumberAndTitle(header{})
+	if title != "" {
+		f.Title = f.cut(0, "title", title)
+	}
+	f.takeStatus(header{}, f.takeCriteria(tasks.Text))
+	f.Documents = slices.Sorted(slices.Values(documents))[:min(len(documents), maxDocuments)]
+	return f
+}
+
+// documentNames are what a heading calls a document itself, in words, and so says
+// nothing of the work.
+var documentNames = []string{"specification", "spec", "feature specification", "feature spec", "feature", "requirements",
+	"requirements document", "spec requirements document", "product requirements document", "product requirements", "prd",
+	"proposal", "change proposal", "change", "technical specification", "design document", "implementation plan", "tasks",
+	"requirements specification", "why"}
+
+// titleOf is what the heading of a folder's spec or proposal names, or "".
+func titleOf(folder string, texts map[string]string) string {
+	for _, name := range []string{"spec.md", "proposal.md", "requirements.md"} {
+		h := readHeader(texts[strings.ToLower(path.Join(folder, name))])
+		title := oneLine(h.title)
+		if field := h.fields["title"]; field.value != "" {
+			title = oneLine(field.value)
+		}
+		if label, rest, ok := cutColon(title); ok && isDocumentName(label) {
+			title = strings.TrimSpace(rest)
+		}
+		if title != "" && !isDocumentName(title) {
+			return title
+		}
+	}
+	return ""
+}
+
+func isDocumentName(title string) bool {
+	return slices.Contains(documentNames, strings.Join(headingWords(title), " "))
+}

@@ -1,0 +1,40 @@
+package specfile
+
+// Small tools for text.
+
+import (
+	"strings"
+	"unicode"
+)
+
+// cutFold is strings.CutPrefix without regard to ASCII case.
+func cutFold(text, prefix string) (rest string, found bool) {
+	if len(text) >= len(prefix) && strings.EqualFold(text[:len(prefix)], prefix) {
+		return text[len(prefix):], true
+	}
+	return text, false
+}
+
+// wordsOf are the letters and digits of a text, in lower case.
+func wordsOf(text string) []string {
+	return strings.FieldsFunc(strings.ToLower(text), func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) || r == '\ufe0f'
+	})
+}
+
+// oneLine makes a text fit for a line: no control characters, single spaces.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r)
+	}), " ")
+}
+
+// firstRunes cuts a text to its first n characters.
+func firstRunes(text string, n int) string {
+	for i := range text {
+		if n--; n < 0 {
+			return text[:i]
+		}
+	}
+	return text
+}
