@@ -148,7 +148,9 @@ func parseFolder(tasks Source, title string, documents []string) File {
 	if title != "" {
 		f.Title = f.cut(0, "title", title)
 	}
-	f.takeStatus(header{}, f.takeCriteria(tasks.Text))
+	found, odd := findCriteria(tasks.Text, f.Rules)
+	f.takeCriteria(found, odd)
+	f.takeStatus(header{}, found)
 	f.Documents = slices.Sorted(slices.Values(documents))[:min(len(documents), maxDocuments)]
 	return f
 }

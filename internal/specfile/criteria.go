@@ -63,6 +63,12 @@ func findCriteria(body string, rules Rules) (found []*foundCriterion, odd []int)
 	for r.scan() {
 		r.readLine()
 	}
+	return r.criteria(rules)
+}
+
+// criteria are what has been read, by one of the rules, and the lines that look like
+// criteria and aren't.
+func (r *criteriaReader) criteria(rules Rules) (found []*foundCriterion, odd []int) {
 	if rules == RulesBoxes {
 		return r.boxes, r.odd
 	}
@@ -125,18 +131,17 @@ func (r *criteriaReader) readLine() {
 		r.readHeading()
 	case r.blank:
 	default:
-		item, listed := cutListMarker(r.text)
-		if listed {
-			r.readItem(item)
+		if r.isItem {
+			r.readItem(r.item)
 		} else {
-			r.readText(item)
+			r.readText(r.item)
 		}
 	}
 	r.afterBlank = r.blank || r.hidden
 }
 
 func (r *criteriaReader) readHeading() {
-	kind := sectionKind(r.heading)
+	kind := r.section
 	if r.kind != "" && r.level <= r.sectionLevel {
 		r.kind, r.scenario = "", nil
 	}
@@ -190,7 +195,7 @@ func (r *criteriaReader) readText(text string) {
 		}
 		return
 	}
-	if looksLikeBox(strings.TrimLeft(text, "-*+")) {
+	if startsWithAny(text, "-*+[") && looksLikeBox(strings.TrimLeft(text, "-*+")) {
 		r.noteOdd()
 	} else if r.kind == acceptance {
 		r.readStep(text)

@@ -40,27 +40,24 @@ type passedLine struct {
 // as sections of their own wherever they stand. In the front matter dependencies
 // are complete: sections of that name are passed over then.
 func readHeader(body string) header {
-	h := headerReader{header: header{fields: make(map[string]headerField)}, zone: zoneHeader}
-	h.readMatter(readMatter(body))
+	h := newHeaderReader(body)
 	s := newScanner(body)
 	for s.scan() {
-		switch {
-		case s.hidden:
-			h.endList()
-		case s.level > 0 && s.level < boldLevel:
-			h.readHeading(s)
-		case h.acceptance > 0:
-			h.endList()
-		case h.zone == zoneHeader:
-			h.readLine(s)
-		case h.zone != "":
-			h.readSection(s)
-		default:
-			h.passOver(s)
-		}
+		h.read(s)
 	}
-	h.openFence, h.openComment = s.openFence, s.openComment
 	return h.header
+}
+
+// readWhole reads the fields and the criteria in one pass.
+func readWhole(body string, rules Rules) (h header, found []*foundCriterion, odd []int) {
+	fields, criteria := newHeaderReader(body), criteriaReader{scanner: newScanner(body)}
+	for criteria.scan() {
+		fields.read(criteria.scanner)
+		criteria.readLine()
+	}
+	fields.openFence, fields.openComment = criteria.openFence, criteria.openComment
+	found, odd = criteria.criteria(rules)
+	return fields.header, found, odd
 }
 
 const zoneHeader = "header"
@@ -80,6 +77,30 @@ type headerReader struct {
 	mute      bool     // what follows in a section lists other things
 	columns   []string // of a table whose first row has the names of fields
 	tableLine int      // the last one of a table of dependencies
+}
+
+func newHeaderReader(body string) *headerReader {
+	h := &headerReader{header: header{fields: make(map[string]headerField)}, zone: zoneHeader}
+	h.readMatter(readMatter(body))
+	return h
+}
+
+// read takes a line.
+func (h *headerReader) read(s *scanner) {
+	switch {
+	case s.hidden:
+		h.endList()
+	case s.level > 0 && s.level < boldLevel:
+		h.readHeading(s)
+	case h.acceptance > 0:
+		h.endList()
+	case h.zone == zoneHeader:
+		h.readLine(s)
+	case h.zone != "":
+		h.readSection(s)
+	default:
+		h.passOver(s)
+	}
 }
 
 func (h *headerReader) endList() { h.listing, h.empty, h.columns = false, "", nil }
@@ -113,7 +134,7 @@ func (h *headerReader) readHeading(s *scanner) {
 	if h.acceptance > 0 && s.level > h.acceptance {
 		return
 	}
-	if h.acceptance = 0; sectionKind(s.heading) == acceptance {
+	if h.acceptance = 0; s.section == acceptance {
 		h.acceptance = s.level
 	}
 	name, value := cutFieldHeading(s.heading)
@@ -346,11 +367,10 @@ func (h *headerReader) readReferenceRow(s *scanner, text string) {
 
 // passOver notes a line of the text that names a field in bold.
 func (h *headerReader) passOver(s *scanner) {
-	item, _ := cutListMarker(s.text)
-	if !strings.HasPrefix(item, "**") {
+	if !strings.HasPrefix(s.item, "**") {
 		return
 	}
-	name, value, ok := cutField(item)
+	name, value, ok := cutField(s.item)
 	if name = fieldNames[name]; ok && strings.TrimSpace(value) != "" && (name == "status" || name == "dependencies" || name == "priority") {
 		h.passed = append(h.passed, passedLine{name, s.number})
 	}

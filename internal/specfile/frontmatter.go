@@ -182,7 +182,7 @@ func (r *matterReader) readLines() {
 		text := strings.TrimLeft(r.line, " \t")
 		item, listed := cutListMarker(r.line)
 		switch {
-		case isMatterGap(r.line) || text == "-":
+		case isMatterGap(r.line) || strings.TrimRight(text, " \t") == "-":
 		case listed && text[0] == '-':
 			r.add(item, r.start+len(r.line)-len(item))
 		case len(text) < len(r.line):
@@ -272,7 +272,7 @@ func cutFlowScalar(text string) (value string, size int, ok bool) {
 // cutScalar reads a scalar that fills a line but for a comment. inner is where
 // in the text its value begins.
 func cutScalar(text string) (value string, inner int, ok bool) {
-	if text[0] == '"' || text[0] == '\'' {
+	if startsWithAny(text, `"'`) {
 		value, size, ok := cutQuoted(text)
 		rest := strings.TrimLeft(text[size:], " \t")
 		return value, 1, ok && (rest == "" || rest[0] == '#')

@@ -21,7 +21,10 @@ type scanner struct {
 	hidden  bool   // the line is front matter, a comment, fenced code, or a fence
 	level   int    // 1 to 6 for a heading, boldLevel for a line in bold that stands for one
 	heading string // its text
+	section string // what boxes below it are; see sectionKind
 	blank   bool
+	item    string // the text without its indent and, if isItem, without its list marker
+	isItem  bool
 	setext  bool // the next line underlines this one, or this one is such a line
 
 	language    string // of the fenced code that the line is in, if it is inside
@@ -58,7 +61,8 @@ func (s *scanner) scan() bool {
 		s.text = s.text[len(byteOrderMark):]
 	}
 	s.level, s.heading = 0, ""
-	s.blank = strings.TrimSpace(s.text) == ""
+	s.item, s.isItem = cutListMarker(s.text)
+	s.blank = !s.isItem && strings.TrimSpace(s.item) == ""
 	underline := s.nextIsRuled
 	s.setext, s.nextIsRuled = underline, false
 	switch {
@@ -66,10 +70,11 @@ func (s *scanner) scan() bool {
 		s.hidden, s.paragraph = true, false
 	default:
 		s.hidden = false
-		s.scanHeading()
-		_, item := cutListMarker(s.text)
+		if s.scanHeading(); s.level > 0 {
+			s.section = sectionKind(s.heading)
+		}
 		indented := strings.HasPrefix(s.text, "  ") || strings.HasPrefix(s.text, "\t")
-		s.listed = item || s.listed && (s.blank || indented || s.paragraph && s.level%boldLevel == 0)
+		s.listed = s.isItem || s.listed && (s.blank || indented || s.paragraph && s.level%boldLevel == 0)
 		s.paragraph = !s.blank && s.level%boldLevel == 0
 	}
 	return true
@@ -84,7 +89,11 @@ func lineAt(body string, start int) (text string, next int) {
 	if end := strings.IndexByte(body[start:], '\n'); end >= 0 {
 		next = start + end + 1
 	}
-	return strings.TrimRight(body[start:next], "\r\n"), next
+	end := next
+	for end > start && (body[end-1] == '\n' || body[end-1] == '\r') {
+		end--
+	}
+	return body[start:end], next
 }
 
 // scanFence follows CommonMark: a fence is at least three backticks or tildes,
@@ -93,7 +102,7 @@ func lineAt(body string, start int) (text string, next int) {
 // end of the file.
 func (s *scanner) scanFence() (code bool) {
 	text, shallow := cutIndent(s.text)
-	text = strings.TrimLeft(text, "\t")
+	text = trimIndent(text)
 	run := fenceRun(text)
 	if s.openFence == 0 {
 		s.language = ""
@@ -130,7 +139,7 @@ func (s *scanner) scanComment() (hidden bool) {
 	if at < 0 || strings.Count(s.text[:at], "`")%2 > 0 {
 		return false
 	}
-	lead := strings.TrimLeft(s.text[:at], " \t") == ""
+	lead := trimIndent(s.text[:at]) == ""
 	end := -1
 	if !s.noMoreEnds {
 		end = strings.Index(s.body[s.start+at:], "-->")
@@ -152,17 +161,15 @@ func (s *scanner) scanHeading() {
 	if s.level, s.heading = atxHeading(s.text); s.level > 0 || !ok || s.blank {
 		return
 	}
-	if _, item := cutListMarker(s.text); item || startsWithAny(text, ">|<") {
+	if s.isItem || startsWithAny(text, ">|<") {
 		return
 	}
-	if name, value, isField := cutField(text); isField && strings.HasPrefix(text, "**") && strings.TrimSpace(value) == "" {
-		s.level, s.heading = boldLevel, name
-	} else if inner, bold := cutBold(text); bold {
-		s.level, s.heading = boldLevel, inner
+	if strings.HasPrefix(text, "**") {
+		s.scanBold(text)
 	} else if strings.HasSuffix(text, ":") && sectionKind(text) != "" {
 		s.level, s.heading = boldLevel, text
 	}
-	if s.paragraph || s.next >= len(s.body) {
+	if s.paragraph || s.next >= len(s.body) || !strings.ContainsRune(" =-", rune(s.body[s.next])) {
 		return
 	}
 	below, _ := lineAt(s.body, s.next)
@@ -179,9 +186,21 @@ func (s *scanner) scanHeading() {
 	}
 }
 
+// scanBold takes a line that is in bold as a whole, or but for a colon.
+func (s *scanner) scanBold(text string) {
+	if name, value, isField := cutField(text); isField && strings.TrimSpace(value) == "" {
+		s.level, s.heading = boldLevel, name
+	} else if inner, bold := cutBold(text); bold {
+		s.level, s.heading = boldLevel, inner
+	}
+}
+
 // atxHeading reads "## Title" and "## Title ##". What is none has the level 0.
 func atxHeading(line string) (level int, title string) {
 	text, ok := cutIndent(line)
+	if text == "" || text[0] != '#' {
+		return 0, ""
+	}
 	title = strings.TrimLeft(text, "#")
 	level = len(text) - len(title)
 	if !ok || level == 0 || level > 6 || title != "" && title[0] != ' ' && title[0] != '\t' {
@@ -205,7 +224,9 @@ func cutBold(text string) (inner string, ok bool) {
 // cutIndent takes off up to three spaces. With more, a line is neither a fence
 // nor a heading.
 func cutIndent(line string) (text string, ok bool) {
-	text = strings.TrimLeft(line, " ")
+	for text = line; text != "" && text[0] == ' '; {
+		text = text[1:]
+	}
 	return text, len(line)-len(text) <= 3
 }
 
@@ -224,6 +245,14 @@ func indentOf(line string) (columns int) {
 	return columns
 }
 
+// trimIndent takes off spaces and tabs. It is called for every line, more than once.
+func trimIndent(line string) string {
+	for len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
+		line = line[1:]
+	}
+	return line
+}
+
 // checkbox is an item of a task list.
 type checkbox struct {
 	mark, markEnd int // offsets in the body of what stands between the brackets
@@ -235,8 +264,8 @@ type checkbox struct {
 // in the brackets, of which x and X mean done, perhaps an asterisk for an optional
 // task, and a text, without which it is no task.
 func (s *scanner) checkbox() (checkbox, bool) {
-	item, ok := cutListMarker(s.text)
-	if s.hidden || !ok || !strings.HasPrefix(item, "[") {
+	item := s.item
+	if s.hidden || !s.isItem || !strings.HasPrefix(item, "[") {
 		return checkbox{}, false
 	}
 	inside, size := item[1:], 0
@@ -257,16 +286,19 @@ func (s *scanner) checkbox() (checkbox, bool) {
 // cutListMarker takes off an indent and "-", "*", "+", "1." or "1)" with the
 // spaces behind it. The item is a suffix of the line.
 func cutListMarker(line string) (item string, ok bool) {
-	text := strings.TrimLeft(line, " \t")
-	rest := strings.TrimLeft(text, "0123456789")
-	digits, ends := len(text)-len(rest), "-*+"
+	text, digits := trimIndent(line), 0
+	for digits < len(text) && isDigit(rune(text[digits])) {
+		digits++
+	}
+	ends := "-*+"
 	if digits > 0 {
 		ends = ".)"
 	}
+	rest := text[digits:]
 	if digits > 9 || !startsWithAny(rest, ends) {
 		return text, false
 	}
-	if item = strings.TrimLeft(rest[1:], " \t"); len(item) == len(rest)-1 {
+	if item = trimIndent(rest[1:]); len(item) == len(rest)-1 {
 		return text, false
 	}
 	return item, true

@@ -37,6 +37,7 @@ func firstCriteria(body string) (found []*foundCriterion) {
 			}
 			continue
 		}
+		s.item, s.isItem = cutListMarker(s.text)
 		box, ok := s.checkbox()
 		if ok && section > 0 && strings.Contains(" xX", body[box.mark:box.markEnd]) && box.mark < box.markEnd &&
 			body[box.markEnd+1] != '*' {

@@ -123,11 +123,11 @@ type Warning struct {
 func Parse(name, source string) File {
 	f := File{Path: name, Rules: RulesSections, Priority: DefaultPriority}
 	f.takeName()
-	h := readHeader(source)
+	h, found, odd := readWhole(source, f.Rules)
 	f.Style = h.style
 	f.ID = firstRunes(strings.ToLower(oneLine(h.fields["spec id"].value)), maxKey)
 	f.takeNumberAndTitle(h)
-	found := f.takeCriteria(source)
+	f.takeCriteria(found, odd)
 	f.takeStatus(h, found)
 	f.takePriority(h)
 	f.takeReferences(h)
@@ -195,14 +195,11 @@ func (f *File) takeNumberAndTitle(h header) {
 	f.Title = f.cut(line, "title", title)
 }
 
-// takeCriteria also returns where the criteria stand.
-func (f *File) takeCriteria(source string) []*foundCriterion {
-	found, odd := findCriteria(source, f.Rules)
+func (f *File) takeCriteria(found []*foundCriterion, odd []int) {
 	f.Criteria = plainCriteria(found)
 	for _, line := range odd {
 		f.warn(line, "odd_checkbox", "This looks like a checkbox and isn't one: it needs a list marker, spaces and a text.")
 	}
-	return found
 }
 
 // takeStatus reads the status line. In a file that is completed, criteria without
