@@ -151,6 +151,7 @@ type storedSpec struct {
 	id          string
 	byHand      bool // its dependencies were set by hand
 	hash        []byte
+	documents   []string
 	leased      bool
 	refWarnings string // as JSON
 
@@ -162,14 +163,15 @@ type storedSpec struct {
 func (s storedSpec) samePlan(other storedSpec) bool {
 	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number && s.Title == other.Title &&
 		s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path && s.Rules == other.Rules &&
-		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased && bytes.Equal(s.hash, other.hash)
+		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased &&
+		bytes.Equal(s.hash, other.hash) && slices.Equal(s.documents, other.documents)
 }
 
 // storedSpecs reads the specs of a mission, in the order of their ids.
 func storedSpecs(ctx context.Context, q querier, missionID string) ([]storedSpec, error) {
 	rows, err := q.Query(ctx, `
-		SELECT s.id, s.key, s.file_id, s.number, s.title, s.phase, s.style, coalesce(s.path, ''), s.rules, s.refs, s.ref_lines,
-		       s.source_hash, s.ref_warnings::text, h.status, h.version = 1, l.spec_id IS NOT NULL
+		SELECT s.id, s.key, s.file_id, s.number, s.title, s.phase, s.style, coalesce(s.path, ''), s.rules, s.refs,
+		       s.ref_lines, s.source_hash, s.documents, s.ref_warnings::text, h.status, h.version = 1, l.spec_id IS NOT NULL
 		FROM specs s JOIN spec_states h ON h.spec_id = s.id LEFT JOIN leases l ON l.spec_id = s.id
 		WHERE s.mission_id = $1 ORDER BY s.id`, missionID)
 	if err != nil {
@@ -177,8 +179,8 @@ func storedSpecs(ctx context.Context, q querier, missionID string) ([]storedSpec
 	}
 	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec storedSpec, err error) {
 		var lines []int
-		err = row.Scan(&spec.id, &spec.Key, &spec.ID, &spec.Number, &spec.Title, &spec.Phase, &spec.Style, &spec.Path, &spec.Rules,
-			&spec.Refs, &lines, &spec.hash, &spec.refWarnings, &spec.status, &spec.untouched, &spec.leased)
+		err = row.Scan(&spec.id, &spec.Key, &spec.ID, &spec.Number, &spec.Title, &spec.Phase, &spec.Style, &spec.Path,
+			&spec.Rules, &spec.Refs, &lines, &spec.hash, &spec.documents, &spec.refWarnings, &spec.status, &spec.untouched, &spec.leased)
 		spec.byHand, spec.RefLines = spec.Refs == nil, lines
 		return spec, err
 	})
@@ -240,8 +242,8 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 	var body string
 	var rules specfile.Rules
 	var before []bool
-	err := t.QueryRow(ctx, `SELECT s.body, s.rules, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`,
-		f.old.id).Scan(&body, &rules, &before)
+	err := t.QueryRow(ctx, `
+		SELECT s.body, s.rules, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`, f.old.id).Scan(&body, &rules, &before)
 	if err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
@@ -255,7 +257,8 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 	t.queue(`
 		UPDATE specs SET number = $2, title = $3, phase = $4, priority = $5, estimated_context = $6, body = $7,
 		       derived_status = $8, path = $9, source_hash = $10, style = $11, refs = $12, ref_lines = $13, rules = $14,
-		       file_id = $15, documents = $16, file_warnings = $17, tags = CASE WHEN cardinality($18::text[]) > 0 THEN $18 ELSE tags END
+		       file_id = $15, documents = $16, file_warnings = $17,
+		       tags = CASE WHEN cardinality($18::text[]) > 0 THEN $18 ELSE tags END
 		WHERE id = $1`,
 		f.old.id, f.Number, f.Title, f.Phase, f.Priority, f.EstimatedContext, f.Text,
 		f.Status, f.Path, f.hash, f.Style, orEmpty(f.Refs), f.RefLines, f.Rules,
@@ -271,7 +274,8 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec) error {
 	var ids, statuses, done []string
 	for _, f := range created {
-		ids, statuses, done = append(ids, f.id), append(statuses, f.Status), append(done, booleanArray(doneFlags(f.Criteria)))
+		ids, statuses = append(ids, f.id), append(statuses, f.Status)
+		done = append(done, booleanArray(doneFlags(f.Criteria)))
 	}
 	err := t.CopyFrom(ctx, "specs", []string{"id", "mission_id", "key", "number", "title", "phase", "priority", "tags",
 		"estimated_context", "body", "derived_status", "path", "source_hash", "style", "refs", "ref_lines", "rules",
@@ -311,8 +315,11 @@ func (t *tx) deferDocuments(m *missionLock, p *importPlan) (deferred int) {
 			continue
 		}
 		deferred++
-		t.queue(`UPDATE spec_states SET status = 'deferred', version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`, spec.id)
-		t.emit("spec.status_changed", m.ID, spec.id, "", map[string]any{"from": spec.status, "to": "deferred", "imported": true})
+		t.queue(`
+			UPDATE spec_states SET status = 'deferred', version = version + 1, updated_at = clock_timestamp()
+			WHERE spec_id = $1`, spec.id)
+		t.emit("spec.status_changed", m.ID, spec.id, "",
+			map[string]any{"from": spec.status, "to": "deferred", "imported": true})
 	}
 	return deferred
 }
@@ -320,7 +327,8 @@ func (t *tx) deferDocuments(m *missionLock, p *importPlan) (deferred int) {
 // storeEdges stores the dependencies and the warnings of references that differ
 // from what is stored, for every spec of the mission: new files may be what others
 // pointed at. It reports whether any dependency did, and adds cycles to the report.
-func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, report *importReport) (moved bool, err error) {
+func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, report *importReport) (
+	moved bool, err error) {
 	byID, err := missionEdges(ctx, t, missionID)
 	if err != nil {
 		return false, err
@@ -358,8 +366,9 @@ func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, re
 	}
 	report.Cycles = orEmpty(specfile.Cycles(all))
 	if len(warned) > 0 {
-		t.queue(`UPDATE specs SET ref_warnings = its.said::json FROM unnest($1::uuid[], $2::text[]) AS its (id, said) WHERE specs.id = its.id`,
-			warned, warnings)
+		t.queue(`
+			UPDATE specs SET ref_warnings = its.said::json
+			FROM unnest($1::uuid[], $2::text[]) AS its (id, said) WHERE specs.id = its.id`, warned, warnings)
 	}
 	if len(dropped) == 0 {
 		return false, nil

@@ -26,7 +26,8 @@ type importedSpec struct {
 
 // takes reports whether the file replaces what is stored.
 func (f importedSpec) takes() bool {
-	return !f.old.leased && (f.renamed || f.old.Path != f.Path || !bytes.Equal(f.old.hash, f.hash))
+	return !f.old.leased && (f.old.Path != f.Path || !bytes.Equal(f.old.hash, f.hash) ||
+		!slices.Equal(f.old.documents, f.Documents))
 }
 
 // saysDone reports whether a changed file says that it is done, while its spec is
@@ -113,10 +114,13 @@ func (p *importPlan) match(specs []specfile.Spec) {
 	for _, spec := range specs {
 		hash := sha256.Sum256([]byte(spec.Text))
 		f := importedSpec{Spec: spec, hash: hash[:], old: byPath[spec.Path]}
-		if same := byHash[string(f.hash)]; f.old == nil && len(same) == 1 && !imported[same[0].Path] && inFolder(same[0].Path, folder) {
+		same := byHash[string(f.hash)]
+		if f.old == nil && len(same) == 1 && !imported[same[0].Path] && inFolder(same[0].Path, folder) {
 			f.old, f.renamed = same[0], true
-			p.report.Renamed = append(p.report.Renamed, renamedFile{same[0].Path, spec.Path})
 			delete(byHash, string(f.hash))
+			if !f.old.leased {
+				p.report.Renamed = append(p.report.Renamed, renamedFile{f.old.Path, spec.Path})
+			}
 		}
 		if f.old == nil {
 			f.old = pathless[spec.Key]
@@ -163,12 +167,14 @@ func (m folderMove) path(name string) string {
 func (m folderMove) paths(names []string) []string { return mapValues(names, m.path) }
 
 func (m folderMove) sources(files []specfile.Source) []specfile.Source {
-	return mapValues(files, func(f specfile.Source) specfile.Source { return specfile.Source{Path: m.path(f.Path), Text: f.Text} })
+	return mapValues(files, func(f specfile.Source) specfile.Source {
+		return specfile.Source{Path: m.path(f.Path), Text: f.Text}
+	})
 }
 
 func (m folderMove) message() string {
 	if m.cut != "" {
-		return fmt.Sprintf("These files were imported before without the folder %s in front; they are taken for the same ones.", m.cut)
+		return fmt.Sprintf("These files were imported before without the folder %s; they are taken for the same ones.", m.cut)
 	}
 	return fmt.Sprintf("These files were imported before from the folder %s; they are taken for the same ones.", m.add)
 }
@@ -275,18 +281,18 @@ func (p *importPlan) warnOfWork() {
 			continue
 		}
 		if f.old.leased && !bytes.Equal(f.old.hash, f.hash) {
-			p.report.add(specfile.Warning{File: f.Path, Code: "leased",
-				Message: "An agent works on this spec, so it was left as it is. Import the file again when the lease has ended."})
+			p.report.add(specfile.Warning{File: f.Path, Code: "leased", Message: "An agent works on this spec, " +
+				"so it was left as it is. Import the file again when the lease has ended."})
 		}
 		if f.saysDone() {
-			p.report.add(specfile.Warning{File: f.Path, Code: "done_in_file", Message: "The file says that it is done, and its spec was open. " +
-				"It is completed now if nobody held it and all its criteria are checked."})
+			p.report.add(specfile.Warning{File: f.Path, Code: "done_in_file", Message: "The file says that it is done, " +
+				"and its spec was open. It is completed now if nobody held it and all its criteria are checked."})
 		}
 	}
 	for _, spec := range p.documents {
 		if spec.status != "deferred" {
-			p.report.add(specfile.Warning{File: spec.Path, Code: "no_work", Message: "This file was a spec and is none any more: " +
-				"the spec is deferred if nobody has worked on it. Delete it, if it isn't needed."})
+			p.report.add(specfile.Warning{File: spec.Path, Code: "no_work", Message: "This file was a spec and isn't " +
+				"one any more: the spec is deferred if nobody has worked on it. Delete it, if it isn't needed."})
 		}
 	}
 }

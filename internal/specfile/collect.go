@@ -83,8 +83,8 @@ func Collect(ctx context.Context, sources []Source, others []string) (Collection
 			continue
 		}
 		if references += len(f.Refs); references > maxAllReferences && len(f.Refs) > 0 {
-			f.warn(f.RefLines[0], "too_many_references", "An import has at most %d dependencies: those of this file aren't read.",
-				maxAllReferences)
+			f.warn(f.RefLines[0], "too_many_references",
+				"An import has at most %d dependencies: those of this file aren't read.", maxAllReferences)
 			f.Refs, f.RefLines = nil, nil
 		}
 		c.Specs = append(c.Specs, Spec{f, file.Text})
@@ -157,10 +157,12 @@ func parseFolder(tasks Source, title string, documents []string) File {
 
 // documentNames are what a heading calls a document itself, in words, and so says
 // nothing of the work.
-var documentNames = []string{"specification", "spec", "feature specification", "feature spec", "feature", "requirements",
-	"requirements document", "spec requirements document", "product requirements document", "product requirements", "prd",
-	"proposal", "change proposal", "change", "technical specification", "design document", "implementation plan", "tasks",
-	"requirements specification", "why"}
+var documentNames = []string{
+	"specification", "spec", "feature specification", "feature spec", "feature", "technical specification",
+	"requirements", "requirements document", "requirements specification", "spec requirements document",
+	"product requirements", "product requirements document", "prd", "proposal", "change proposal", "change", "why",
+	"design document", "implementation plan", "tasks",
+}
 
 // titleOf is what the heading of a folder's spec or proposal names, or "".
 func titleOf(folder string, texts map[string]string) string {

@@ -225,6 +225,9 @@ func (h *headerReader) readLine(s *scanner) {
 		h.readFields(s, item, listed)
 	case s.blank:
 		h.listing = h.listing && h.empty != ""
+	case sentence(item) != "":
+		h.endList()
+		h.add(s, "dependencies", sentence(item), StylePlain)
 	case ok && (strings.HasPrefix(item, "**") || slices.Contains(dependentNames, name)):
 		h.endList() // a field that means nothing here
 	case h.listing:
@@ -235,6 +238,27 @@ func (h *headerReader) readLine(s *scanner) {
 	default:
 		h.endList()
 	}
+}
+
+// sentence is what follows "Depends on" or "Blocked by" without a colon, if that is
+// a reference: "Depends on #12".
+func sentence(item string) string {
+	for _, words := range []string{"depends on ", "blocked by "} {
+		if rest, ok := cutFold(item, words); ok && startsReference(rest) {
+			return rest
+		}
+	}
+	return ""
+}
+
+// withoutLabel takes a label off an item that has a reference behind it, as in
+// "Internal: 001-soil".
+func withoutLabel(item string) string {
+	name, value, ok := cutField(item)
+	if ok && !strings.ContainsFunc(name, isDigit) && startsReference(value) {
+		return value
+	}
+	return item
 }
 
 // readFields reads the field of a line, or several with " | " between them.
@@ -271,7 +295,7 @@ func (h *headerReader) goOn(s *scanner, item string, listed bool) {
 	}
 	switch {
 	case listed || startsReference(item):
-		h.add(s, "dependencies", item, "")
+		h.add(s, "dependencies", withoutLabel(item), "")
 	case h.empty != "" && last == "":
 		h.add(s, "dependencies", item, "")
 	case indentOf(s.text) > h.indent || strings.HasSuffix(last, ",") || strings.HasSuffix(last, ";"):
@@ -347,7 +371,7 @@ func (h *headerReader) readSection(s *scanner) {
 	case strings.HasPrefix(item, "|"):
 		h.readReferenceRow(s, item)
 	case listed || !h.listing || startsReference(item):
-		h.add(s, "dependencies", item, StyleSections)
+		h.add(s, "dependencies", withoutLabel(item), StyleSections)
 		h.listing = true
 	default:
 		h.joinLast(item)
@@ -371,7 +395,8 @@ func (h *headerReader) passOver(s *scanner) {
 		return
 	}
 	name, value, ok := cutField(s.item)
-	if name = fieldNames[name]; ok && strings.TrimSpace(value) != "" && (name == "status" || name == "dependencies" || name == "priority") {
+	counts := []string{"status", "priority", "dependencies"}
+	if name = fieldNames[name]; ok && strings.TrimSpace(value) != "" && slices.Contains(counts, name) {
 		h.passed = append(h.passed, passedLine{name, s.number})
 	}
 }

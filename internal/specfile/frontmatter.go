@@ -38,7 +38,8 @@ func cutName(line string) (name, value string, ok bool) {
 	odd := func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune("_-. ", r)
 	}
-	if !ok || name == "" || startsWithAny(name, "-. ") || strings.ContainsFunc(name, odd) || value != "" && !startsWithAny(value, " \t") {
+	if !ok || name == "" || startsWithAny(name, "-. ") || strings.ContainsFunc(name, odd) ||
+		value != "" && !startsWithAny(value, " \t") {
 		return "", "", false
 	}
 	return name, value, true

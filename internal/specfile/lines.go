@@ -25,7 +25,6 @@ type scanner struct {
 	blank   bool
 	item    string // the text without its indent and, if isItem, without its list marker
 	isItem  bool
-	setext  bool // the next line underlines this one, or this one is such a line
 
 	language    string // of the fenced code that the line is in, if it is inside
 	openFence   int
@@ -64,7 +63,7 @@ func (s *scanner) scan() bool {
 	s.item, s.isItem = cutListMarker(s.text)
 	s.blank = !s.isItem && strings.TrimSpace(s.item) == ""
 	underline := s.nextIsRuled
-	s.setext, s.nextIsRuled = underline, false
+	s.nextIsRuled = false
 	switch {
 	case s.start < s.matterEnd || s.scanFence() || s.scanComment() || underline:
 		s.hidden, s.paragraph = true, false
@@ -114,7 +113,8 @@ func (s *scanner) scanFence() (code bool) {
 		return true
 	}
 	s.language = s.info
-	if (shallow || s.deepFence) && run >= len(s.fence) && text[0] == s.fence[0] && strings.Trim(text[run:], " \t") == "" {
+	closes := run >= len(s.fence) && text[0] == s.fence[0] && strings.Trim(text[run:], " \t") == ""
+	if closes && (shallow || s.deepFence) {
 		s.openFence, s.language = 0, ""
 	}
 	return true
@@ -180,9 +180,9 @@ func (s *scanner) scanHeading() {
 	_, _, isField := cutField(text)
 	switch {
 	case strings.Trim(rule, "=") == "":
-		s.level, s.heading, s.setext, s.nextIsRuled = 1, strings.TrimSpace(text), true, true
+		s.level, s.heading, s.nextIsRuled = 1, strings.TrimSpace(text), true
 	case strings.Trim(rule, "-") == "" && !isField && len(rule) > 1 && strings.Trim(text, "-*_ ") != "":
-		s.level, s.heading, s.setext, s.nextIsRuled = 2, strings.TrimSpace(text), true, true
+		s.level, s.heading, s.nextIsRuled = 2, strings.TrimSpace(text), true
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -21,8 +22,8 @@ const (
 
 // notSpecs are the names, without ".md" and in lower case, of files about a
 // repository, and of lists of specs.
-var notSpecs = []string{"readme", "license", "agents", "claude", "gemini", "contributing", "changelog", "code_of_conduct",
-	"security", "index", "_index", "epic"}
+var notSpecs = []string{"readme", "license", "agents", "claude", "gemini", "contributing", "changelog",
+	"code_of_conduct", "security", "index", "_index", "epic"}
 
 // openFolders are the hidden folders that have specs.
 var openFolders = [][2]string{{".kiro", "specs"}, {".agent-os", "specs"}, {".specify", "specs"}, {".claude", "epics"},
@@ -47,7 +48,7 @@ func Skips(name string) bool {
 			next = folders[i+1]
 		}
 		switch {
-		case folder == "__MACOSX" || folder == "templates" || folder == "node_modules" || folder == "openspec" && next == "specs":
+		case slices.Contains([]string{"__MACOSX", "templates", "node_modules"}, folder), folder == "openspec" && next == "specs":
 			return true
 		case len(folder) > 1 && folder[0] == '.' && folder != "..":
 			open := func(known [2]string) bool { return folder == known[0] && (known[1] == "" || known[1] == next) }
@@ -138,7 +139,8 @@ func cutNumber(key string) (number, slug string) {
 	for letterless(number) && rest != "" && rest[0] != '_' {
 		part, behind := leadingNumber(rest[1:])
 		dash := rest[0] == '-'
-		if part == "" || behind != "" && !strings.ContainsAny(behind[:1], "-_.") || dash && (number[0] == '0' || part[0] == '0') {
+		if part == "" || behind != "" && !strings.ContainsAny(behind[:1], "-_.") ||
+			dash && (number[0] == '0' || part[0] == '0') {
 			break
 		}
 		if number, rest = number+rest[:1]+part, behind; len(number) > maxNumber {
@@ -155,17 +157,16 @@ func letterless(number string) bool { return strings.Trim(number, "0123456789.-"
 
 // isDate reports whether a text begins with "2026-01-09" or "20260109".
 func isDate(text string) bool {
-	digits := strings.ReplaceAll(text[:min(len(text), 10)], "-", "")
-	if len(text) < 8 || len(digits) < 8 || strings.Trim(digits[:8], "0123456789") != "" || text[4] == '-' && len(text) < 10 {
-		return false
+	for _, layout := range []string{"2006-01-02", "20060102"} {
+		if len(text) < len(layout) {
+			continue
+		}
+		day, err := time.Parse(layout, text[:len(layout)])
+		if more := text[len(layout):]; err == nil && day.Year() >= 1900 && day.Year() < 2200 && !startsWithAny(more, "0123456789") {
+			return true
+		}
 	}
-	end := 8
-	if text[4] == '-' {
-		end = 10
-	}
-	year, month, day := digits[:4], digits[4:6], digits[6:8]
-	return year >= "1900" && year < "2200" && month >= "01" && month <= "12" && day >= "01" && day <= "31" &&
-		(len(text) == end || text[end] < '0' || text[end] > '9')
+	return false
 }
 
 // leadingNumber splits off digits, with one letter after them, that no other

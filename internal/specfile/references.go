@@ -82,8 +82,8 @@ func trimConjunction(item string) string {
 }
 
 // labels are what a reference can call a spec before its number.
-var labels = []string{"specs ", "spec ", "stories ", "story ", "tasks ", "task ", "issues ", "issue ", "features ", "feature ",
-	"tickets ", "ticket ", "epic "}
+var labels = []string{"specs ", "spec ", "stories ", "story ", "tasks ", "task ", "issues ", "issue ",
+	"features ", "feature ", "tickets ", "ticket ", "epic "}
 
 func cutLabel(text string) (rest string, found bool) {
 	for _, label := range labels {
@@ -104,15 +104,16 @@ func startsReference(text string) bool {
 }
 
 // noneWords say that there are no dependencies.
-var noneWords = []string{"", "none", "n/a", "na", "nothing", "nil", "null", "keine", "keiner", "aucune", "aucun", "ninguna", "ninguno",
-	"nenhuma", "nenhum", "нет", "无", "無", "なし", "没有", "없음", "nessuna", "nessuno", "कोई", "لا", "কোনো"}
+var noneWords = []string{"", "none", "n/a", "na", "nothing", "nil", "null", "keine", "keiner", "aucune", "aucun",
+	"ninguna", "ninguno", "nenhuma", "nenhum", "нет", "无", "無", "なし", "没有", "없음", "nessuna", "nessuno", "कोई", "لا", "কোনো"}
 
 func saysNone(item string) bool {
 	text := strings.ToLower(strings.Trim(item, "*_`-–—[] "))
 	first, rest, _ := strings.Cut(text, " ")
 	first, _, _ = strings.Cut(first, "（")
 	first = strings.Trim(first, ".:;。*_`")
-	return slices.Contains(noneWords, first) || first == "no" && fieldNames[strings.Trim(rest, ".")] == "dependencies" || text == "tidak ada"
+	return slices.Contains(noneWords, first) || text == "tidak ada" ||
+		first == "no" && fieldNames[strings.Trim(rest, ".")] == "dependencies"
 }
 
 // severalOf takes apart what has only spaces between: links, and words like "#12"
@@ -135,7 +136,8 @@ func severalOf(item string) []string {
 	}
 	words := strings.Fields(item)
 	for _, word := range words {
-		if number, slug := cutNumber(strings.ToLower(strings.TrimPrefix(word, "#"))); number == "" || slug == "" && word[0] != '#' {
+		number, slug := cutNumber(strings.ToLower(strings.TrimPrefix(word, "#")))
+		if number == "" || slug == "" && word[0] != '#' {
 			return []string{item}
 		}
 	}
@@ -321,11 +323,12 @@ func cutRange(text string) (first, last string, ok bool) {
 	if len(parts) != 1 {
 		return "", "", false
 	}
-	at := strings.IndexFunc(parts[0], func(r rune) bool { return unicode.Is(unicode.Pd, r) })
+	isDash := func(r rune) bool { return unicode.Is(unicode.Pd, r) }
+	at := strings.IndexFunc(parts[0], isDash)
 	if at < 0 {
 		return "", "", false
 	}
-	first, last = parts[0][:at], strings.TrimLeftFunc(parts[0][at:], func(r rune) bool { return unicode.Is(unicode.Pd, r) })
+	first, last = parts[0][:at], strings.TrimLeftFunc(parts[0][at:], isDash)
 	return first, last, isNumber(first) && isNumber(last)
 }
 

@@ -157,7 +157,8 @@ func (r *resolver) parsed(from *indexedNode, ref reference) ([]*indexedNode, *re
 	switch {
 	case ref.phase != "":
 		return r.phaseGroup(from, ref)
-	case ref.last != "" && r.lookup(byKey, from, ref.key) == nil && r.lookup(byNumber, from, canonicalNumber(ref.key)) == nil:
+	case ref.last != "" && r.lookup(byKey, from, ref.key) == nil &&
+		r.lookup(byNumber, from, canonicalNumber(ref.key)) == nil:
 		return r.rangeGroup(from, ref)
 	}
 	return r.single(from, ref)
@@ -274,7 +275,7 @@ type refProblem struct{ code, reason string }
 const tooMany = "too_many_dependencies"
 
 var errTooMany = &refProblem{tooMany,
-	fmt.Sprintf("a spec has at most %d dependencies, and an import %d; what follows it isn't read", maxReferences, maxEdges)}
+	fmt.Sprintf("a spec has at most %d dependencies, and a mission %d; what follows isn't read", maxReferences, maxEdges)}
 
 func dangling(format string, args ...any) *refProblem {
 	return &refProblem{"dangling_reference", fmt.Sprintf(format, args...)}

@@ -165,12 +165,14 @@ func TestDependenciesInEveryForm(t *testing.T) {
 		"**Dependencies:** garden/001-soil.md, GARDEN-2":                                     both,
 		"**Dependencies:** Specs 1-2 (the first ones)":                                       both,
 		"**Dependencies:** All garden specs (001-002)":                                       both,
-		"**Dependencies:** Rich Seed, soil":                                                  both,
-		"**Dependencies:** Water must be on tap":                                             nil,
-		"**Dependencies:** Water: from the tap":                                              nil,
-		"**Dependencies:** PostgreSQL 15 or later":                                           nil,
-		"**Dependencies:** 3 buckets":                                                        nil,
-		"**Dependencies:** [PostgreSQL](https://example.org/001-soil.md)":                    nil,
+		"Depends on #1 and #2": both,
+		"## Dependencies\n- **Inner**: 001-soil\n- Outer: 002-seed":       both,
+		"**Dependencies:** Rich Seed, soil":                               both,
+		"**Dependencies:** Water must be on tap":                          nil,
+		"**Dependencies:** Water: from the tap":                           nil,
+		"**Dependencies:** PostgreSQL 15 or later":                        nil,
+		"**Dependencies:** 3 buckets":                                     nil,
+		"**Dependencies:** [PostgreSQL](https://example.org/001-soil.md)": nil,
 	} {
 		f := Parse("010-probe.md", "# Probe\n\n"+source+"\n")
 		resolution, err := Resolve(t.Context(), []Node{

@@ -198,7 +198,8 @@ func (f *File) takeNumberAndTitle(h header) {
 func (f *File) takeCriteria(found []*foundCriterion, odd []int) {
 	f.Criteria = plainCriteria(found)
 	for _, line := range odd {
-		f.warn(line, "odd_checkbox", "This looks like a checkbox and isn't one: it needs a list marker, spaces and a text.")
+		f.warn(line, "odd_checkbox",
+			"This looks like a checkbox and isn't one: it needs a list marker, spaces and a text.")
 	}
 }
 
@@ -268,7 +269,7 @@ func (f *File) warnOfHeader(h header) {
 	}
 	for _, passed := range h.passed {
 		f.warn(passed.line, "field_passed_over",
-			"This looks like a field and isn't taken (%s): fields stand before the first section, or in one of their own.", passed.name)
+			"The %s isn't taken here: fields stand before the first section, or in a section of their own.", passed.name)
 	}
 	if h.openFence > 0 {
 		f.warn(h.openFence, "unclosed_fence",

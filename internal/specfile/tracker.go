@@ -57,7 +57,8 @@ func (t *tracked) add(line int, list, id, text string) {
 		t.warn(line, "The item %s is longer than %d KiB; it is left out.", id, maxTrackerFile>>10)
 	default:
 		t.seen[name] = true
-		t.files = append(t.files, Source{name, strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")})
+		text = strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
+		t.files = append(t.files, Source{name, text})
 	}
 }
 
