@@ -20,7 +20,7 @@ import (
 )
 
 // apiError is the one error type that reaches a client. Handlers return it,
-// the adapter in routes.go finds it with errors.As and writes it as an
+// asProblem finds it, and writeProblem writes it as an
 // RFC 9457 problem. Everything public is in status, code, detail, fields and
 // extra; the cause goes to the log and nowhere else.
 type apiError struct {

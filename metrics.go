@@ -42,7 +42,7 @@ var (
 	}
 )
 
-// metrics counts what this process does, since its start. Safe for concurrent
+// counters count what this process does, since its start. Safe for concurrent
 // use; counting never waits, but for the first request of a kind.
 type counters struct {
 	inFlight atomic.Int64

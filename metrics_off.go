@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// metrics stands in for the counters, of which there are none.
+// counters stand in for the ones that count, of which there are none.
 type counters struct{}
 
 func newCounters() *counters { return nil }

@@ -186,7 +186,7 @@ type list[T any] struct {
 }
 
 // pageOf makes a list of at most limit rows from rows, of which one more than
-// limit was asked for: the extra row says that there is a next pageOf. cursor
+// limit was asked for: the extra row says that there is a next page. cursor
 // makes the cursor that continues after a row.
 func pageOf[T any](rows []T, limit int, cursor func(last T) string) list[T] {
 	if rows == nil {

@@ -21,7 +21,7 @@ import (
 var specStatuses = []string{"planned", "in_progress", "in_review", "testing", "completed", "blocked", "deferred"}
 
 // readySQL is what ready means, everywhere: the mission m is active, the spec
-// s is planned, nobody holds it (holding it would make it in_progress) and all
+// with the state h is planned, nobody holds it (holding it would make it in_progress) and all
 // that it depends on is completed.
 const readySQL = `(m.status = 'active' AND ` + unblockedSQL + `)`
 
