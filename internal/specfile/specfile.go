@@ -269,7 +269,7 @@ func (f *File) warnOfHeader(h header) {
 	}
 	for _, passed := range h.passed {
 		f.warn(passed.line, "field_passed_over",
-			"The %s isn't taken here: fields stand before the first section, or in a section of their own.", passed.name)
+			"This field (%s) isn't taken here: fields stand before the first section, or in one of their own.", passed.name)
 	}
 	if h.openFence > 0 {
 		f.warn(h.openFence, "unclosed_fence",
