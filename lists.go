@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -264,17 +265,75 @@ const (
 	searchTime  = 5 * time.Second
 )
 
-// dashes are runs of minus signs, which websearch_to_tsquery nests until it
-// fails.
-var dashes = regexp.MustCompile("-+")
+// wordBreaks separate words for a search, beside ASCII that is neither letter
+// nor digit: those of migration 0006, at which texts are divided.
+const wordBreaks = "–—…„“”«»‘’\u00a0"
 
-// search reads the text of a full-text search, "" for none.
+// stopWords are the words of English that a search leaves out: PostgreSQL's,
+// which it doesn't leave out of texts.
+var stopWords = strings.Fields(`i me my myself we our ours ourselves you your yours yourself yourselves he him his
+	himself she her hers herself it its itself they them their theirs themselves what which who whom this that these
+	those am is are was were be been being have has had having do does did doing a an the and but if or because as
+	until while of at by for with about against between into through during before after above below to from up down
+	in out on off over under again further then once here there when where why how all any both each few more most
+	other some such no nor not only own same so than too very s t can will just don should now`)
+
+// search reads the text of a full-text search, "" for none, as
+// websearch_to_tsquery takes it.
 func (q *query) search() string {
-	text := dashes.ReplaceAllString(q.text("q", 500), "-")
+	text := q.text("q", 500)
 	if len(strings.Fields(text)) > searchTerms {
 		q.fail("q", "too_many_terms", "may have at most %d words", searchTerms)
 	}
-	return text
+	if text == "" {
+		return ""
+	}
+	return searchQuery(text)
+}
+
+// searchQuery writes a search with each of its terms in quotation marks, so
+// that a word of several parts, such as the name of a file, is a phrase of them.
+// It keeps "or", and the minus of a term that is unwanted: a single one between
+// a space and a word, since other words begin with one, as flags do, or with two.
+func searchQuery(text string) string {
+	var terms []string
+	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
+		term := strings.TrimLeft(text, "-")
+		dashes := len(text) - len(term)
+		sign := ""
+		if dashes == 1 && len(terms) > 0 {
+			sign = "-"
+		}
+		quoted := false
+		if inside, ok := strings.CutPrefix(term, `"`); ok {
+			if inside, rest, closed := strings.Cut(inside, `"`); closed {
+				term, text, quoted = inside, rest, true
+			}
+		}
+		if !quoted {
+			end := strings.IndexFunc(term+" ", unicode.IsSpace)
+			term, text = term[:end], term[end:]
+		}
+		parts := strings.FieldsFunc(term, separatesWords)
+		bare := !quoted && dashes == 0 && len(parts) == 1 && parts[0] == term
+		switch word := strings.ToLower(term); {
+		case bare && word == "or":
+			if len(terms) > 0 && terms[len(terms)-1] != word {
+				terms = append(terms, word)
+			}
+		case len(parts) > 0 && !(bare && slices.Contains(stopWords, word)):
+			terms = append(terms, sign+`"`+strings.Join(parts, " ")+`"`)
+		}
+	}
+	if len(terms) == 0 {
+		return `""` // which finds nothing
+	}
+	return strings.TrimSuffix(strings.Join(terms, " "), " or")
+}
+
+func separatesWords(c rune) bool {
+	return c < utf8.RuneSelf && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') ||
+		unicode.IsSpace(c) || strings.ContainsRune(wordBreaks, c)
 }
 
 // beginSearch takes one of the places for searches, of which there are few,

@@ -212,9 +212,9 @@ func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQ
 	var page string
 	switch after := o.compared(q, key, "m.id"); {
 	case o.text != "":
-		words := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
-		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.search @@ %s LIMIT %d`, from, where, words, rankedMatches)
-		last = ` ORDER BY ts_rank(m.search, ` + words + `) DESC, m.id LIMIT ` + q.bind(o.limit)
+		words := `websearch_to_tsquery('tachikoma', folded(` + q.bind(o.text) + `))`
+		page = fmt.Sprintf(`SELECT m.id FROM %s%s AND m.words @@ %s LIMIT %d`, from, where, words, rankedMatches)
+		last = ` ORDER BY ts_rank(m.words, ` + words + `) DESC, m.id LIMIT ` + q.bind(o.limit)
 	case few != nil:
 		page = `SELECT id FROM (SELECT m.id, ` + key + ` AS key FROM ` + from + where + after + ` OFFSET 0) AS narrowed` +
 			o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)

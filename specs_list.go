@@ -187,11 +187,11 @@ func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *id
 	snippet, last := "NULL", o.sorted("page.key", "s.id")
 	switch {
 	case o.text != "":
-		words := `websearch_to_tsquery('english', ` + q.bind(o.text) + `)`
+		words := `websearch_to_tsquery('tachikoma', folded(` + q.bind(o.text) + `))`
 		ids = f.foundIDs(q, words, few)
-		snippet = `ts_headline('english', left(s.body, 4096), ` + words + `,
+		snippet = `ts_headline('tachikoma', left(s.body, 4096), ` + words + `,
 			'StartSel=**, StopSel=**, MaxFragments=1, MaxWords=30, MinWords=10')`
-		last = ` ORDER BY ts_rank(s.search, ` + words + `) DESC, s.id LIMIT ` + q.bind(o.limit)
+		last = ` ORDER BY ts_rank(s.words, ` + words + `) DESC, s.id LIMIT ` + q.bind(o.limit)
 	case few != nil:
 		ids = f.fewIDs(q, o)
 	default:
@@ -215,7 +215,7 @@ func (f *specFilter) foundIDs(q *statement, words string, few *idQuery) string {
 		from = "few JOIN specs s USING (id)"
 	}
 	sql := `SELECT s.id FROM ` + from + ` JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
-		f.where(q) + ` AND s.search @@ ` + words
+		f.where(q) + ` AND s.words @@ ` + words
 	if f.scope != nil {
 		sql += " AND s.mission_id = ANY(" + q.bind(f.scope) + ")"
 	} else {

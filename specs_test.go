@@ -280,6 +280,49 @@ func TestSpecListIsFilteredSortedAndPaged(t *testing.T) {
 	}
 }
 
+// In a database with the locale C, as older servers made them, too.
+func TestSearchKnowsLettersFlagsAndNamesOfFiles(t *testing.T) {
+	t.Parallel()
+	for name, database := range map[string]string{
+		"usual": newTestDatabase(t), "locale C": newEmptyDatabase(t, "LOCALE 'C' TEMPLATE template0"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ada := startTestServer(t, database, nil).signUp("ada", "user")
+			mission := ada.newMission("Ärzte-PORTAL")
+			ada.newSpec(mission, "letters", fields{"title": "Übersicht der ÄNDERUNGEN",
+				"body": "Привет МИР, ÉCOLE, Ελλάδα. Ein „Größer“—Zeichen."})
+			ada.newSpec(mission, "flags", fields{"title": "Add --force to src/cmd/main.go",
+				"body": "Run `tool --dry-run -x -a` with --no-verify; see Vec<String>, C:\\temp\\a.txt and 127.0.0.1:8080."})
+			ada.newSpec(mission, "plain", fields{"title": "Go on with the Main parts", "body": "A tool of force, all of it, no run."})
+			for q, want := range map[string]string{
+				"übersicht": "letters", "ÜBERSICHT": "letters", "änderungen": "letters", "привет": "letters", "мир": "letters", "МИР": "letters",
+				"école": "letters", "ελλάδα": "letters", "ΕΛΛΆΔΑ": "letters", "größer": "letters", "zeichen": "letters", "„ÜBERSICHT“": "letters",
+				"--force": "flags plain", "-force": "flags plain", "tool -force": "", "tool --force": "flags plain", `"add --force"`: "flags",
+				"--dry-run": "flags", "-x": "flags", "tool -x": "plain", "tool --x": "flags", "-a": "flags plain", "--no-verify": "flags", "no-verify": "flags",
+				"main.go": "flags", "main": "flags plain", "cmd": "flags", "src/cmd": "flags", "cmd/main.go": "flags", "MAIN.GO": "flags", "./src/cmd/": "flags",
+				"String": "flags", "Vec<String>": "flags", "temp": "flags", "a.txt": "flags", "8080": "flags", "127.0.0.1": "flags",
+				"what of the main parts": "plain", "main or übersicht": "flags letters plain", "the": "", "--": "", "or main or": "flags plain",
+				`tool -"dry run"`: "plain", "tool -dry-run": "plain",
+			} {
+				a := ada.get("/api/v1/specs?q=" + url.QueryEscape(q)).want(http.StatusOK)
+				var got []string
+				for i := 0; a.at(fmt.Sprintf("items.%d", i)) != nil; i++ {
+					got = append(got, a.text(fmt.Sprintf("items.%d.key", i)))
+				}
+				if slices.Sort(got); strings.Join(got, " ") != want {
+					t.Errorf("%s finds %q, want %q", q, got, want)
+				}
+			}
+			for _, q := range []string{"ärzte", "ÄRZTE", "portal", "ärzte-portal"} {
+				if a := ada.get("/api/v1/missions?q=" + url.QueryEscape(q)); a.text("items.0.name") != "Ärzte-PORTAL" {
+					t.Errorf("%s finds %s", q, a.body)
+				}
+			}
+		})
+	}
+}
+
 func TestSpecsAreFoundByTheirWords(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)

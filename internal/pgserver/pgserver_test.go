@@ -90,9 +90,9 @@ func TestPrivatePostgresKeepsDataAcrossRestarts(t *testing.T) {
 	}
 	const settings = `
 		SELECT concat_ws(' ', current_setting('listen_addresses'), current_setting('server_encoding'), datcollate,
-			current_user, current_setting('jit'))
+			lower('ÄÖПΕÉ'), current_user, current_setting('jit'))
 		FROM pg_database WHERE datname = current_database()`
-	if got := queryText(t, p.URL(pgserver.Database), settings); got != " UTF8 C postgres off" {
+	if got := queryText(t, p.URL(pgserver.Database), settings); got != " UTF8 C äöпεé postgres off" {
 		t.Errorf("the cluster has the settings %q", got)
 	}
 	pgtest.Stop(t, p, dir)
