@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"tachikoma/internal/argon2id"
 	"tachikoma/internal/pgserver/pgtest"
@@ -513,4 +514,37 @@ func BenchmarkImport(b *testing.B) {
 		ada.importTar(ada.newMission("Import"), content)
 	}
 	b.ReportMetric(20*float64(b.N)/b.Elapsed().Seconds(), "files/s")
+}
+
+// withToken returns a client of the same server that uses another token.
+func (c *client) withToken(token string) *client {
+	return &client{t: c.t, base: c.base, token: token, user: c.user}
+}
+
+// in is the server for a subtest.
+func (s *testServer) in(t *testing.T) *testServer { return &testServer{s.Server, t, s.ended, s.stop} }
+
+// within looks until what it waits for is there, for at most as long as limit.
+func within(limit time.Duration, look func() bool) bool {
+	tick, end := time.NewTicker(5*time.Millisecond), time.After(limit)
+	defer tick.Stop()
+	for !look() {
+		select {
+		case <-tick.C:
+		case <-end:
+			return false
+		}
+	}
+	return true
+}
+
+// getUntil asks until the answer has the status, for at most five seconds:
+// longer than a change needs to reach every server, and much shorter than a
+// credential is remembered.
+func (c *client) getUntil(path string, status int) (a *answer) {
+	c.t.Helper()
+	if !within(5*time.Second, func() bool { a = c.get(path); return a.status == status }) {
+		c.t.Fatalf("%s: still %d, want %d: %s", a.what, a.status, status, a.body)
+	}
+	return a
 }

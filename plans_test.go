@@ -285,10 +285,10 @@ func TestPlansThatReadAllRowsAreFound(t *testing.T) {
 	}
 }
 
-//go:embed testdata/fill.sql
+//go:embed migrations/testdata/fill.sql
 var fillSQL string
 
-// filling is how much there is in a database that testdata/fill.sql fills.
+// filling is how much there is in a database that migrations/testdata/fill.sql fills.
 type filling struct {
 	specs  int // in each of its two large missions
 	beside int // of everything beside these

@@ -1,9 +1,13 @@
 package main
 
-// How the server starts, ends, and gets along with its database.
+// How the server starts, ends, and gets along with its database, and what every
+// request gets from the middleware.
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -217,4 +221,301 @@ func TestFewConnectionsServeAll(t *testing.T) {
 		load()
 		return s.db.Stat().TotalConns() > limit
 	})
+}
+
+// logBook is a log to read in. Safe for concurrent use.
+type logBook struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (b *logBook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBook) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// line waits for the line with that message and request id.
+func (b *logBook) line(t *testing.T, message, requestID string) (entry map[string]any) {
+	t.Helper()
+	if !within(5*time.Second, func() bool {
+		for line := range strings.Lines(b.String()) {
+			entry = nil
+			if err := json.Unmarshal([]byte(line), &entry); err != nil {
+				t.Fatalf("%v: %s", err, line)
+			}
+			if entry["msg"] == message && entry["request_id"] == requestID {
+				return true
+			}
+		}
+		return false
+	}) {
+		t.Fatalf("no line %q of the request %s in:\n%s", message, requestID, b.String())
+	}
+	return entry
+}
+
+// newLoggedServer is newTestServer with a log that can be read.
+func newLoggedServer(t *testing.T) (*testServer, *logBook) {
+	t.Helper()
+	book := &logBook{}
+	s := newTestServer(t, func(c *Config) { c.LogFormat = "json" })
+	s.log = newLogger(s.config, book)
+	return s, book
+}
+
+func TestRequestIDIsKeptIfItIsSane(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	for id, kept := range map[string]bool{
+		"a-sane_id.42":           true,
+		strings.Repeat("x", 64):  true,
+		strings.Repeat("x", 65):  false,
+		"":                       false,
+		"with space":             false,
+		"with\ttab":              false,
+		`"quoted"`:               false,
+		"ümlaut":                 false,
+		"<script>alert</script>": false,
+		newSecret(keyPrefix):     false,
+		newSecret(refreshPrefix): false,
+		newSecret(leasePrefix):   false,
+		"tk_":                    false,
+		"tkt_42":                 true,
+		"part_tk_42":             true,
+	} {
+		a := s.anonymous().do("GET", "/api/v1/auth/me", nil, "X-Request-Id", id).want(http.StatusUnauthorized)
+		got := a.header.Get("X-Request-Id")
+		if (got == id) != kept || !kept && !validID(got) || a.text("request_id") != got {
+			t.Errorf("%q: got %q and %s", id, got, a.body)
+		}
+	}
+}
+
+func TestHeadersOfEveryResponse(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	for _, a := range []*answer{
+		ada.get("/api/v1/auth/me"), ada.get("/api/v1/users"), ada.get("/api/v1/nothing"), ada.put("/api/v1/missions", nil),
+		ada.post("/api/v1/auth/logout", nil), ada.get("/internal/health/live"), ada.get("/"),
+	} {
+		h := a.header
+		if h.Get("X-Content-Type-Options") != "nosniff" || h.Get("X-Request-Id") == "" ||
+			h.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%s: %v", a.what, h)
+		}
+		if got := h.Get("Cache-Control"); got != "no-store" && !strings.HasSuffix(a.what, " /") {
+			t.Errorf("%s: Cache-Control %q", a.what, got)
+		}
+	}
+}
+
+func TestLargeAnswersAreCompressedButNotAuth(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp(strings.Repeat("a", 240), "admin")
+	ada.patch("/api/v1/auth/me", map[string]any{"name": strings.Repeat("𝄞", 200)}).want(http.StatusOK)
+	ask := func(path, coding string) *answer { return ada.do("GET", path, nil, "Accept-Encoding", coding) }
+
+	plain := ask("/api/v1/users", "identity").want(http.StatusOK)
+	for coding, zipped := range map[string]bool{
+		"gzip": true, "br, GZIP;q=0.5": true, "*": true, "*;q=0, gzip": true, "gzip;q=0, *": false, "*, gzip;q=0": false,
+		"identity": false, "gzip;q=0": false, "gzip; q=0.0": false, "br": false,
+	} {
+		a := ask("/api/v1/users", coding).want(http.StatusOK)
+		if (a.header.Get("Content-Encoding") == "gzip") != zipped ||
+			!strings.Contains(a.header.Get("Vary"), "Accept-Encoding") {
+			t.Errorf("%q: %v", coding, a.header)
+			continue
+		}
+		body := a.body
+		if zipped {
+			z, err := gzip.NewReader(bytes.NewReader(a.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err = io.ReadAll(z); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(body, plain.body) {
+			t.Errorf("%q: got %s", coding, body)
+		}
+	}
+	me := ask("/api/v1/auth/me", "gzip").want(http.StatusOK)
+	if len(me.body) <= gzipFrom || me.header.Get("Content-Encoding") != "" {
+		t.Errorf("%d bytes under /auth: %v", len(me.body), me.header)
+	}
+	if small := ask("/api/v1/missions", "gzip").want(http.StatusOK); small.header.Get("Content-Encoding") != "" {
+		t.Errorf("%d bytes: %v", len(small.body), small.header)
+	}
+}
+
+func TestOwnOriginBehindAProxy(t *testing.T) {
+	t.Parallel()
+	trusting := newTestServer(t, behindProxy)
+	ada := trusting.signUp("ada", "user")
+	bob := newTestServer(t, nil).signUp("bob", "user")
+	for _, tt := range []struct {
+		proto, host, origin string
+		status              int
+	}{
+		{"https", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"HTTPS", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"wss", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"https,http", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{" WSS , http", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{", https", "tk.example.com", "https://tk.example.com", http.StatusOK},
+		{"https", "tk.example.com:443", "https://tk.example.com", http.StatusOK},
+		{"https", "tk.example.com:8443", "https://tk.example.com:8443", http.StatusOK},
+		{"ws", "tk.example.com", "http://tk.example.com", http.StatusOK},
+		{"http, https", "tk.example.com", "http://tk.example.com", http.StatusOK},
+		{"", "tk.example.com", "http://tk.example.com", http.StatusOK},
+		{"ws", "tk.example.com", "https://tk.example.com", http.StatusForbidden},
+		{"http,https", "tk.example.com", "https://tk.example.com", http.StatusForbidden},
+		{"httpsx", "tk.example.com", "https://tk.example.com", http.StatusForbidden},
+		{"https", "tk.example.com", "http://tk.example.com", http.StatusForbidden},
+		{"https", "tk.example.com:80", "https://tk.example.com", http.StatusForbidden},
+		{"wss", "tk.example.com", "https://evil.example.com", http.StatusForbidden},
+	} {
+		ask := func(c *client) int {
+			headers := []string{"Host", tt.host, "Origin", tt.origin, "X-Forwarded-Proto", tt.proto}
+			return c.rpc("ping", nil, headers...).status
+		}
+		if got := ask(ada); got != tt.status {
+			t.Errorf("X-Forwarded-Proto %q, Host %s, Origin %s: %d, want %d", tt.proto, tt.host, tt.origin, got, tt.status)
+		}
+		if got := ask(bob); got == http.StatusOK && strings.HasPrefix(tt.origin, "https:") {
+			t.Errorf("X-Forwarded-Proto %q of a client that isn't a trusted proxy is believed", tt.proto)
+		}
+	}
+}
+
+func TestCrossOriginRequests(t *testing.T) {
+	t.Parallel()
+	const friend = "https://app.example.com"
+	s := newTestServer(t, func(c *Config) { c.CORSAllowedOrigins = []string{friend} })
+	ada := s.signUp("ada", "user")
+	preflight := func(origin string) *answer {
+		return s.anonymous().do("OPTIONS", "/api/v1/missions", nil, "Origin", origin,
+			"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization,content-type")
+	}
+	allowed := preflight(friend).want(http.StatusNoContent)
+	for name, want := range map[string]string{
+		"Access-Control-Allow-Origin": friend, "Access-Control-Allow-Methods": "PATCH",
+		"Access-Control-Allow-Headers": "Authorization",
+		"Access-Control-Max-Age":       "", "Vary": "Origin",
+	} {
+		if got := allowed.header.Get(name); got == "" || !strings.Contains(got, want) {
+			t.Errorf("preflight: %s is %q, want %q in it", name, got, want)
+		}
+	}
+	answers := []*answer{allowed}
+	for _, a := range []*answer{
+		ada.do("GET", "/api/v1/missions", nil, "Origin", friend).want(http.StatusOK),
+		s.anonymous().do("GET", "/api/v1/missions", nil, "Origin", friend).want(http.StatusUnauthorized),
+		s.anonymous().do("GET", "/nothing", nil, "Origin", friend).want(http.StatusNotFound),
+	} {
+		if a.header.Get("Access-Control-Allow-Origin") != friend ||
+			!strings.Contains(a.header.Get("Access-Control-Expose-Headers"), "ETag") {
+			t.Errorf("%s: %v", a.what, a.header)
+		}
+		answers = append(answers, a)
+	}
+	for _, origin := range []string{"https://evil.example.com", "http://app.example.com", friend + ":444",
+		friend + ".evil.com", "null", ""} {
+		a := preflight(origin).want(http.StatusMethodNotAllowed)
+		b := ada.do("GET", "/api/v1/missions", nil, "Origin", origin).want(http.StatusOK)
+		for _, a := range []*answer{a, b} {
+			if a.header.Get("Access-Control-Allow-Origin") != "" || a.header.Get("Vary") == "" {
+				t.Errorf("%s from %q: %v", a.what, origin, a.header)
+			}
+			answers = append(answers, a)
+		}
+	}
+	for _, a := range answers {
+		if got := a.header.Values("Access-Control-Allow-Credentials"); got != nil {
+			t.Errorf("%s: credentials are allowed: %q", a.what, got)
+		}
+	}
+}
+
+func TestPanicIsAnAnswerAndALogLine(t *testing.T) {
+	t.Parallel()
+	s, book := newLoggedServer(t)
+	s.handle(forAnyone, "GET /test/panic", func(http.ResponseWriter, *http.Request,
+		*call) error {
+		panic("the secret reason")
+	})
+	s.handle(forAnyone, "GET /test/late", func(w http.ResponseWriter, _ *http.Request, _ *call) error {
+		_, _ = w.Write(bytes.Repeat([]byte("half an answer"), 1000))
+		panic("too late")
+	})
+	a := s.anonymous().do("GET", "/test/panic", nil, "X-Request-Id",
+		"panicked").wantProblem(http.StatusInternalServerError, "internal_error")
+	if strings.Contains(string(a.body), "secret") {
+		t.Errorf("the client is told why: %s", a.body)
+	}
+	if line := book.line(t, "panic", "panicked"); line["panic"] != "the secret reason" ||
+		!strings.Contains(line["stack"].(string), "server_test.go") {
+		t.Errorf("got %v", line)
+	}
+	if line := book.line(t, "request", "panicked"); line["level"] != "ERROR" || line["status"] != 500.0 {
+		t.Errorf("got %v", line)
+	}
+	if a, err := s.anonymous().try(t.Context(), "GET", "/test/late", nil, "X-Request-Id", "late"); err == nil {
+		t.Errorf("half an answer looks whole: %d, %d bytes", a.status, len(a.body))
+	}
+	book.line(t, "panic", "late")
+	s.anonymous().get("/internal/health/live").want(http.StatusOK)
+}
+
+func TestAccessLogSaysWhatHappenedAndNoSecrets(t *testing.T) {
+	t.Parallel()
+	s, book := newLoggedServer(t)
+	ada := s.signUp("ada", "user")
+	session := s.openedSession(ada.user.Email)
+	mission := ada.newMission("Logged")
+	key := ada.withKey("write")
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	a := key.do("GET", mission+"?token="+key.token, nil, "X-Request-Id", "logged", "Traceparent",
+		trace).want(http.StatusUnprocessableEntity)
+	line := book.line(t, "request", "logged")
+	for name, want := range map[string]any{
+		"level": "INFO", "method": "GET", "route": "GET /api/v1/missions/{id}", "status": 422.0,
+		"bytes":   float64(len(a.body)),
+		"account": ada.user.ID, "addr": "127.0.0.1", "traceparent": trace,
+	} {
+		if line[name] != want {
+			t.Errorf("%s is %v, want %v", name, line[name], want)
+		}
+	}
+	if duration, ok := line["duration"].(float64); !ok || duration <= 0 {
+		t.Errorf("duration is %v", line["duration"])
+	}
+	s.anonymous().refreshed(session.RefreshToken).want(http.StatusOK)
+	s.anonymous().refreshed("rt_wrong").want(http.StatusUnauthorized)
+	ada.withToken(session.AccessToken + "x").get("/api/v1/auth/me").want(http.StatusUnauthorized)
+	s.anonymous().do("GET", "/nothing/"+key.token, nil, "X-Request-Id", "last", "Traceparent",
+		strings.Repeat("t", 129)).want(http.StatusNotFound)
+	s.anonymous().do("GET", "/nothing", nil, "X-Request-Id", key.token, "Traceparent", key.token).want(http.StatusNotFound)
+	last := book.line(t, "request", "last")
+	if last["route"] != "" || last["account"] != nil || last["traceparent"] != nil {
+		t.Errorf("got %v", last)
+	}
+	for name, secret := range map[string]string{
+		"access token": ada.token, "key": key.token, "password": testPassword, "refresh token": session.RefreshToken,
+		"refused token": "rt_wrong", "signature": session.AccessToken[strings.LastIndex(session.AccessToken, "."):],
+	} {
+		if strings.Contains(book.String(), secret) {
+			t.Errorf("the log has the %s", name)
+		}
+	}
 }
