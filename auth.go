@@ -255,8 +255,7 @@ func (s *Server) limitRate(w http.ResponseWriter, c *call) error {
 	v := by.Take(key, time.Now())
 	v.SetHeaders(w.Header())
 	if !v.Allowed {
-		s.counters.rateLimited()
-		return errRateLimited(v)
+		return s.errRateLimited(v)
 	}
 	return nil
 }
@@ -297,7 +296,9 @@ func (s *Server) overTLS(r *http.Request) bool {
 	return r.TLS != nil
 }
 
-func errRateLimited(v ratelimit.Verdict) error {
+// errRateLimited counts a refusal and says when to try again.
+func (s *Server) errRateLimited(v ratelimit.Verdict) error {
+	s.counters.rateLimited()
 	return problem(http.StatusTooManyRequests, "rate_limited",
 		"Too many requests. Slow down, and try again after the time in Retry-After.").
 		withHeader("Retry-After", ratelimit.Seconds(v.RetryAfter))
@@ -315,28 +316,31 @@ func bearerToken(r *http.Request) (string, error) {
 
 // authenticate finds the account behind an access token or an API key: what is
 // remembered of it by its hash, or else what looking it up says. addr pays for
-// API keys that aren't known, since these cost a query.
+// what isn't known, since that costs a query.
 func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr) (account, error) {
 	hash := sha256.Sum256([]byte(token))
 	return s.credentials.account(hash, func() (account, time.Duration, error) {
 		if strings.HasPrefix(token, keyPrefix) {
-			return s.lookUpKeyFor(ctx, hash[:], addr)
+			return s.lookUpFor(addr, func() (account, time.Duration, error) { return s.lookUpKey(ctx, hash[:]) })
 		}
 		claims, err := s.parseAccessToken(token)
 		if err != nil {
 			return account{}, 0, err
 		}
-		a, lasts, err := s.lookUpSession(ctx, claims.Session, claims.Subject)
+		a, lasts, err := s.lookUpFor(addr, func() (account, time.Duration, error) {
+			return s.lookUpSession(ctx, claims.Session, claims.Subject)
+		})
 		return a, min(lasts, time.Until(claims.ExpiresAt.Time)+clockSkew), err
 	})
 }
 
-// lookUpKeyFor is lookUpKey at the expense of addr, unless the key is known.
-func (s *Server) lookUpKeyFor(ctx context.Context, hash []byte, addr netip.Addr) (account, time.Duration, error) {
+// lookUpFor looks a credential up at the expense of addr, unless it is known.
+func (s *Server) lookUpFor(addr netip.Addr,
+	look func() (account, time.Duration, error)) (account, time.Duration, error) {
 	if v := s.rate.Peek(clientaddr.Key(addr), time.Now()); !v.Allowed {
-		return account{}, 0, errRateLimited(v)
+		return account{}, 0, s.errRateLimited(v)
 	}
-	a, lasts, err := s.lookUpKey(ctx, hash)
+	a, lasts, err := look()
 	if err != nil {
 		s.rate.Take(clientaddr.Key(addr), time.Now())
 	}

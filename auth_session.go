@@ -234,6 +234,7 @@ func (s *Server) chargeFailure(ctx context.Context, email string) error {
 		return fmt.Errorf("counting log-ins: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
+		s.counters.rateLimited()
 		return problem(http.StatusTooManyRequests, "rate_limited", "Too many failed log-ins for this account.").
 			withHeader("Retry-After", strconv.Itoa(int(math.Ceil(60/limit))))
 	}
@@ -304,6 +305,8 @@ func (s *Server) refresh(ctx context.Context, t *tx, _ *call, in *refreshRequest
 func (s *Server) spendToken(ctx context.Context, t *tx,
 	token, successor string) (u userView, sessionID string, err error) {
 	var spent bool
+	t.queue(`SELECT FROM sessions WHERE id = (SELECT session_id FROM refresh_tokens WHERE hash = $1) FOR NO KEY UPDATE`,
+		hashToken(token)) // before its tokens, as whoever deletes it does
 	err = t.QueryRow(ctx, `
 		UPDATE refresh_tokens SET spent_at = clock_timestamp() WHERE hash = $1 AND spent_at IS NULL
 		RETURNING session_id`, hashToken(token)).Scan(&sessionID)

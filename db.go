@@ -39,8 +39,11 @@ func (d *databaseTrouble) get() dbTrouble { return dbTrouble(d.now.Load()) }
 func (d *databaseTrouble) set(t dbTrouble) dbTrouble { return dbTrouble(d.now.Swap(int32(t))) }
 
 // begin reports whether t is news: nothing was wrong before.
-func (d *databaseTrouble) begin(t dbTrouble) bool {
-	return d.now.CompareAndSwap(int32(noTrouble), int32(t))
+func (d *databaseTrouble) begin(t dbTrouble) bool { return d.change(noTrouble, t) }
+
+// change sets to, and reports that, unless it isn't from any more.
+func (d *databaseTrouble) change(from, to dbTrouble) bool {
+	return d.now.CompareAndSwap(int32(from), int32(to))
 }
 
 // refuseWrites is the answer to a write while none can work, or nil. That the

@@ -94,6 +94,9 @@ func (e *apiError) because(err error) *apiError {
 type violations struct{ fields []fieldError }
 
 func (v *violations) add(field, code, message string, args ...any) {
+	if len(v.fields) == maxProblems {
+		return
+	}
 	if len(args) > 0 {
 		message = fmt.Sprintf(message, args...)
 	}
@@ -212,8 +215,9 @@ func writeTrouble(err error) dbTrouble {
 	return noTrouble
 }
 
-// passing is the trouble that err tells of, for who can wait until it is over:
-// neither a wrong password, say, nor a certificate that isn't trusted.
+// passing classifies err as a temporary trouble that is worth waiting for. It is
+// noTrouble if waiting won't help, as with a wrong password or a certificate that
+// isn't trusted.
 func passing(err error) dbTrouble {
 	if t := writeTrouble(err); t != noTrouble {
 		return t

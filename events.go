@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -224,7 +223,7 @@ func (t *tx) queueRecounts(streams []string) {
 // appendSQL makes the heads $1 grow by $2 events each, and moves their counters
 // by $3, in the order of the streams, which it makes where there are none. The
 // events, from $4 on, say which of the streams is theirs and which place they
-// have in it. Ids come as text, and what is absent as ”, which pgx encodes in
+// have in it. Ids come as text, and what is absent as an empty text, which pgx encodes in
 // a third of the time that uuid and NULL take.
 var appendSQL = func() string {
 	var moves, sums []string
@@ -370,7 +369,7 @@ func (v eventsView) start(after int64) (int64, error) {
 		return 0, errCursorBefore(v.FirstSeq)
 	case after > v.LastSeq:
 		return 0, problem(http.StatusConflict, "cursor_ahead",
-			"The stream ends at %d: your cursor is from another time or place. Read the mission anew.",
+			"The stream ends at %d: your cursor is beyond it. Read the mission again.",
 			v.LastSeq).with("last_seq", v.LastSeq)
 	}
 	return after, nil
@@ -379,7 +378,7 @@ func (v eventsView) start(after int64) (int64, error) {
 // errCursorBefore is the answer to a cursor before the first event that is kept.
 func errCursorBefore(first int64) error {
 	return problem(http.StatusGone, "cursor_gone",
-		"Events up to %d are no longer kept. Read the mission anew, and go on from there.", first-1).with("first_seq", first)
+		"Events up to %d are no longer kept. Read the mission again, and go on from there.", first-1).with("first_seq", first)
 }
 
 const eventColumns = `stream, seq, type, mission_id, spec_id, user_id, agent, at, data`
@@ -415,7 +414,5 @@ func (v *violations) object(field string, raw json.RawMessage) {
 		v.add(field, "wrong_type", "must be an object")
 	case len(raw) > 16<<10:
 		v.add(field, "too_long", "must have at most 16 KiB")
-	case !utf8.Valid(raw):
-		v.add(field, "not_utf8", "must be UTF-8")
 	}
 }

@@ -230,7 +230,9 @@ func (f *feed) judge(ctx context.Context, conn *pgx.Conn, reads bool) error {
 			return err
 		}
 	}
-	f.trouble.set(now)
+	if !f.trouble.change(before, now) {
+		return nil // a write has met with something meanwhile; the next poll decides
+	}
 	switch {
 	case now == before:
 	case now == noTrouble:

@@ -49,7 +49,8 @@ type hubTopic struct {
 
 // follower gets the events of one stream into a queue, each once and in order.
 // While it catches up it reads the database by itself; once it has reached the
-// topic it is live. What a follower holds is guarded by the hub.
+// topic it is live. Its last is its own goroutine's until then; all else that
+// changes is guarded by the hub.
 type follower struct {
 	topic *topicName
 	queue *queue

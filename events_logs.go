@@ -77,9 +77,10 @@ type logCall struct {
 	entries []logEntry
 	specs   []string // that the entries name
 
-	last int64         // number of its last event
-	err  error         // why nothing was written
-	done chan struct{} // closed when the above can be read
+	alone bool          // in a round of its own, since it may wait, or spoil it for others; guarded by the writer's mu
+	last  int64         // number of its last event
+	err   error         // why nothing was written
+	done  chan struct{} // closed when the above can be read
 }
 
 // logWriter writes log entries with few transactions: the calls that wait right
@@ -138,7 +139,8 @@ func (l *logWriter) run() {
 	for {
 		l.mu.Lock()
 		n, entries := 0, 0
-		for n < len(l.waiting) && (n == 0 || entries+len(l.waiting[n].entries) <= logRoundEntries) {
+		for n < len(l.waiting) && (n == 0 || !l.waiting[0].alone && !l.waiting[n].alone &&
+			entries+len(l.waiting[n].entries) <= logRoundEntries) {
 			entries += len(l.waiting[n].entries)
 			n++
 		}
@@ -150,9 +152,13 @@ func (l *logWriter) run() {
 		if n == 0 {
 			return
 		}
-		for _, rest := range l.round(round) { // each by itself, since it may wait, or spoil it for others
-			go l.round([]*logCall{rest})
+		rest := l.round(round)
+		l.mu.Lock()
+		for _, one := range rest {
+			one.alone = true
 		}
+		l.waiting = append(l.waiting, rest...)
+		l.mu.Unlock()
 	}
 }
 
@@ -168,7 +174,7 @@ func (l *logWriter) round(calls []*logCall) (rest []*logCall) {
 		rest, err = t.logAll(ctx, calls)
 		return err
 	})
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Severity == "ERROR" && len(calls) > 1 {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && severity(refused) == "ERROR" && len(calls) > 1 {
 		return calls
 	}
 	for _, one := range slices.Backward(calls) {

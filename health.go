@@ -39,7 +39,7 @@ type healthCheck struct {
 }
 
 // status says whether requests should be sent here, without asking the
-// database: the feed asks it every second.
+// database: the feed asks it twice a second.
 func (s *Server) status() readiness {
 	trouble := s.trouble.get()
 	switch {

@@ -14,8 +14,9 @@ import (
 )
 
 // call is what the server knows about one request. The middleware makes it,
-// register and admit complete it before the handler runs, and the access log
-// reads it at the end. It belongs to the request's goroutine.
+// admission and the adapter of the route complete it before the handler runs,
+// and the access log reads it at the end. A tool call goes on with what the tool
+// asks for. It belongs to the request's goroutine.
 type call struct {
 	requestID  string
 	addr       netip.Addr

@@ -233,6 +233,7 @@ func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQ
 
 // withHeadSQL joins the head h of each mission m, by its index however many
 // missions PostgreSQL expects.
+// Its columns are named where it is joined.
 const withHeadSQL = ` CROSS JOIN LATERAL (SELECT * FROM heads WHERE stream = m.id OFFSET 0) AS h`
 
 // getMission is GET /api/v1/missions/{id}.

@@ -84,11 +84,12 @@ func serveBody[T any, In checkedRequest[T], Out any](s *Server, do func(ctx cont
 		if err != nil {
 			return err
 		}
-		if out == nil {
-			w.WriteHeader(http.StatusNoContent)
-			return nil
+		made, err := responseOf(c, out)
+		if err != nil {
+			return err
 		}
-		return respond(w, r, c, out)
+		made.write(w, r, c)
+		return nil
 	}
 }
 
@@ -115,8 +116,16 @@ func inOneTx[In, Out any](s *Server, do func(ctx context.Context, t *tx, c *call
 // Idempotency-Key.
 type jsonResponse struct {
 	status         int
-	body           []byte // JSON
+	body           []byte // JSON; nil for a 204
 	location, etag string // "" for none
+}
+
+// responseOf is newResponse for what may be nil, which is a 204.
+func responseOf[Out any](c *call, out *Out) (jsonResponse, error) {
+	if out == nil {
+		return jsonResponse{status: http.StatusNoContent}, nil
+	}
+	return newResponse(c, out)
 }
 
 // newResponse encodes what a handler returns.
@@ -143,6 +152,10 @@ func (a jsonResponse) write(w http.ResponseWriter, r *http.Request, c *call) {
 	}
 	if a.etag != "" {
 		w.Header().Set("ETag", a.etag)
+	}
+	if a.status == http.StatusNoContent {
+		w.WriteHeader(a.status)
+		return
 	}
 	writeBytes(w, r, c, a.status, "application/json", a.body)
 }

@@ -91,8 +91,8 @@ func (s *Server) routes() {
 	s.handle(mayRead, "GET /api/v1/specs/{id}/explain", serveRead(s.explainSpec))
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/status", serveWrite(s, s.setStatus), takesKey)
 
-	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, mayWait)
-	s.handle(mayEdit, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey)
+	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, mayWait, holdsSecrets)
+	s.handle(mayEdit, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey, holdsSecrets)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/progress", serveWrite(s, s.progressSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/complete", serveWrite(s, s.completeSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/fail", serveWrite(s, s.failSpec), takesKey)
@@ -247,10 +247,12 @@ func (s *Server) register(mux *http.ServeMux, rt route) {
 	})
 }
 
-// fail answers with an error. A client that has gone is told nothing at all.
+// fail answers with an error. For a client that has gone only the log is told.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, c *call, err error) {
-	e := s.hideFrom(r.Context(), c, asProblem(err))
-	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+	var e *apiError
+	if !errors.Is(err, context.Canceled) || r.Context().Err() == nil {
+		e = s.hideFrom(r.Context(), c, asProblem(err))
+	} else {
 		e = problem(statusClientGone, "client_gone", "The client closed the connection before the response was ready.")
 	}
 	c.cause = e.cause

@@ -88,10 +88,11 @@ func (s *Server) claimPatiently(ctx context.Context, c *call, in *claimRequest) 
 	})
 }
 
-// tryPatiently tries to claim until that gives something else than
-// errNothingReady, or the time is over that the claim may wait. Of many that
-// wait, those an event doesn't help find out in turn, with one read each.
-func (s *Server) tryPatiently(ctx context.Context, missionID string, in *claimRequest, try func() (*claimed, error)) (*claimed, error) {
+// tryPatiently tries until a claim succeeds or fails, or its wait is over, which
+// is errNothingReady. Of many that wait, those that an event doesn't help find out
+// in turn, with one read each.
+func (s *Server) tryPatiently(ctx context.Context, missionID string, in *claimRequest,
+	try func() (*claimed, error)) (*claimed, error) {
 	grown, turns, stop := s.hub.watch(missionID)
 	defer stop()
 	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)

@@ -94,12 +94,12 @@ func (s *Server) createSpec(ctx context.Context, t *tx, c *call, in *newSpec) (*
 	if err != nil {
 		return nil, err
 	}
+	if len(others) < len(in.Dependencies) {
+		return nil, errCycle([]string{in.Key})
+	}
 	id, status := newID(), in.status()
 	if err := t.insertSpec(ctx, m, id, in.fields(), status, unmet); err != nil {
 		return nil, err
-	}
-	if len(others) < len(in.Dependencies) {
-		return nil, errCycle([]string{in.Key})
 	}
 	t.addDependencies(id, dependencies) // nothing depends on a new spec: they can't close a cycle
 	t.emit("spec.created", m.ID, id, "", map[string]any{"key": in.Key, "title": in.Title, "status": status})

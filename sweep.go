@@ -148,6 +148,7 @@ func (s *Server) prune(ctx context.Context) error {
 		retention time.Duration
 	}{{`stream <> $2`, s.config.EventRetention}, {`stream = $2`, time.Hour}} {
 		for more := true; more; {
+			more = false // also where another instance sweeps
 			err := s.sweepOnce(ctx, func(ctx context.Context, t *tx) (err error) {
 				more, err = t.pruneSome(ctx, old.streams, old.retention)
 				return err

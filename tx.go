@@ -35,9 +35,9 @@ type querier interface {
 // reports its error where it is sent.
 //
 // Rows are locked in this order, so that no two writes wait for each other:
-// idempotency key, mission, accounts by id, specs by id, leases, heads by
-// stream. What notes only itself doesn't come through here: the last use of a
-// key, a failed log-in, and what the sweep clears away.
+// idempotency key, mission, accounts by id, sessions, their tokens, specs by id,
+// leases, heads by stream. What notes only itself doesn't come through here: the
+// last use of a key, a failed log-in, and the signing key.
 // See docs/design.md, Write skew and the lock order.
 type tx struct {
 	conn    *pgxpool.Conn
@@ -50,7 +50,7 @@ type tx struct {
 	heads   map[string]int64    // stream → its newest seq, of those that grew
 	claimed int                 // leases granted
 	expired int                 // leases taken back
-	answers []func() error      // see then
+	thens   []func() error      // see then
 }
 
 // begin takes a connection and queues what begins a transaction on it. The
@@ -74,9 +74,9 @@ func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
 	return t, nil
 }
 
-// settingsSQL sets what holds for one transaction. Its statements are large
-// and its parameters tell the planner little: planning each anew would take
-// half of the time of a claim.
+// settingsSQL sets what holds for one transaction. A transaction's statements
+// are large, and their parameters hardly change the plan: planning each again
+// would take half of the time of a claim.
 const settingsSQL = `
 	SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
 	       set_config('idle_in_transaction_session_timeout', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true)`
@@ -112,7 +112,8 @@ func (t *tx) ask(sql string, args []any, dest ...any) (found *bool) {
 }
 
 // askFor queues a query for one row of T, which goes to what it returns once it
-// was sent. That there is none fails the write.
+// was sent. It is for what the transaction has locked: that there is none is an
+// error, which may come after the commit.
 func askFor[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) *T {
 	row, err := new(T), pgx.ErrNoRows
 	t.queue(sql, args...).Query(func(rows pgx.Rows) (readErr error) {
@@ -128,16 +129,16 @@ func askFor[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) *T {
 
 // then has fn called once all that is queued was sent, in order with others: it
 // completes a response with what is known only then.
-func (t *tx) then(fn func() error) { t.answers = append(t.answers, fn) }
+func (t *tx) then(fn func() error) { t.thens = append(t.thens, fn) }
 
-// finish calls what then was given.
+// finish calls the functions registered with then, in order.
 func (t *tx) finish() error {
-	for _, fn := range t.answers {
+	for _, fn := range t.thens {
 		if err := fn(); err != nil {
 			return err
 		}
 	}
-	t.answers = nil
+	t.thens = nil
 	return nil
 }
 
@@ -226,8 +227,7 @@ func neverCommitted(err error) bool {
 		return severity(refusal) == "ERROR"
 	}
 	_, unsent := errors.AsType[pgx.ErrPreprocessingBatch](err)
-	_, app := errors.AsType[*apiError](err)
-	return unsent || app || pgconn.SafeToRetry(err)
+	return unsent || pgconn.SafeToRetry(err)
 }
 
 // rollback undoes what wasn't committed and gives the connection back.
@@ -240,7 +240,7 @@ func (t *tx) rollback(ctx context.Context) {
 	}
 }
 
-// inTx is the one way to change anything. It runs fn in a transaction for an
+// inTx is the one way to change anything that has events. It runs fn in a transaction for an
 // account, appends its events, commits, and wakes who waits for them. An error
 // from fn rolls everything back, unless it is wrapped by andCommit. fn may run
 // several times, so it has no effect but on t and on what it sets anew.
@@ -344,7 +344,7 @@ func transactOnce[Out any](ctx context.Context, t *tx, c *call, fn func(ctx cont
 	if err := t.finish(); err != nil {
 		return nil, err
 	}
-	made, err := newResponse(c, out)
+	made, err := responseOf(c, out)
 	if err != nil {
 		return nil, err
 	}

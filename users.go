@@ -310,10 +310,9 @@ func checkPassword(email, password string) error {
 	return v.err()
 }
 
-// password adds what NIST SP 800-63B-4 has against password as the new one of
-// the account with that e-mail: too_short, too_long, or same_as_email, which
-// also stands for the part before the @ and doesn't look at case. There are no
-// rules of composition.
+// password checks a new password against NIST SP 800-63B-4: its length, and that
+// it isn't the account's e-mail or the part of that before the @, in any case.
+// There are no rules of composition.
 func (v *violations) password(field, email, password string) {
 	local, _, _ := strings.Cut(email, "@")
 	switch {

@@ -373,11 +373,11 @@ func (c *socket) close(code websocket.StatusCode, reason string) {
 // keep pings, and ends the connection when its credential or a permission has
 // ended.
 func (s *Server) keep(ctx context.Context, c *socket) {
-	changed, stop := s.credentials.watch(c.account.userID)
+	changed, stop := s.credentials.watch(c.currentAccount().userID)
 	defer stop()
 	ping := time.NewTicker(s.config.WSPing)
 	defer ping.Stop()
-	expiry := time.NewTimer(s.lasts(c.token))
+	expiry := time.NewTimer(s.lasts(c.currentToken()))
 	defer expiry.Stop()
 	for {
 		var code websocket.StatusCode

@@ -81,7 +81,7 @@ func (g *Gatherer[T]) Get(ctx context.Context, key Lookup) (found T, err error) 
 	if g.running < maxRounds {
 		g.running++
 		g.next = nil
-		go g.run(context.WithoutCancel(ctx), r)
+		go g.run(context.Background(), r)
 	}
 	g.mu.Unlock()
 	select {
