@@ -383,31 +383,43 @@ func newPool(size int, down func() bool, log *slog.Logger) *dbPool {
 // Acquire is as of pgxpool.Pool, and so are the following; but a refused
 // connection is no error as long as there is time to wait for another one.
 func (p *dbPool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
-	err = unlessRefused(func() error { conn, err = p.Pool.Acquire(ctx); return err })
+	err = unlessRefused(ctx, func() error { conn, err = p.Pool.Acquire(ctx); return err })
 	return conn, err
 }
 
 func (p *dbPool) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
-	err = unlessRefused(func() error { tag, err = p.Pool.Exec(ctx, sql, args...); return err })
+	err = unlessRefused(ctx, func() error { tag, err = p.Pool.Exec(ctx, sql, args...); return err })
 	return tag, err
 }
 
 func (p *dbPool) Query(ctx context.Context, sql string, args ...any) (rows pgx.Rows, err error) {
-	err = unlessRefused(func() error { rows, err = p.Pool.Query(ctx, sql, args...); return err })
+	err = unlessRefused(ctx, func() error { rows, err = p.Pool.Query(ctx, sql, args...); return err })
 	return rows, err
 }
 
 func (p *dbPool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return txRow(func(dest ...any) error {
-		return unlessRefused(func() error { return p.Pool.QueryRow(ctx, sql, args...).Scan(dest...) })
+		return unlessRefused(ctx, func() error { return p.Pool.QueryRow(ctx, sql, args...).Scan(dest...) })
 	})
 }
 
-// unlessRefused does something until it isn't for want of a connection that it fails.
-func unlessRefused(do func() error) error {
+// errNoConnection means that no connection of the pool was free in time.
+var errNoConnection = errors.New("no connection was free in time")
+
+// unlessRefused does something until it isn't for want of a connection that it
+// fails, for as long as a request waits for one.
+func unlessRefused(ctx context.Context, do func() error) error {
 	for began := time.Now(); ; {
 		err := do()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return fmt.Errorf("%w: %w", errNoConnection, err)
+		}
 		if !tooManyConnections(err) || time.Since(began) > acquireTimeout {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
 			return err
 		}
 	}

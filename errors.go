@@ -161,7 +161,11 @@ func asProblem(err error) *apiError {
 	if databaseGone(err) {
 		return unreachable.problem().because(err)
 	}
-	switch sqlState(err) {
+	state := sqlState(err)
+	if errors.Is(err, context.DeadlineExceeded) {
+		state = "57014"
+	}
+	switch state {
 	case "57014", "25P03": // query_canceled by a timeout, idle_in_transaction_session_timeout
 		return problem(http.StatusServiceUnavailable, "timeout",
 			"This took longer than the server allows.").withHeader("Retry-After", "1").because(err)
@@ -257,7 +261,11 @@ func databaseGone(err error) bool {
 		return false
 	}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
-	return connecting || networkFailed(err) || pgconn.SafeToRetry(err)
+	if connecting || pgconn.Timeout(err) || errors.Is(err, errNoConnection) {
+		return true
+	}
+	ours := errors.Is(err, context.DeadlineExceeded) // the request's time is over, but not for want of the database
+	return !ours && networkFailed(err) || pgconn.SafeToRetry(err)
 }
 
 func networkFailed(err error) bool {
