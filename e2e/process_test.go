@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -302,6 +303,7 @@ func TestHangupCountsOnlyWhereItIsntIgnored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // so that children don't inherit that it is ignored
 	env := []string{"PORT=0", "DATABASE_URL=" + newDatabase(t)}
 	kept := startCommand(t, exec.Command("nohup", path), nil, env)
 	c := &client{t: t, base: kept.says(&kept.out, `is at (http\S+)`)}
