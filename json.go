@@ -158,18 +158,26 @@ type pathStep struct {
 
 // fail adds a problem of the value at the path.
 func (w *walk) fail(code, message string) {
-	var path strings.Builder
+	path := make([]string, len(w.path))
 	for i, s := range w.path {
-		switch {
-		case s.name == nil:
-			fmt.Fprintf(&path, "[%d]", s.index)
-		case i > 0:
-			path.WriteString("." + clip(unquote(s.name)))
-		default:
-			path.WriteString(clip(unquote(s.name)))
+		if path[i] = fmt.Sprintf("[%d]", s.index); s.name != nil {
+			path[i] = unquote(s.name)
 		}
 	}
-	w.problems.add(path.String(), code, message)
+	w.problems.add(pathText(path), code, message)
+}
+
+// pathText is a path of names, and of places in lists such as [0], as clients are
+// told of it.
+func pathText(path []string) string {
+	var b strings.Builder
+	for i, step := range path {
+		if i > 0 && !strings.HasPrefix(step, "[") {
+			b.WriteByte('.')
+		}
+		b.WriteString(clip(step))
+	}
+	return b.String()
 }
 
 // unquote is the text of a JSON string.

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"tachikoma/internal/ijson"
 )
 
 // Revisions of the protocol that are spoken here, the newest first. All but
@@ -35,6 +37,7 @@ const (
 
 // Error codes of JSON-RPC 2.0 (5.1) and of the Model Context Protocol.
 const (
+	rpcParseError         = -32700
 	rpcInvalidRequest     = -32600
 	rpcMethodNotFound     = -32601
 	rpcInvalidParams      = -32602
@@ -52,7 +55,8 @@ type rpcRequest struct {
 	Method string
 	Params mcpParams
 
-	modern bool // it is of revision 2026-07-28
+	modern bool         // it is of revision 2026-07-28
+	odd    *ijson.Error // what keeps a tool's arguments from being stored; they aren't looked at then
 }
 
 // mcpParams are the parameters of all methods together.
@@ -175,16 +179,63 @@ func readRPC(r *http.Request) (request rpcRequest, err error) {
 	if err != nil {
 		return request, err
 	}
-	if err := checkJSON(body); err != nil {
-		return request, err
+	odd, _ := errors.AsType[*ijson.Error](ijson.Check(body))
+	if odd != nil && odd.Syntax {
+		request.ID = idBefore(body)
+		return request, newRPCError(http.StatusBadRequest, rpcParseError, "At byte %d of the body: %s.", odd.Offset, odd.Reason)
 	}
 	if err := request.decode(body); err != nil {
 		return request, err
+	}
+	if odd != nil {
+		if err := request.take(odd); err != nil {
+			return request, err
+		}
 	}
 	if request.ID == nil {
 		return request, nil
 	}
 	return request, request.checkRevision(r.Header)
+}
+
+// take refuses what isn't I-JSON in a request, unless it is in a tool's arguments:
+// of these the agent is told, which can mend them, and not only its client. The
+// parameters of a notification matter to nobody.
+func (q *rpcRequest) take(odd *ijson.Error) error {
+	code, path := rpcInvalidRequest, odd.Path
+	if len(path) > 0 && path[0] == "id" {
+		q.ID = nil
+	}
+	if len(path) > 0 && path[0] == "params" {
+		if code = rpcInvalidParams; q.ID == nil {
+			return nil
+		}
+		if q.Method == "tools/call" && len(path) > 1 && path[1] == "arguments" {
+			q.odd = odd
+			return nil
+		}
+	}
+	return newRPCError(http.StatusBadRequest, code, "At byte %d of the body, in %q: %s.", odd.Offset, pathText(path), odd.Reason)
+}
+
+// idBefore reads the id of a message that can't be parsed to its end, if it
+// stands before what is wrong.
+func idBefore(body []byte) json.RawMessage {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+		return nil
+	}
+	for d.More() {
+		var value json.RawMessage
+		name, err := d.Token()
+		if err != nil || d.Decode(&value) != nil {
+			return nil
+		}
+		if name == "id" && validRPCID(value) {
+			return value
+		}
+	}
+	return nil
 }
 
 // decode fills q from a message, and of one that is no request at least its id
@@ -235,8 +286,9 @@ func pick(object []byte, into map[string]any) error {
 	return err
 }
 
+// validRPCID accepts strings and numbers that can be sent back as they are.
 func validRPCID(id json.RawMessage) bool {
-	return len(id) > 0 && (id[0] == '"' || id[0] == '-' || '0' <= id[0] && id[0] <= '9')
+	return len(id) > 0 && (id[0] == '"' || isNumber(id)) && ijson.Check(id) == nil
 }
 
 // checkRevision finds out which revision a request speaks. Of the modern one
@@ -329,7 +381,7 @@ func (s *Server) callMethod(ctx context.Context, c *call, q rpcRequest) (map[str
 	case "tools/list":
 		return cacheable(map[string]any{"tools": s.tools}, mcpStable), nil
 	case "tools/call":
-		return s.callTool(ctx, c, q.Params)
+		return s.callTool(ctx, c, q)
 	case "resources/list":
 		return s.listResources(ctx, c.account, q.Params.Cursor)
 	case "resources/templates/list":

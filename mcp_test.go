@@ -308,8 +308,6 @@ func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 	if a := ada.rpc("tools/call", fields{"name": "list_missions", "NAME": "rm"}); a.at("result.structuredContent") == nil {
 		t.Errorf("a name in other case counted: %s", a.body)
 	}
-	ada.do("POST", "/mcp", `{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}`).wantProblem(http.StatusBadRequest, "malformed_json")
-	ada.do("POST", "/mcp", ``).wantProblem(http.StatusBadRequest, "malformed_json")
 	ada.do("POST", "/mcp", `{}`, "Content-Type", "text/plain").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
 	ada.do("POST", "/mcp", `{}`, "Idempotency-Key", "k").wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
 	ada.rpc("ping", nil, "Origin", "https://evil.example").wantProblem(http.StatusForbidden, "forbidden")
@@ -323,6 +321,55 @@ func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 		if a := ada.rpc(name, params).want(http.StatusOK); a.number("error.code") != rpcInvalidParams {
 			t.Errorf("%s: %s", name, a.body)
 		}
+	}
+}
+
+// One odd character must not lose a report: whoever waits for the answer gets
+// one that says where it is, and nothing is done.
+func TestOddCharactersAreToldToTheAgent(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n"})
+	held := ada.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "togusa"})
+	report := func(more string) string {
+		return fmt.Sprintf(`{"jsonrpc":"2.0","id":"r","method":"tools/call","params":{"name":"report","arguments":{"spec_id":%q,"lease_token":%q,"check":[1]%s}}}`,
+			held["spec"].(map[string]any)["id"], held["lease_token"], more)
+	}
+	for more, field := range map[string]string{
+		`,"message":"a\u0000"`: "message", `,"logs":[{"level":"info","message":"x"},{"level":"info","message":"\ud800"}]`: "logs[1].message",
+		",\"message\":\"\xff\"": "message", `,"message":"\uffff"`: "message", `,"message":"a","message":"b"`: "message", `,"lease_seconds":1e999`: "lease_seconds",
+		`,"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40): "x[0][0]", `,"\u0000":1`: "arguments",
+	} {
+		a := ada.do("POST", "/mcp", report(more)).want(http.StatusOK)
+		said := a.text("result.content.0.text")
+		if a.text("id") != "r" || a.at("result.isError") != true || !strings.Contains(said, "- "+field) || !strings.Contains(said, "Next: Correct") {
+			t.Errorf("%s: %s", more, a.body)
+		}
+	}
+	for body, want := range map[string]string{
+		report("")[:90]: "-32700 r", ``: "-32700 <nil>", `{"jsonrpc":"2.0","method":"ping","id":7,`: "-32700 7", "{\"id\":7,\"x\":\"\x01\"}": "-32700 7",
+		`{"jsonrpc":"2.0","method":"ping"`: "-32700 <nil>", `[7`: "-32700 <nil>", `{"id":{},"x"`: "-32700 <nil>", "{\"id\":\"\xff\",": "-32700 <nil>",
+		`{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}`:                                           "-32600 <nil>",
+		`{"jsonrpc":"2.0","id":7,"method":"ping","x":"\u0000"}`:                                     "-32600 7",
+		"{\"jsonrpc\":\"2.0\",\"id\":\"\xff\",\"method\":\"ping\"}":                                 "-32600 <nil>",
+		`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"\u0000"}}`:                 "-32602 7",
+		`{"jsonrpc":"2.0","id":7,"method":"resources/read","params":{"uri":"\udc00"}}`:              "-32602 7",
+		`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"report","name":"x"}}`:      "-32602 7",
+		`{"jsonrpc":"2.0","id":7,"method":"prompts/get","params":{"arguments":{"a":"\u0000"}}}`:     "-32602 7",
+		`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"rm","arguments":[1e999]}}`: "-32602 7",
+	} {
+		a := ada.do("POST", "/mcp", body)
+		if got := fmt.Sprint(a.at("error.code"), " ", a.at("id")); got != want {
+			t.Errorf("%s: got %s, want %s: %s", body, got, want, a.body)
+		}
+	}
+	if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/x","params":{"reason":"\u0000"}}`); a.status != http.StatusAccepted {
+		t.Errorf("a notification: %s", a.body)
+	}
+	if out := ada.tool("report", fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"]}); len(out["open"].([]any)) != 1 {
+		t.Errorf("something was done: %v", out)
 	}
 }
 

@@ -141,13 +141,17 @@ func (s *Server) admitTool(ctx context.Context, c *call, p permission, at target
 
 // callTool runs a tool. What it refuses is a result too, which agents see and
 // can act on; only what concerns the credential or the server is an error.
-func (s *Server) callTool(ctx context.Context, c *call, p mcpParams) (map[string]any, error) {
+func (s *Server) callTool(ctx context.Context, c *call, q rpcRequest) (map[string]any, error) {
 	for _, t := range s.tools {
-		if t.Name != p.Name {
+		if t.Name != q.Params.Name {
 			continue
 		}
 		c.pattern += " " + t.Name // so that logs and metrics tell tools apart
-		out, err := t.call(ctx, c, p.Arguments)
+		var out any
+		err := q.oddArguments()
+		if err == nil {
+			out, err = t.call(ctx, c, q.Params.Arguments)
+		}
 		if err != nil {
 			refusal := s.hideFrom(ctx, c, asProblem(err))
 			if refusal.status == http.StatusUnauthorized || refusal.status >= http.StatusInternalServerError {
@@ -161,7 +165,15 @@ func (s *Server) callTool(ctx context.Context, c *call, p mcpParams) (map[string
 		}
 		return map[string]any{"structuredContent": toolAnswer(encoded)}, nil
 	}
-	return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no tool %q; tools/list names them all.", clip(p.Name))
+	return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no tool %q; tools/list names them all.", clip(q.Params.Name))
+}
+
+// oddArguments is a 422 for arguments that aren't I-JSON.
+func (q rpcRequest) oddArguments() error {
+	if q.odd == nil {
+		return nil
+	}
+	return invalidField(cmp.Or(pathText(q.odd.Path[2:]), "arguments"), "malformed", "can't be taken: %s (byte %d of the message)", q.odd.Reason, q.odd.Offset)
 }
 
 // nextAfter says what an agent can do about a refusal, by its code.

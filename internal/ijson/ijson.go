@@ -21,6 +21,8 @@ const (
 type Error struct {
 	Offset int
 	Reason string
+	Syntax bool     // it isn't JSON at all
+	Path   []string // of JSON: to the value that the byte is in, by names and by places such as [0]
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("at byte %d: %s", e.Offset, e.Reason) }
@@ -42,47 +44,66 @@ func Check(body []byte) error {
 		for offset > 0 && !utf8.RuneStart(body[offset]) {
 			offset-- // Go 1.27 counts to the end of a character that can't be there
 		}
-		return malformed(offset, reason)
+		return &Error{Offset: offset, Reason: reason, Syntax: true}
 	}
-	return checkIJSON(body)
+	if wrong := checkIJSON(body); wrong != nil {
+		return wrong
+	}
+	return nil
 }
 
-func malformed(offset int, reason string) error {
-	return &Error{offset, reason}
-}
+func malformed(offset int, reason string) *Error { return &Error{Offset: offset, Reason: reason} }
 
 // container is an object or a list that checkIJSON is in.
 type container struct {
 	object bool
 	names  map[string]struct{} // of an object's members so far
+	name   string              // of the member
+	index  int                 // in a list
+}
+
+// in says that e is in the innermost of the containers.
+func (e *Error) in(open []container) *Error {
+	for _, c := range open {
+		if c.object {
+			e.Path = append(e.Path, c.name)
+		} else {
+			e.Path = append(e.Path, fmt.Sprintf("[%d]", c.index))
+		}
+	}
+	return e
 }
 
 // checkIJSON goes once over body, which encoding/json takes for JSON, for what it
 // lets pass. Syntax being settled, it only has to know strings, numbers and where
 // containers begin and end. For a spec of 16 KB it takes half the time of decoding
 // it, the syntax before it 0.4 of that, and decode's walk after it 0.2.
-func checkIJSON(body []byte) error {
+func checkIJSON(body []byte) *Error {
 	var open []container
 	name := false // the next string is a member's name
 	for i := 0; i < len(body); {
 		switch c := body[i]; {
 		case c == '{' || c == '[':
 			if len(open) == maxDepth {
-				return malformed(i, fmt.Sprintf("this is nested over %d levels deep", maxDepth))
+				return malformed(i, fmt.Sprintf("this is nested over %d levels deep", maxDepth)).in(open)
 			}
 			open = append(open, container{object: c == '{'})
 			name = c == '{'
 		case c == '}' || c == ']':
 			open = open[:len(open)-1]
 		case c == ',':
+			open[len(open)-1].index++
 			name = open[len(open)-1].object
 		case c == '"':
-			text, end, err := checkString(body, i, name)
-			if err != nil {
-				return err
+			text, end, wrong := checkString(body, i, name)
+			if wrong != nil && name {
+				return wrong.in(open[:len(open)-1])
+			}
+			if wrong != nil {
+				return wrong.in(open)
 			}
 			if name && !open[len(open)-1].add(text) {
-				return malformed(i, "this name is twice in its object")
+				return malformed(i, "this name is twice in its object").in(open)
 			}
 			name = false
 			i = end
@@ -93,7 +114,7 @@ func checkIJSON(body []byte) error {
 				end++
 			}
 			if !storable(string(body[i:end])) {
-				return malformed(i, "this number doesn't fit into 64 bits of floating point")
+				return malformed(i, "this number doesn't fit into 64 bits of floating point").in(open)
 			}
 			i = end
 			continue
@@ -103,8 +124,9 @@ func checkIJSON(body []byte) error {
 	return nil
 }
 
-// add reports whether name is new.
+// add goes to the member of a name and reports whether that is new.
 func (c *container) add(name string) bool {
+	c.name = name
 	if c.names == nil {
 		c.names = make(map[string]struct{})
 	}
@@ -115,7 +137,7 @@ func (c *container) add(name string) bool {
 
 // checkString checks the string that starts at body[start] and returns its end
 // and, where it is wanted, its unescaped text.
-func checkString(body []byte, start int, wanted bool) (text string, end int, err error) {
+func checkString(body []byte, start int, wanted bool) (text string, end int, wrong *Error) {
 	var unescaped []byte
 	for i := start + 1; ; {
 		if body[i] == '"' {

@@ -76,6 +76,23 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestCheckNamesTheValue(t *testing.T) {
+	t.Parallel()
+	for body, path := range map[string]string{
+		`"\u0000"`: "", `{"a":{"b":[1,{},{"c":"\u0000"}]}}`: "a b [2] c", `[[],["x","\ud800"]]`: "[1] [1]",
+		`{"a":[{"b":1}],"c":1e999}`: "c", `{"a":{"x":1,"\u0000":1}}`: "a", `{"a":{"x":1,"x":2}}`: "a x",
+		`{"\u0061":["\uffff"]}`: "a [0]", "[0,{\"a\":\"\xff\"}]": "[1] a",
+	} {
+		e, ok := errors.AsType[*Error](Check([]byte(body)))
+		if !ok || e.Syntax || strings.Join(e.Path, " ") != path {
+			t.Errorf("%s: got %+v, want %s", body, e, path)
+		}
+	}
+	if e, ok := errors.AsType[*Error](Check([]byte(`{"a":`))); !ok || !e.Syntax {
+		t.Errorf("what breaks off: %+v", e)
+	}
+}
+
 func FuzzCheck(f *testing.F) {
 	for _, body := range []string{
 		`{}`, `[]`, `null`, ``, ` `, `{"a":1,"a":2}`, `"\ud83d\ude00"`, `"\ud800"`, `"\u0000"`, "\"\xff\"", `"\uFFFD"`,
