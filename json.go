@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/big"
 	"mime"
 	"net"
 	"net/http"
@@ -120,18 +122,23 @@ func checkJSON(body []byte) error {
 // once, each with its path; encoding/json/v2 of Go 1.27 also ends at the first.
 // What doesn't fit is a 422 that names every such field by its path: an
 // unknown_field (names are told apart by case), a wrong_type, an integer
-// out_of_range. null fits pointers, optional, json.RawMessage and any. Numbers
+// out_of_range. As in JSON Schema 600.0 and 6e2 are integers. null fits pointers, optional, json.RawMessage and any. Numbers
 // in an any are a json.Number: they keep their text. After an error v is as it was.
 //
 // A field may be a struct, a map with string keys, a slice, a string, a bool,
 // a signed integer, a float64, a time.Time, or one of those named above.
-func decode(body []byte, v any) error {
-	w := walk{body: body}
+func decode(body []byte, v any) error { return decodeAs(walk{body: body}, v) }
+
+// decodeLoosely is decode for those that put what isn't a string into one: "600",
+// "[1, 2]" and "true" count as what they hold where that is wanted.
+func decodeLoosely(body []byte, v any) error { return decodeAs(walk{body: body, loose: true}, v) }
+
+func decodeAs(w walk, v any) error {
 	w.value(reflect.TypeOf(v).Elem())
 	if err := w.problems.err(); err != nil {
 		return err
 	}
-	return unmarshal(body, v)
+	return unmarshal(w.rewritten(), v)
 }
 
 // unmarshal is json.Unmarshal that keeps the text of numbers.
@@ -148,6 +155,30 @@ type walk struct {
 	at       int        // the next byte
 	path     []pathStep // to the value there
 	problems violations
+	loose    bool      // see decodeLoosely
+	rewrites []rewrite // in the order of their places
+}
+
+// rewrite is a value that encoding/json wouldn't take as it stands.
+type rewrite struct {
+	start, end int
+	text       []byte
+}
+
+// rewritten is the body as encoding/json takes it.
+func (w *walk) rewritten() []byte {
+	if len(w.rewrites) == 0 {
+		return w.body
+	}
+	var b bytes.Buffer
+	done := 0
+	for _, r := range w.rewrites {
+		b.Write(w.body[done:r.start])
+		b.Write(r.text)
+		done = r.end
+	}
+	b.Write(w.body[done:])
+	return b.Bytes()
 }
 
 // pathStep is a member's name as it stands in the document, or a place in a list.
@@ -186,14 +217,16 @@ func unquote(quoted []byte) (text string) {
 	return text
 }
 
-// value compares the next value with t.
-func (w *walk) value(t reflect.Type) {
-	t, nullable := unwrap(t)
+// value compares the next value with whole, a type.
+func (w *walk) value(whole reflect.Type) {
+	t, nullable := unwrap(whole)
 	switch first := w.peek(); {
 	case nullable && first == 'n', t.Kind() == reflect.Interface, t == reflect.TypeFor[json.RawMessage]():
 		w.next()
 	case t == reflect.TypeFor[time.Time]():
 		w.time(w.next())
+	case w.loose && first == '"' && t.Kind() != reflect.String:
+		w.inString(w.next(), whole)
 	case t.Kind() == reflect.Struct && first == '{':
 		fields := fieldTypes(t)
 		w.members(func(name []byte) (reflect.Type, bool) { f, ok := fields[string(name)]; return f, ok })
@@ -302,6 +335,24 @@ func (w *walk) elements(t reflect.Type) {
 	w.at++
 }
 
+// inString compares what a string holds with t. It is taken for the string
+// itself where that is no JSON, or a string again.
+func (w *walk) inString(quoted []byte, t reflect.Type) {
+	inner := []byte(strings.TrimSpace(unquote(quoted)))
+	if title := string(inner); title == "True" || title == "False" { // of Python
+		inner = bytes.ToLower(inner)
+	}
+	if ijson.Check(inner) != nil || inner[0] == '"' {
+		t, _ = unwrap(t)
+		w.scalar(quoted, t)
+		return
+	}
+	within := walk{body: inner, path: w.path, problems: w.problems, loose: true}
+	within.value(t)
+	w.problems = within.problems
+	w.rewrites = append(w.rewrites, rewrite{w.at - len(quoted), w.at, within.rewritten()})
+}
+
 // scalar compares a value with a type that isn't made of others, or a list or
 // an object that is none.
 func (w *walk) scalar(value []byte, t reflect.Type) {
@@ -316,12 +367,15 @@ func (w *walk) scalar(value []byte, t reflect.Type) {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		wanted = "a whole number"
 		if isNumber(value) {
-			_, err := strconv.ParseInt(string(value), 10, t.Bits())
+			digits := wholeNumber(string(value))
+			_, err := strconv.ParseInt(digits, 10, t.Bits())
 			if errors.Is(err, strconv.ErrRange) {
 				w.fail("out_of_range", "is too far from zero")
 				return
 			}
-			fits = err == nil
+			if fits = err == nil; fits && digits != string(value) {
+				w.rewrites = append(w.rewrites, rewrite{w.at - len(value), w.at, []byte(digits)})
+			}
 		}
 	case reflect.Slice:
 		wanted = "a list"
@@ -331,6 +385,25 @@ func (w *walk) scalar(value []byte, t reflect.Type) {
 	if !fits {
 		w.fail("wrong_type", "must be "+wanted)
 	}
+}
+
+// wholeNumber is an integer without point and exponent, or "" for a number that
+// is none. It computes exactly only what may fit into 64 bits.
+func wholeNumber(literal string) (digits string) {
+	if !strings.ContainsAny(literal, ".eE") {
+		return literal
+	}
+	f, _ := strconv.ParseFloat(literal, 64) // ijson has seen that it fits
+	switch {
+	case f != math.Trunc(f):
+		return ""
+	case f == 0 || math.Abs(f) > 1<<63:
+		return strconv.FormatFloat(math.Abs(f), 'f', 0, 64)
+	}
+	if exact, ok := new(big.Rat).SetString(literal); ok && exact.IsInt() {
+		return exact.Num().String()
+	}
+	return ""
 }
 
 func isNumber(value []byte) bool { return value[0] == '-' || '0' <= value[0] && value[0] <= '9' }

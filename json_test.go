@@ -191,7 +191,7 @@ func TestDecodeNamesEveryProblem(t *testing.T) {
 		{`{"note":null,"anything":null,"raw":null,"patch":null,"merge":null,"until":null,"inner":null}`, nil},
 		{`{"extra":{"name":[1,{"x":2}]},"name":{"a":[{}]},"count":[[1]],"done":"true"}`, []string{
 			"extra unknown_field", "name wrong_type", "count wrong_type", "done wrong_type"}},
-		{`{"count":1.0,"small":128,"ratio":"1","tags":["a",1,null],"labels":{"a":"b","c":2}}`, []string{
+		{`{"count":1.5,"small":128,"ratio":"1","tags":["a",1,null],"labels":{"a":"b","c":2}}`, []string{
 			"count wrong_type", "small out_of_range", "ratio wrong_type", "tags[1] wrong_type", "tags[2] wrong_type",
 			"labels.c wrong_type"}},
 		{`{"entries":[{"level":1},[],{"level":"x","more":{}},null],"inner":{"line":"1"}}`, []string{
@@ -203,6 +203,25 @@ func TestDecodeNamesEveryProblem(t *testing.T) {
 	} {
 		var got example
 		wantFields(t, decode([]byte(test.body), &got), test.want...)
+	}
+}
+
+// To JSON Schema a number is an integer by its value.
+func TestDecodeTakesIntegersHoweverTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	for literal, want := range map[string]any{
+		"600.0": 600, "6e2": 600, "-6.00E+2": -600, "1500e-1": 150, "0.0": 0, "-0.0": 0, "0e-300": 0, "0.5e1": 5, "9007199254740993.0": 9007199254740993,
+		"9223372036854775807.0": math.MaxInt64, "-9223372036854775808.0": math.MinInt64, "0." + strings.Repeat("0", 300) + "1e301": 1,
+		"1.5": "wrong_type", "1e-3": "wrong_type", "1.00000000000000000000001": "wrong_type", "1e-300": "wrong_type",
+		"9223372036854775808.0": "out_of_range", "-1e19": "out_of_range", "1e300": "out_of_range",
+	} {
+		var got example
+		err := decode([]byte(`{"entries":[{"line": `+literal+` },{"line":2.0}],"count":`+literal+`}`), &got)
+		if code, refused := want.(string); refused {
+			wantFields(t, err, "entries[0].line "+code, "count "+code)
+		} else if err != nil || got.Count != want || got.Entries[0].Line != want || got.Entries[1].Line != 2 {
+			t.Errorf("%s: %+v, %v", literal, got, err)
+		}
 	}
 }
 

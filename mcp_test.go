@@ -373,6 +373,46 @@ func TestOddCharactersAreToldToTheAgent(t *testing.T) {
 	}
 }
 
+// What has one meaning is taken, as hosts and models write it.
+func TestToolsTakeArgumentsAsClientsSendThem(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n- [ ] two\n"})
+	out := ada.rpc("tools/call", fields{"name": "claim_spec", "arguments": fmt.Sprintf(
+		`{"mission_id":%q,"agent":"togusa","lease_seconds":"600.0","wait_seconds":" 0 ","tags":"[]"}`, idOf(mission))}).want(http.StatusOK)
+	token, id := out.text("result.structuredContent.lease_token"), out.text("result.structuredContent.spec.id")
+	report := func(name string, value any) fields { return fields{"spec_id": id, "lease_token": token, name: value} }
+	for _, arguments := range []fields{
+		report("check", []float64{1}), report("check", json.RawMessage(`[1.0, 2e0]`)), report("check", "[1, 2.0]"), report("check", []string{"1", "2"}),
+		report("check", `["1"]`), report("lease_seconds", json.RawMessage(`6e2`)), report("lease_seconds", "600"), report("lease_seconds", "null"),
+		report("logs", `[{"level":"info","message":"[1]"}]`), report("logs", []string{`{"level":"info","message":"true"}`}),
+	} {
+		ada.tool("report", arguments)
+	}
+	for field, values := range map[string][]any{
+		"check": {[]float64{1.5}, "one", "[1,", fields{"a": 1}, 1, "1", "1, 2", `"[1]"`, []string{"1.5"}, "[1.5]", `["one"]`, []string{""}, `[{"a":1,"a":1}]`},
+		"lease_seconds": {1.5, "one", "", "600s", "0600", "+600", `"600"`, "[600]", true, json.RawMessage(`600.00000000000000000001`),
+			json.RawMessage(`1e30`), "1e400"},
+		"logs": {"{}", "[1]", `[{"level":"info","message":1}]`}, "message": {1, true, []string{"x"}},
+	} {
+		for _, value := range values {
+			if said := ada.refusal("report", report(field, value)); !strings.Contains(said, "- "+field) {
+				t.Errorf("%s %v: %s", field, value, said)
+			}
+		}
+	}
+	for _, arguments := range []any{"x", "[]", `"{}"`, 7, []string{}} {
+		if a := ada.rpc("tools/call", fields{"name": "list_missions", "arguments": arguments}); !strings.Contains(a.text("result.content.0.text"), "arguments") {
+			t.Errorf("arguments %v: %s", arguments, a.body)
+		}
+	}
+	if out := ada.tool("fail_spec", fields{"spec_id": id, "lease_token": token, "reason": "x", "retry": "False"}); out["status"] != "blocked" {
+		t.Errorf("got %v", out)
+	}
+}
+
 // Refusals are results that say what is wrong and what to do; what a tool may
 // do is what the API lets its caller do.
 func TestToolsRefuseWithAdvice(t *testing.T) {

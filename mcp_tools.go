@@ -94,13 +94,17 @@ func newTool[T any, In checkedRequest[T], Out any](s *Server, p permission, of, 
 	}
 }
 
-// decodeArguments fills v as decode does, and names what is required and isn't
-// there. The argument of isn't one of v's: it is the id that is returned. What
-// is null counts as left out, since some models send that.
+// decodeArguments fills v as decodeLoosely does, and names what is required and
+// isn't there. The argument of isn't one of v's: it is the id that is returned.
+// What is null counts as left out, since some models send that.
 func decodeArguments(arguments json.RawMessage, v any, of string, required any) (id string, err error) {
 	given := make(map[string]json.RawMessage)
-	if !absent(arguments) && json.Unmarshal(arguments, &given) != nil {
-		return "", decode(arguments, v) // which says that it isn't an object
+	if !absent(arguments) {
+		if err := decodeLoosely(fmt.Appendf(nil, `{"arguments":%s}`, arguments), &struct {
+			Arguments *map[string]json.RawMessage `json:"arguments"`
+		}{&given}); err != nil {
+			return "", err
+		}
 	}
 	maps.DeleteFunc(given, func(_ string, value json.RawMessage) bool { return absent(value) })
 	var missing violations
@@ -121,7 +125,7 @@ func decodeArguments(arguments json.RawMessage, v any, of string, required any) 
 	if err != nil {
 		return "", fmt.Errorf("encoding arguments again: %w", err)
 	}
-	return strings.ToLower(named[of]), cmp.Or(decode(encoded, v), missing.err())
+	return strings.ToLower(named[of]), cmp.Or(decodeLoosely(encoded, v), missing.err())
 }
 
 // admitTool checks whether the caller may use a tool on what it names, as admit
