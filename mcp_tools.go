@@ -46,7 +46,7 @@ func (s *Server) agentTools() []tool {
 		newTool(s, mayEdit, ofMission, "claim_spec", s.claimSpecTool,
 			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools ask for, or no spec if nothing is ready."),
 		newTool(s, mayRead, ofSpec, "show_spec", s.showSpecTool,
-			"One spec: its Markdown, its state, and why it isn't ready."),
+			"One spec: its Markdown, in pieces if it is long, its state, and why it isn't ready."),
 		newTool(s, mayEdit, ofSpec, "report", inOneTx(s, s.reportTool),
 			"Prolong your lease, check criteria and add log lines, all in one. Call it for each criterion met and at least every few minutes: a lease that runs out gives the spec to others."),
 		newTool(s, mayEdit, ofSpec, "complete_spec", inOneTx(s, s.completeSpecTool),
@@ -201,8 +201,12 @@ func refusalText(e *apiError) string {
 		b.WriteString("\n- " + strings.TrimSpace(f.Field+" "+f.Message)) // the arguments themselves have no name
 	}
 	if open, ok := e.extra["criteria"].([]specfile.Criterion); ok {
-		for _, c := range open {
+		some, _, left := firstCriteria(open)
+		for _, c := range some {
 			fmt.Fprintf(&b, "\n- %d. %s", c.Index, c.Text)
+		}
+		if left > 0 {
+			fmt.Fprintf(&b, "\n- and %d more", left)
 		}
 	}
 	if next := nextAfter[e.code]; next != "" {
@@ -364,89 +368,25 @@ func openLine(v specSummary) (specLine, error) {
 		return line, nil
 	}
 	reasons, err := whyNotReady(v)
-	line.WaitsFor = sentences(reasons)
+	line.WaitsFor = sentences(reasons, 2)
 	return line, err
 }
 
-// sentences are what reasons say.
-func sentences(reasons []notReadyReason) []string {
+// sentences are what reasons say, of dependencies only so many.
+func sentences(reasons []notReadyReason, dependencies int) []string {
 	said := make([]string, 0, len(reasons))
 	for _, why := range reasons {
-		said = append(said, why.Message)
+		if why.Code == "dependency_open" {
+			dependencies--
+		}
+		if why.Code != "dependency_open" || dependencies >= 0 {
+			said = append(said, why.Message)
+		}
+	}
+	if dependencies < 0 {
+		said = append(said, fmt.Sprintf("It depends on %d more that aren't completed.", -dependencies))
 	}
 	return said
-}
-
-// showAnswer is how a spec stands, and what it says.
-type showAnswer struct {
-	showState
-	Criteria []specfile.Criterion `json:"criteria"`
-	Markdown string               `json:"markdown"`
-
-	content *specContent // which has the two encoded already
-}
-
-type showState struct {
-	ID        string   `json:"id"`
-	MissionID string   `json:"mission_id"`
-	Key       string   `json:"key"`
-	Title     string   `json:"title"`
-	Status    string   `json:"status"`
-	Ready     bool     `json:"ready"`
-	WaitsFor  []string `json:"waits_for"`
-	Documents []string `json:"documents"`
-	Warnings  []string `json:"warnings"`
-	Next      string   `json:"next"`
-}
-
-func (a *showAnswer) encode() ([]byte, error) {
-	state, err := encode(a.showState)
-	if err != nil {
-		return nil, err
-	}
-	b := a.content.addTo(state, "markdown", 1)
-	b.WriteByte('}')
-	return b.Bytes(), nil
-}
-
-// next says what an agent should do that looked at a spec.
-func (v specSummary) next() string {
-	switch {
-	case v.Status == "completed":
-		return "It is completed. Call next_spec for what is left of its mission."
-	case v.Ready:
-		return "Call claim_spec, which gives the next ready spec of its mission: this one, or another that comes first."
-	case v.Claim != nil:
-		return "If it is you who holds it, go on and call report. Otherwise call next_spec for what else there is."
-	}
-	return "It can't be claimed now. Call next_spec for what else there is."
-}
-
-// showSpecTool is show_spec.
-func (s *Server) showSpecTool(ctx context.Context, c *call, _ *nothing) (*showAnswer, error) {
-	v, err := s.readSpec(ctx, c.account, c.target.spec)
-	if err != nil {
-		return nil, err
-	}
-	out := &showAnswer{
-		showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{}, v.Documents, warningTexts(v.Warnings), v.next()},
-		v.criteria, v.markdown, v.specContent,
-	}
-	if v.Status != "completed" {
-		reasons, err := whyNotReady(v.specSummary)
-		out.WaitsFor = sentences(reasons)
-		return out, err
-	}
-	return out, nil
-}
-
-// warningTexts are warnings as agents read them.
-func warningTexts(warnings []specfile.Warning) []string {
-	texts := make([]string, len(warnings))
-	for i, w := range warnings {
-		texts[i] = placeOf(w) + ": " + w.Message
-	}
-	return texts
 }
 
 type searchArguments struct {
@@ -463,6 +403,9 @@ type searchAnswer struct {
 
 // searchResults is how many specs search_specs finds at most.
 const searchResults = "20"
+
+// snippetBytes bounds a snippet: words may be long.
+const snippetBytes = 1000
 
 // searchSpecsTool is search_specs.
 func (s *Server) searchSpecsTool(ctx context.Context, c *call, in *searchArguments) (*searchAnswer, error) {
@@ -484,7 +427,7 @@ func (s *Server) searchSpecsTool(ctx context.Context, c *call, in *searchArgumen
 		line := lineOf(v)
 		line.MissionID = v.MissionID
 		if v.Snippet != nil {
-			line.Snippet = *v.Snippet
+			line.Snippet = cut(*v.Snippet, snippetBytes)
 		}
 		out.Specs = append(out.Specs, line)
 		out.Next = "Call show_spec with the id of the one you want."

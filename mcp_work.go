@@ -1,31 +1,44 @@
 package main
 
-// The tools with which an agent works: claim, report, complete, fail.
+// The tools with which an agent works: claim, show, report, complete, fail.
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"tachikoma/internal/specfile"
 )
 
+// Many hosts cut or refuse an answer of over some 25,000 tokens. No answer has
+// more than 60,000 bytes: of a spec's text it has excerptBytes, of these
+// criteriaBytes of criteria, and all else is at most 10,000.
+const (
+	excerptBytes   = 50_000
+	criteriaBytes  = 15_000
+	criterionBytes = 4_000
+	listBytes      = 2_500 // of a list of texts
+)
+
 // takenSpec is a spec as its holder needs it.
 type takenSpec struct {
-	ID       string               `json:"id"`
-	Key      string               `json:"key"`
-	Title    string               `json:"title"`
-	Attempt  int                  `json:"attempt"`
-	Criteria []specfile.Criterion `json:"criteria"`
-	Markdown string               `json:"markdown"`
+	ID      string `json:"id"`
+	Key     string `json:"key"`
+	Title   string `json:"title"`
+	Attempt int    `json:"attempt"`
+	excerpt
 }
 
+// claimAnswer begins with what mustn't be lost if a host cuts it all the same.
 type claimAnswer struct {
-	Spec       *takenSpec `json:"spec,omitempty"`
 	LeaseToken string     `json:"lease_token,omitempty"`
 	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
 	Next       string     `json:"next"`
+	Spec       *takenSpec `json:"spec,omitempty"`
 }
 
 // claimSpecTool is claim_spec. Like the route it waits if asked to.
@@ -43,12 +56,13 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *claimRequest) (
 		return nil, err
 	}
 	v := given.Spec
+	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0)
 	return &claimAnswer{
-		Spec:       &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, v.Criteria, v.Body},
 		LeaseToken: given.Lease.Token, ExpiresAt: given.Lease.ExpiresAt,
-		Next: nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from now unless you call report before.",
+		Next: rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from now unless you call report before.",
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
-	}, nil
+		Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
+	}, err
 }
 
 // nextOfHolder says what the holder of a spec should do.
@@ -62,6 +76,192 @@ func nextOfHolder(criteria []specfile.Criterion) string {
 		return "All criteria are checked: when the work is done, call complete_spec."
 	}
 	return "Do what the spec asks for, then call complete_spec."
+}
+
+// excerpt is as much of a spec's text as one answer has: its criteria, unless it
+// goes on from a line, and its Markdown.
+type excerpt struct {
+	Criteria     []specfile.Criterion `json:"criteria,omitzero"`
+	CriteriaLeft int                  `json:"criteria_left,omitempty"`
+	NextOffset   int                  `json:"next_offset,omitempty"`
+	Markdown     string               `json:"markdown"`
+}
+
+// excerptOf is what fits of a spec's text from a line on, and what to say of the
+// rest, if there is one.
+func excerptOf(id, markdown string, criteria []specfile.Criterion, offset int) (text excerpt, rest string, err error) {
+	lines, end, room := slices.Collect(strings.Lines(markdown)), offset, excerptBytes
+	if offset > 0 && offset >= len(lines) {
+		return text, "", invalidField("offset", "out_of_range", "must be less than %d, the number of lines", len(lines))
+	}
+	if offset == 0 {
+		var used int
+		if text.Criteria, used, text.CriteriaLeft = firstCriteria(criteria); text.CriteriaLeft > 0 {
+			rest = fmt.Sprintf("The Markdown has %d more criteria. ", text.CriteriaLeft)
+		}
+		room -= used
+	}
+	for ; end < len(lines) && jsonBytes(lines[end]) <= room; end++ {
+		room -= jsonBytes(lines[end])
+	}
+	text.Markdown = strings.Join(lines[offset:end], "")
+	if end == offset && end < len(lines) {
+		text.Markdown = cut(lines[end], room)
+		end++
+		rest += fmt.Sprintf("Line %d is cut: resources/read of %s%s has all of it. ", end, resourcePrefix, id)
+	}
+	if end < len(lines) {
+		text.NextOffset = end
+		rest += fmt.Sprintf("The Markdown goes on: call show_spec with offset %d for what follows. ", end)
+	}
+	return text, rest, nil
+}
+
+// firstCriteria are as many criteria as an answer has of them, how many bytes of
+// JSON they take, and how many are left.
+func firstCriteria(criteria []specfile.Criterion) (first []specfile.Criterion, used, left int) {
+	first = []specfile.Criterion{}
+	for i, c := range criteria {
+		if text := cut(c.Text, criterionBytes); text != c.Text {
+			c.Text = text + "…"
+		}
+		size := jsonBytes(c.Text) + len(`{"index":12345,"text":"…","done":false},`)
+		if used+size > criteriaBytes {
+			return first, used, len(criteria) - i
+		}
+		first, used = append(first, c), used+size
+	}
+	return first, used, 0
+}
+
+// cut is the longest start of a text that takes at most so many bytes of JSON.
+func cut(text string, room int) string {
+	for i, r := range text {
+		if room -= jsonBytes(string(r)); room < 0 {
+			return text[:i]
+		}
+	}
+	return text
+}
+
+// jsonBytes is how many bytes a text takes in a JSON string.
+func jsonBytes(text string) (n int) {
+	for _, r := range text {
+		switch {
+		case strings.ContainsRune("\"\\\n\r\t", r):
+			n += 2
+		case r < ' ', r == '\u2028', r == '\u2029':
+			n += 6
+		default:
+			n += utf8.RuneLen(r)
+		}
+	}
+	return n
+}
+
+type showArguments struct {
+	Offset int `json:"offset,omitempty" doc:"the line to go on from: next_offset of the answer before"`
+}
+
+func (in *showArguments) validate(v *violations, _ *Config) {
+	if in.Offset < 0 {
+		v.add("offset", "out_of_range", "must be at least 0")
+	}
+}
+
+// showAnswer is how a spec stands, and what it says.
+type showAnswer struct {
+	showState
+	excerpt
+
+	whole *specContent // has the excerpt encoded already, if that is all
+}
+
+type showState struct {
+	ID        string   `json:"id"`
+	MissionID string   `json:"mission_id"`
+	Key       string   `json:"key"`
+	Title     string   `json:"title"`
+	Status    string   `json:"status"`
+	Ready     bool     `json:"ready"`
+	WaitsFor  []string `json:"waits_for"`
+	Documents []string `json:"documents"`
+	Warnings  []string `json:"warnings"`
+	Next      string   `json:"next"`
+}
+
+func (a *showAnswer) encode() ([]byte, error) {
+	if a.whole == nil {
+		return encode(struct {
+			showState
+			excerpt
+		}{a.showState, a.excerpt})
+	}
+	state, err := encode(a.showState)
+	if err != nil {
+		return nil, err
+	}
+	b := a.whole.addTo(state, "markdown", 1)
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+// next says what an agent should do that looked at a spec.
+func (v specSummary) next() string {
+	switch {
+	case v.Status == "completed":
+		return "It is completed. Call next_spec for what is left of its mission."
+	case v.Ready:
+		return "Call claim_spec, which gives the next ready spec of its mission: this one, or another that comes first."
+	case v.Claim != nil:
+		return "If it is you who holds it, go on and call report. Otherwise call next_spec for what else there is."
+	}
+	return "It can't be claimed now. Call next_spec for what else there is."
+}
+
+// warningTexts are warnings as agents read them.
+func warningTexts(warnings []specfile.Warning) []string {
+	texts := make([]string, len(warnings))
+	for i, w := range warnings {
+		texts[i] = placeOf(w) + ": " + w.Message
+	}
+	return texts
+}
+
+// firstTexts are as many of some texts as an answer has room for.
+func firstTexts(texts []string) []string {
+	room := listBytes
+	for i, text := range texts {
+		if room -= jsonBytes(text); room < 0 {
+			return texts[:i]
+		}
+	}
+	return orEmpty(texts)
+}
+
+// showSpecTool is show_spec.
+func (s *Server) showSpecTool(ctx context.Context, c *call, in *showArguments) (*showAnswer, error) {
+	v, err := s.readSpec(ctx, c.account, c.target.spec)
+	if err != nil {
+		return nil, err
+	}
+	out := &showAnswer{showState: showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{},
+		firstTexts(v.Documents), firstTexts(warningTexts(v.Warnings)), v.next()}}
+	if in.Offset == 0 && len(v.encoded.markdown)+len(v.encoded.criteria) <= excerptBytes {
+		out.whole = v.specContent
+	} else {
+		var rest string
+		if out.excerpt, rest, err = excerptOf(v.ID, v.markdown, v.criteria, in.Offset); err != nil {
+			return nil, err
+		}
+		out.Next = rest + out.Next
+	}
+	if v.Status != "completed" {
+		reasons, err := whyNotReady(v.specSummary)
+		out.WaitsFor = sentences(reasons, 20)
+		return out, err
+	}
+	return out, nil
 }
 
 // reportRequest is a heartbeat with progress and log lines.
@@ -90,8 +290,9 @@ type logLine struct {
 
 type reportAnswer struct {
 	ExpiresAt time.Time            `json:"expires_at"`
-	Open      []specfile.Criterion `json:"open"`
 	Next      string               `json:"next"`
+	Open      []specfile.Criterion `json:"open"`
+	OpenLeft  int                  `json:"open_left,omitempty"`
 }
 
 // maxReportLogs is how many log lines one report may have.
@@ -115,14 +316,11 @@ func (s *Server) reportTool(ctx context.Context, t *tx, c *call, in *reportReque
 	for _, line := range in.Logs {
 		t.log(m.ID, agent, logEntry{Level: line.Level, Message: line.Message, SpecID: spec.id})
 	}
-	now, out := t.askView(spec.id), &reportAnswer{ExpiresAt: kept.ExpiresAt, Open: []specfile.Criterion{}}
+	now, out := t.askView(spec.id), &reportAnswer{ExpiresAt: kept.ExpiresAt}
 	t.then(func() error {
 		out.Next = nextOfHolder(now.Criteria)
-		for _, c := range now.Criteria {
-			if !c.Done {
-				out.Open = append(out.Open, c)
-			}
-		}
+		open := slices.DeleteFunc(now.Criteria, func(c specfile.Criterion) bool { return c.Done })
+		out.Open, _, out.OpenLeft = firstCriteria(open)
 		return nil
 	})
 	return out, nil

@@ -62,8 +62,8 @@ func (v *specSummary) location() string { return "/api/v1/specs/" + v.ID }
 // specView is a spec as it is shown alone.
 type specView struct {
 	specSummary
-	Body       string               `json:"body"`
 	Criteria   []specfile.Criterion `json:"criteria"`
+	Body       string               `json:"body"`
 	Dependents json.RawMessage      `json:"dependents"`
 	specNotes
 
@@ -247,13 +247,13 @@ func (c *specContent) size() int {
 	return len(c.markdown) + len(c.encoded.markdown) + 2*len(c.encoded.criteria) + 512
 }
 
-// addTo is an encoded object with two more members, the Markdown, under a name,
-// and the criteria, and room for so many more bytes.
+// addTo is an encoded object with two more members, the criteria and, under a
+// name, the Markdown, and room for so many more bytes.
 func (c *specContent) addTo(object []byte, name string, room int) *bytes.Buffer {
 	size := len(object) + len(c.encoded.markdown) + len(c.encoded.criteria) + room + 64
 	b := bytes.NewBuffer(make([]byte, 0, size))
 	b.Write(bytes.TrimSuffix(object, []byte("}")))
-	fmt.Fprintf(b, `,"%s":%s,"criteria":%s`, name, c.encoded.markdown, c.encoded.criteria)
+	fmt.Fprintf(b, `,"criteria":%s,"%s":%s`, c.encoded.criteria, name, c.encoded.markdown)
 	return b
 }
 
