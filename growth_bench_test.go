@@ -430,7 +430,7 @@ func growthOfTools() (cases []growthCase) {
 		{"list_missions", fields{}}, {"list_missions", fields{"status": "archived"}},
 		{"list_missions", fields{"q": "uncommon"}},
 		{"next_spec", fields{"mission_id": "{wide}"}}, {"next_spec", fields{"mission_id": "{chain}"}},
-		{"claim_spec", fields{"mission_id": "{wide}", "agent": "bot"}},
+		{"claim_spec", fields{"mission_id": "{wide}", "agent": "bot", "another": true}},
 		{"show_spec", fields{"spec_id": "{spec}"}}, {"show_spec", fields{"spec_id": "{waiting}"}},
 		{"search_specs", fields{"q": "common"}}, {"search_specs", fields{"q": "seldom"}},
 		{"search_specs", fields{"q": "common", "mission_id": "{wide}"}},

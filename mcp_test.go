@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path"
 	"regexp"
@@ -635,6 +636,83 @@ func TestAnswersFitTheClient(t *testing.T) {
 	text("search_specs", fields{"q": "cloves"})
 }
 
+// An agent that lost the answer to claim_spec asks again. It must not burn the
+// attempts of one spec after the other.
+func TestLostAnswerToAClaimBurnsNoAttempt(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	mission := ada.newActive("Web shop")
+	ada.put(mission+"/members", fields{"email": bob.user.Email, "role": "editor"}).want(http.StatusOK)
+	for i := range 9 {
+		ada.newSpec(mission, fmt.Sprint("s", i), fields{"number": fmt.Sprint(i), "body": "## Acceptance Criteria\n\n- [ ] one\n"})
+	}
+	claim := func(by *client, agent string, more fields) (key string, out map[string]any) {
+		t.Helper()
+		arguments := fields{"mission_id": idOf(mission), "agent": agent, "wait_seconds": 0}
+		maps.Copy(arguments, more)
+		out = by.tool("claim_spec", arguments)
+		if spec, ok := out["spec"].(map[string]any); ok {
+			return spec["key"].(string), out
+		}
+		for _, held := range out["held"].([]any) {
+			held := held.(map[string]any)
+			key += fmt.Sprint(" held ", held["key"])
+			if spec := ada.get("/api/v1/specs/" + held["spec_id"].(string)); spec.number("attempts") != 1 || spec.text("claim.claimed_at") != held["since"] {
+				t.Errorf("got %v of %s", held, spec.body)
+			}
+		}
+		return key, out
+	}
+	want := func(got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	key, first := claim(ada, "togusa", nil)
+	want(key, "s0")
+	for range 4 {
+		key, again := claim(ada, "togusa", fields{"tags": []string{"other"}})
+		want(key, " held s0")
+		held := again["held"].([]any)[0].(map[string]any)
+		if next := again["next"].(string); held["lease_token"] != first["lease_token"] || !strings.Contains(next, "s0") || namedTool.FindString(next) != "show_spec" {
+			t.Errorf("got %v", again)
+		}
+	}
+	key, _ = claim(bob, "togusa", nil)
+	want(key, "s1")
+	key, _ = claim(ada, "batou", nil)
+	want(key, "s2")
+	key, second := claim(ada, "togusa", fields{"another": true})
+	want(key, "s3")
+	key, _ = claim(ada, "togusa", nil)
+	want(key, " held s0 held s3")
+
+	ada.tool("report", fields{"spec_id": first["spec"].(map[string]any)["id"], "lease_token": first["lease_token"]})
+	key, _ = claim(ada, "togusa", nil)
+	want(key, " held s3")
+	ada.tool("complete_spec", fields{"spec_id": second["spec"].(map[string]any)["id"], "lease_token": second["lease_token"], "override": "x"})
+	key, third := claim(ada, "togusa", nil)
+	want(key, "s4")
+
+	path := "/api/v1/specs/" + third["spec"].(map[string]any)["id"].(string)
+	ada.post(path+"/progress", fields{"lease_token": third["lease_token"], "check": []int{1}}).want(http.StatusOK)
+	spec, lease := ada.claim(mission, "togusa") // by the route, which has the Idempotency-Key
+	want(ada.get(spec).text("key"), "s5")
+	key, _ = claim(ada, "togusa", nil)
+	want(key, " held s5")
+	ada.post(spec+"/heartbeat", fields{"lease_token": lease}).want(http.StatusOK)
+	key, _ = claim(ada, "togusa", nil)
+	want(key, "s6")
+
+	if _, err := s.db.Exec(t.Context(), `UPDATE leases SET expires_at = clock_timestamp() - interval '1 second' WHERE mission_id = $1`, idOf(mission)); err != nil {
+		t.Fatal(err)
+	}
+	key, _ = claim(ada, "togusa", nil) // what had expired isn't held any more
+	want(key, "s0")
+}
+
 func TestClaimToolWaitsForWork(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -644,7 +722,7 @@ func TestClaimToolWaitsForWork(t *testing.T) {
 	ada.newSpec(mission, "b", fields{"dependencies": []string{"a"}})
 	arguments := fields{"mission_id": idOf(mission), "agent": "first"}
 	held := ada.tool("claim_spec", arguments)
-	if next := ada.tool("claim_spec", arguments)["next"].(string); !strings.Contains(next, "wait_seconds 50") {
+	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"], "agent": "x"})["next"].(string); !strings.Contains(next, "wait_seconds 50") {
 		t.Errorf("got %s", next)
 	}
 	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"], "agent": "x", "tags": []string{"db"}})["next"].(string); !strings.Contains(next, "claim_spec") {

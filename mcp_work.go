@@ -33,17 +33,30 @@ type takenSpec struct {
 	excerpt
 }
 
+// toolClaim is a claim by an agent whose host may lose the answer.
+type toolClaim struct {
+	claimRequest
+	Another bool `json:"another,omitempty" doc:"also if you hold one of which nothing was reported"`
+}
+
 // claimAnswer begins with what mustn't be lost if a host cuts it all the same.
 type claimAnswer struct {
 	LeaseToken string     `json:"lease_token,omitempty"`
 	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
 	Next       string     `json:"next"`
 	Spec       *takenSpec `json:"spec,omitempty"`
+	Held       heldLeases `json:"held,omitempty"`
 }
 
-// claimSpecTool is claim_spec. Like the route it waits if asked to.
-func (s *Server) claimSpecTool(ctx context.Context, c *call, in *claimRequest) (*claimAnswer, error) {
-	given, err := s.claimPatiently(ctx, c, in)
+// claimSpecTool is claim_spec. Like the route it waits if asked to. An agent that
+// asks again since it got no answer is told of what it was given then: with
+// another spec each time it would burn the attempts of all.
+func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*claimAnswer, error) {
+	in.unlessHeld = !in.Another
+	given, err := s.claimPatiently(ctx, c, &in.claimRequest)
+	if held, ok := errors.AsType[heldLeases](err); ok {
+		return &claimAnswer{Next: held.next(), Held: held}, nil
+	}
 	if errors.Is(err, errNothingReady) {
 		mission, err := readMission(ctx, s.db, c.account, c.target.mission)
 		next := mission.next()
@@ -63,6 +76,16 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *claimRequest) (
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
 		Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
 	}, err
+}
+
+// next says what an agent should do that claims although it holds specs.
+func (h heldLeases) next() string {
+	keys := make([]string, 0, len(h))
+	for _, lease := range h {
+		keys = append(keys, lease.Key)
+	}
+	return fmt.Sprintf("You hold %s, of which nothing was reported. If the answer that gave you that was lost, call show_spec and go on with this lease_token. "+
+		"If another agent goes by your name, call claim_spec with a name of your own, or with another: true.", strings.Join(keys, ", "))
 }
 
 // nextOfHolder says what the holder of a spec should do.

@@ -33,6 +33,8 @@ type claimRequest struct {
 	WaitSeconds  int      `json:"wait_seconds,omitempty" doc:"wait so long if nothing is ready, at most 50"`
 	Tags         []string `json:"tags,omitempty" doc:"only specs with all of these"`
 	Phase        string   `json:"phase,omitempty" doc:"only specs of this phase"`
+
+	unlessHeld bool // the error is a heldLeases if the agent has leases that it may not know of
 }
 
 func (in *claimRequest) validate(v *violations, config *Config) {
@@ -212,11 +214,43 @@ type claimed struct {
 	Lease leaseView `json:"lease"`
 }
 
+// heldLease is one of which its holder has reported nothing: perhaps it never got
+// the answer that gave it the lease.
+type heldLease struct {
+	Key        string    `json:"key"`
+	SpecID     string    `json:"spec_id"`
+	LeaseToken string    `json:"lease_token"`
+	Since      time.Time `json:"since"`
+}
+
+// heldLeases is the error of a claim that is refused for them.
+type heldLeases []heldLease
+
+func (heldLeases) Error() string { return "the agent holds what it may not know of" }
+
+// askUnreported queues a read of the first leases of an agent of which it has
+// reported nothing.
+func (t *tx) askUnreported(missionID, agent string) *heldLeases {
+	var held heldLeases
+	t.queue(`
+		SELECT s.key, l.spec_id, l.token, l.claimed_at FROM leases l JOIN specs s ON s.id = l.spec_id
+		WHERE l.mission_id = $1 AND l.user_id = $2 AND l.agent = $3 AND l.reported_at IS NULL AND l.expires_at > clock_timestamp()
+		ORDER BY l.claimed_at LIMIT 20`, missionID, t.account.userID, agent).Query(func(rows pgx.Rows) (err error) {
+		held, err = pgx.CollectRows(rows, pgx.RowToStructByPos[heldLease])
+		return err
+	})
+	return &held
+}
+
 // claim takes the next ready spec, after taking back what has expired.
 func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRequest) (*claimed, error) {
 	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
 	var expired bool
 	t.ask(`SELECT EXISTS (`+expiredSQL+`)`, []any{missionID}, &expired)
+	held := new(heldLeases)
+	if in.unlessHeld {
+		held = t.askUnreported(missionID, in.Agent)
+	}
 	if err := t.send(ctx); err != nil {
 		return nil, fmt.Errorf("locking a mission: %w", err)
 	}
@@ -232,8 +266,8 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 			return nil, err
 		}
 	}
-	specID, lease, err := t.grant(ctx, m.ID, in, s.leaseTime(in.LeaseSeconds))
-	if errors.Is(err, errNothingReady) && len(t.events) > 0 {
+	specID, lease, err := t.grant(ctx, m.ID, *held, in, s.leaseTime(in.LeaseSeconds))
+	if (len(*held) > 0 || errors.Is(err, errNothingReady)) && len(t.events) > 0 {
 		err = andCommit(err) // what was taken back stays so
 	}
 	if err != nil {
@@ -242,8 +276,12 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 	return &claimed{t.askView(specID), lease}, nil
 }
 
-// grant makes an agent the holder of the next ready spec.
-func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest, lasts time.Duration) (specID string, lease leaseView, err error) {
+// grant makes an agent the holder of the next ready spec, unless it has to know of
+// others first.
+func (t *tx) grant(ctx context.Context, missionID string, held heldLeases, in *claimRequest, lasts time.Duration) (specID string, lease leaseView, err error) {
+	if len(held) > 0 {
+		return "", leaseView{}, held
+	}
 	tries := [][]string{nil}
 	if in.Phase != "" {
 		tries = slices.Collect(slices.Chunk(phaseNames(in.Phase), 1)) // each by its own stretch of the index
@@ -277,9 +315,9 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 			       updated_at = clock_timestamp()
 			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
 		)
-		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
+		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at, reported_at)
 		SELECT spec_id, $1, ` + q.bind(t.account.userID) + `, ` + q.bind(agent) + `, ` + q.bind(lease.Token) + `,
-		       attempts, clock_timestamp() + ` + q.bind(lasts) + `::interval
+		       attempts, clock_timestamp() + ` + q.bind(lasts) + `::interval, NULL
 		FROM spec RETURNING spec_id, attempt, expires_at`
 	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -318,7 +356,7 @@ func (s *Server) heartbeat(ctx context.Context, t *tx, c *call, in *leaseExtensi
 func (t *tx) prolong(ctx context.Context, specID, token string, lease time.Duration) (leaseView, error) {
 	kept := leaseView{Token: token}
 	err := t.QueryRow(ctx, `
-		UPDATE leases SET expires_at = clock_timestamp() + $3 WHERE spec_id = $1 AND token = $2
+		UPDATE leases SET expires_at = clock_timestamp() + $3, reported_at = coalesce(reported_at, clock_timestamp()) WHERE spec_id = $1 AND token = $2
 		RETURNING attempt, expires_at`, specID, token, lease).Scan(&kept.Attempt, &kept.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return kept, errLeaseLost()

@@ -148,6 +148,7 @@ func (s *Server) progressSpec(ctx context.Context, t *tx, c *call, in *progress)
 	if err != nil {
 		return nil, err
 	}
+	t.queue(`UPDATE leases SET reported_at = coalesce(reported_at, clock_timestamp()) WHERE spec_id = $1`, spec.id)
 	if err := t.progress(spec, agent, in); err != nil {
 		return nil, err
 	}
