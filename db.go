@@ -107,7 +107,7 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 	s.missions = gather.New(s.db, oneMissionSQL, (*missionView).scan)
 	s.specs = gather.New(s.db, oneSpecSQL, (*specRow).scan)
 	s.credentials = newCredentials(func() bool { return s.feed.fresh() })
-	s.feed = newFeed(s.db, s.hub, s.trouble, s.forget, s.conns.cut, s.log)
+	s.feed = newFeed(s.db, s.hub, s.trouble, s.forget, func(call string) { s.calls.Cancel(call) }, s.conns.cut, s.log)
 	s.secret, err = s.sharedSecret(ctx)
 	return err
 }

@@ -33,6 +33,7 @@ type feed struct {
 	hub     *hub
 	trouble *databaseTrouble
 	forget  func(userID string) // an account's credentials changed; "": anybody's may have
+	cancel  func(call string)   // a client has cancelled a call, which may be here
 	cut     func()              // the database is lost: who waits for it must not
 	log     *slog.Logger
 	each    time.Duration // announceEach
@@ -46,8 +47,9 @@ type feed struct {
 	wake  chan struct{} // dirty isn't empty any more
 }
 
-func newFeed(db *dbPool, h *hub, trouble *databaseTrouble, forget func(string), cut func(), log *slog.Logger) *feed {
-	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cut: cut, log: log, each: announceEach,
+func newFeed(db *dbPool, h *hub, trouble *databaseTrouble, forget, cancel func(string), cut func(),
+	log *slog.Logger) *feed {
+	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cancel: cancel, cut: cut, log: log, each: announceEach,
 		started: time.Now(),
 		dirty:   make(map[string]int64), wake: make(chan struct{}, 1)}
 }
@@ -261,23 +263,36 @@ func tryWrite(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
-// readServerStream makes this process forget the accounts that changed. Where
-// the way from one seq to the other isn't complete, it forgets all.
+// readServerStream makes this process forget the accounts that changed, and cancel
+// the calls that were cancelled. Where the way from one seq to the other isn't
+// complete, it forgets all.
 func (f *feed) readServerStream(ctx context.Context, conn *pgx.Conn, after, upTo int64) error {
-	rows, err := conn.Query(ctx, `SELECT user_id FROM events WHERE stream = $1 AND seq > $2 AND seq <= $3 LIMIT 1000`,
+	rows, err := conn.Query(ctx, `
+		SELECT user_id, data->>'call' FROM events WHERE stream = $1 AND seq > $2 AND seq <= $3 LIMIT 1000`,
 		serverStream, after, upTo)
 	if err != nil {
 		return err
 	}
-	changed, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	type notice struct {
+		userID string
+		call   *string // that the account has cancelled; nil: its credentials changed
+	}
+	told, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n notice, err error) {
+		err = row.Scan(&n.userID, &n.call)
+		return n, err
+	})
 	if err != nil {
 		return err
 	}
-	if int64(len(changed)) != upTo-after {
-		changed = []string{""}
+	if int64(len(told)) != upTo-after {
+		told = []notice{{}}
 	}
-	for _, userID := range changed {
-		f.forget(userID)
+	for _, n := range told {
+		if n.call != nil {
+			f.cancel(*n.call)
+		} else {
+			f.forget(n.userID)
+		}
 	}
 	return nil
 }

@@ -7,12 +7,13 @@ package main
 // ones begin with a handshake, which leaves nothing behind here either.
 // https://modelcontextprotocol.io/specification/2026-07-28
 //
-// What an agent can do is in mcp_tools.go.
+// What an agent can do is in mcp_tools.go and mcp_work.go.
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -55,8 +56,9 @@ type rpcRequest struct {
 	Method string
 	Params mcpParams
 
-	modern bool         // it is of revision 2026-07-28
-	odd    *ijson.Error // what keeps a tool's arguments from being stored; they aren't looked at then
+	session string       // the Mcp-Session-Id, which tells clients of one credential apart; may be ""
+	modern  bool         // it is of revision 2026-07-28
+	odd     *ijson.Error // what keeps a tool's arguments from being stored; they aren't looked at then
 }
 
 // mcpParams are the parameters of all methods together.
@@ -66,6 +68,7 @@ type mcpParams struct {
 	URI             string          // of a resource
 	Cursor          string          // where a list goes on
 	ProtocolVersion string          // that a handshake asks for
+	RequestID       json.RawMessage // that is cancelled
 	Meta            struct {
 		ProtocolVersion    string
 		ClientCapabilities json.RawMessage
@@ -107,11 +110,17 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, c *call) error
 	}
 	var result map[string]any
 	if err == nil && request.ID == nil {
+		if err := s.noticeRPC(r.Context(), c, request); err != nil {
+			return err
+		}
 		w.WriteHeader(http.StatusAccepted) // of a notification nothing is expected
 		return nil
 	}
 	if err == nil {
 		result, err = s.answerRPC(r.Context(), c, request)
+	}
+	if err == nil && request.Method == "initialize" {
+		w.Header().Set("Mcp-Session-Id", newID()) // nothing is kept of it: see cancelCall
 	}
 	response := rpcResponse{Version: "2.0", ID: request.ID, Result: result}
 	status := http.StatusOK
@@ -175,6 +184,7 @@ func (r rpcResponse) encode(b *bytes.Buffer) error {
 
 // readRPC reads a request and checks that it is one this server can answer.
 func readRPC(r *http.Request) (request rpcRequest, err error) {
+	request.session = r.Header.Get("Mcp-Session-Id")
 	body, err := readBody(r)
 	if err != nil {
 		return request, err
@@ -261,7 +271,8 @@ func (q *rpcRequest) decode(body []byte) error {
 func (p *mcpParams) decode(params json.RawMessage) error {
 	var meta json.RawMessage
 	if err := pick(params, map[string]any{
-		"name": &p.Name, "arguments": &p.Arguments, "uri": &p.URI, "cursor": &p.Cursor, "protocolVersion": &p.ProtocolVersion, "_meta": &meta,
+		"name": &p.Name, "arguments": &p.Arguments, "uri": &p.URI, "cursor": &p.Cursor, "protocolVersion": &p.ProtocolVersion,
+		"requestId": &p.RequestID, "_meta": &meta,
 	}); err != nil || meta == nil {
 		return err
 	}
@@ -354,6 +365,37 @@ func decodeMCPHeader(value string) string {
 	return string(text)
 }
 
+// noticeRPC takes note of what a notification says.
+func (s *Server) noticeRPC(ctx context.Context, c *call, q rpcRequest) error {
+	if q.Method != "notifications/cancelled" || !validRPCID(q.Params.RequestID) {
+		return nil
+	}
+	return s.cancelCall(ctx, c, q.callName(c, q.Params.RequestID))
+}
+
+// callName names a request of a client by its credential, its session and its id.
+func (q rpcRequest) callName(c *call, id json.RawMessage) string {
+	var v any
+	_ = json.Unmarshal(id, &v) // it is a string or a number
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %#v", c.account.credential(), q.session, v))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// cancelCall ends a call as if the time were over that it may wait. Before
+// revision 2026-07-28 a client that cancels keeps its connection open. A call that
+// isn't here may be on another instance; what nobody knows has ended before. That
+// two of a name end together costs one of them a poll.
+func (s *Server) cancelCall(ctx context.Context, c *call, name string) error {
+	if s.calls.Cancel(name) {
+		return nil
+	}
+	_, err := transact(ctx, s, c, func(_ context.Context, t *tx) (*nothing, error) {
+		t.cancelElsewhere(name)
+		return nil, nil
+	})
+	return err
+}
+
 // answerRPC does what a request asks. Its errors are an rpcError, or a problem
 // that concerns the HTTP request.
 func (s *Server) answerRPC(ctx context.Context, c *call, q rpcRequest) (map[string]any, error) {
@@ -432,104 +474,3 @@ func initializeResult(asked string) map[string]any {
 const mcpInstructions = "Tachikoma hands out specs: Markdown work items with acceptance criteria. Find a mission with list_missions, " +
 	"take a spec with claim_spec, do the work it describes, report as you go, and end with complete_spec or fail_spec. " +
 	"Every answer says in next what to do then."
-
-// resourcePrefix is what the URI of a spec begins with; its id follows.
-const resourcePrefix = "tachikoma://specs/"
-
-// listResources lists the specs that an account may see, in pages.
-func (s *Server) listResources(ctx context.Context, a account, cursor string) (map[string]any, error) {
-	filter, q := newSpecFilter(a, ""), queryOf(map[string]string{"cursor": cursor})
-	order := readOrder(q, specSorts, "number", &filter.listFilter)
-	if q.err() != nil {
-		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "This cursor isn't one of this list: leave it out to start again.")
-	}
-	specs, err := s.findSpecs(ctx, filter, order)
-	if err != nil {
-		return nil, err
-	}
-	resources := make([]any, 0, len(specs.Items))
-	for _, v := range specs.Items {
-		resources = append(resources, map[string]any{
-			"uri": resourcePrefix + v.ID, "name": v.Key, "title": v.Title, "mimeType": "text/markdown",
-			"description": "A spec that is " + strings.ReplaceAll(v.Status, "_", " ") + ".",
-			"annotations": map[string]any{"lastModified": v.UpdatedAt},
-		})
-	}
-	result := map[string]any{"resources": resources}
-	if specs.NextCursor != nil {
-		result["nextCursor"] = *specs.NextCursor
-	}
-	return cacheable(result, 0), nil
-}
-
-// readResource returns a spec's Markdown.
-func (s *Server) readResource(ctx context.Context, a account, q rpcRequest) (map[string]any, error) {
-	id, ok := strings.CutPrefix(q.Params.URI, resourcePrefix)
-	err := error(errNotFound())
-	var spec specRead
-	if ok && validID(id) {
-		spec, err = s.readSpec(ctx, a, strings.ToLower(id))
-	}
-	if asProblem(err).status == http.StatusNotFound {
-		code := rpcInvalidParams
-		if !q.modern {
-			code = mcpResourceNotFound
-		}
-		return nil, newRPCError(http.StatusOK, code, "There is no resource %q, or it isn't yours to see.", clip(q.Params.URI))
-	}
-	if err != nil {
-		return nil, err
-	}
-	return cacheable(map[string]any{"contents": []any{
-		map[string]any{"uri": q.Params.URI, "mimeType": "text/markdown", "text": spec.markdown},
-	}}, 0), nil
-}
-
-// workPrompt is the one prompt there is.
-var workPrompt = map[string]any{
-	"name": "work", "title": "Work on a mission", "description": "Work through a mission, spec by spec, until nothing is left to do.",
-	"arguments": []any{
-		map[string]any{"name": "mission_id", "description": "the mission; without it, the first active one", "required": false},
-		map[string]any{"name": "agent", "description": "your name in the mission's log", "required": false},
-	},
-}
-
-// absent says whether a member is left out or null.
-func absent(member json.RawMessage) bool { return len(member) == 0 || string(member) == "null" }
-
-// getPrompt fills in the prompt.
-func getPrompt(p mcpParams) (map[string]any, error) {
-	var in struct {
-		MissionID string `json:"mission_id"`
-		Agent     string `json:"agent"`
-	}
-	if p.Name != "work" {
-		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no prompt %q; there is work.", clip(p.Name))
-	}
-	if _, err := decodeArguments(p.Arguments, &in, "", nil); err != nil {
-		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
-	}
-	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"
-	if in.MissionID != "" {
-		mission = fmt.Sprintf("The mission is %q.", clip(in.MissionID))
-	}
-	if in.Agent != "" {
-		agent = fmt.Sprintf("%q", clip(in.Agent))
-	}
-	return map[string]any{
-		"description": workPrompt["description"],
-		"messages":    []any{map[string]any{"role": "user", "content": textContent(fmt.Sprintf(workText, mission, agent))}},
-	}, nil
-}
-
-const workText = `Work through a Tachikoma mission, one spec after the other. %s
-
-1. Call claim_spec; agent is %s. If it gives no spec, do what next says.
-2. Read the spec's markdown and do what it asks for, here, in this workspace. Each acceptance criterion has a number.
-3. Whenever a criterion is met, and at least every few minutes, call report with its number in check. Tell in message or logs what others should know. Report only what you have verified.
-4. When all criteria are checked, call complete_spec. If you can't go on, call fail_spec with a reason that helps whoever tries next.
-5. Do what next says in the answer: usually claim the next spec. Stop when it says so, and tell the user what was done and what is left.
-
-An error names its code and what to do. After lease_lost the spec is no longer yours: leave it and claim again.`
-
-func textContent(text string) map[string]any { return map[string]any{"type": "text", "text": text} }

@@ -180,8 +180,8 @@ func TestHandshakeChoosesTheRevision(t *testing.T) {
 		if got := a.text("result.protocolVersion"); got != want || a.text("result.serverInfo.name") != "tachikoma" {
 			t.Errorf("asked for %q: %s", asked, a.body)
 		}
-		if a.header.Get("Mcp-Session-Id") != "" {
-			t.Error("there is a session")
+		if id := a.header.Get("Mcp-Session-Id"); !validID(id) || ada.rpc("ping", nil, "Mcp-Session-Id", id).header.Get("Mcp-Session-Id") != "" {
+			t.Errorf("the session is %q", id)
 		}
 	}
 	if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/initialized"}`); a.status != http.StatusAccepted || len(a.body) > 0 {
@@ -744,6 +744,75 @@ func TestClaimToolWaitsForWork(t *testing.T) {
 	}
 	if a := (<-waits).want(http.StatusOK); a.text("result.structuredContent.spec.key") != "b" {
 		t.Errorf("got %s", a.body)
+	}
+}
+
+// Until 2025-11-25 a client that cancels keeps its connection open: what gets
+// ready after that must go to somebody who still waits.
+func TestCancelledClaimTakesNothing(t *testing.T) {
+	t.Parallel()
+	database := newTestDatabase(t)
+	here, there := startTestServer(t, database, nil), startTestServer(t, database, nil)
+	ada := here.signUp("ada", "user")
+	mission := ada.newActive("Web shop")
+	agent := ada.withKey("write")
+	ended := make(chan *answer, 10)
+	wait := func(by *client, id any, headers ...string) {
+		go func() {
+			a, err := by.try(context.WithoutCancel(t.Context()), "POST", "/mcp", fields{"jsonrpc": "2.0", "id": id, "method": "tools/call",
+				"params": fields{"name": "claim_spec", "arguments": fields{"mission_id": idOf(mission), "agent": "ghost", "wait_seconds": 50}}}, headers...)
+			if err != nil {
+				a = &answer{t: t, what: err.Error()}
+			}
+			ended <- a
+		}()
+		pollUntil(t, "the claim to wait", func() bool { return here.waits(mission) })
+	}
+	cancel := func(by *client, id any, headers ...string) {
+		t.Helper()
+		by.do("POST", "/mcp", fields{"jsonrpc": "2.0", "method": "notifications/cancelled",
+			"params": fields{"requestId": id, "reason": "Esc \u0001"}}, headers...).want(http.StatusAccepted)
+	}
+	session := []string{"Mcp-Session-Id", agent.rpc("initialize", fields{"protocolVersion": "2025-11-25"}).header.Get("Mcp-Session-Id")}
+	elsewhere := &client{t: t, base: there.url(), token: agent.token, user: agent.user}
+	for _, test := range []struct {
+		name string
+		id   any
+		twin any // which isn't the same
+		do   func()
+	}{
+		{"a number", 77, "77", func() { cancel(agent, json.RawMessage(`77.0`), session...) }},
+		{"a string", "78", 78, func() { cancel(agent, "78", session...) }},
+		{"on the other instance", 79, "79", func() { cancel(elsewhere, 79, session...) }},
+	} {
+		wait(agent, test.id, session...)
+		for _, other := range []any{test.twin, 99, nil, 7.5, []any{test.id}} {
+			cancel(agent, other, session...)
+		}
+		cancel(agent, test.id)
+		cancel(agent, test.id, "Mcp-Session-Id", newID())
+		cancel(ada, test.id, session...)
+		select {
+		case a := <-ended:
+			t.Fatalf("%s: what is cancelled is another call: %s", test.name, a.body)
+		default:
+		}
+		test.do()
+		select {
+		case a := <-ended:
+			if a.want(http.StatusOK); a.at("result.structuredContent.spec") != nil || a.text("result.structuredContent.next") == "" {
+				t.Errorf("%s: %s", test.name, a.body)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%s: it still waits", test.name)
+		}
+	}
+	spec := ada.newSpec(mission, "late", nil)
+	if v := ada.get(spec); v.text("status") != "planned" || v.number("attempts") != 0 {
+		t.Errorf("a cancelled claim took it: %s", v.body)
+	}
+	if out := agent.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "ghost"}); out["spec"] == nil {
+		t.Errorf("got %v", out)
 	}
 }
 

@@ -1,7 +1,8 @@
 package main
 
 // What agents can do over the Model Context Protocol: eight tools, each a
-// shorter way to what the API has, whose answers say what to do next.
+// shorter way to what the API has, whose answers say what to do next, and specs
+// as resources.
 
 import (
 	"cmp"
@@ -128,6 +129,9 @@ func decodeArguments(arguments json.RawMessage, v any, of string, required any) 
 	return strings.ToLower(named[of]), cmp.Or(decodeLoosely(encoded, v), missing.err())
 }
 
+// absent says whether a member is left out or null.
+func absent(member json.RawMessage) bool { return len(member) == 0 || string(member) == "null" }
+
 // admitTool checks whether the caller may use a tool on what it names, as admit
 // does for a route.
 func (s *Server) admitTool(ctx context.Context, c *call, p permission, at target) error {
@@ -151,6 +155,9 @@ func (s *Server) callTool(ctx context.Context, c *call, q rpcRequest) (map[strin
 			continue
 		}
 		c.pattern += " " + t.Name // so that logs and metrics tell tools apart
+		cancelled, end := s.calls.Begin(q.callName(c, q.ID))
+		defer end()
+		c.cancelled = cancelled
 		var out any
 		err := q.oddArguments()
 		if err == nil {
@@ -435,51 +442,54 @@ func (s *Server) searchSpecsTool(ctx context.Context, c *call, in *searchArgumen
 	return out, nil
 }
 
-// schemaOf describes a type as encoding/json writes it. A struct's fields are
-// required unless they may be left out (omitempty, omitzero), as all pointers
-// may; their tags doc and enum, the latter separated by commas, say more. A
-// schema has one type at a time, since some of those that read it know no other.
-func schemaOf(t reflect.Type) map[string]any {
-	switch t.Kind() {
-	case reflect.Pointer:
-		return schemaOf(t.Elem())
-	case reflect.Bool:
-		return map[string]any{"type": "boolean"}
-	case reflect.Int, reflect.Int64:
-		return map[string]any{"type": "integer"}
-	case reflect.Slice:
-		return map[string]any{"type": "array", "items": schemaOf(t.Elem())}
-	case reflect.Struct:
-		if t != reflect.TypeFor[time.Time]() {
-			return structSchema(t)
-		}
+// resourcePrefix is what the URI of a spec begins with; its id follows.
+const resourcePrefix = "tachikoma://specs/"
+
+// listResources lists the specs that an account may see, in pages.
+func (s *Server) listResources(ctx context.Context, a account, cursor string) (map[string]any, error) {
+	filter, q := newSpecFilter(a, ""), queryOf(map[string]string{"cursor": cursor})
+	order := readOrder(q, specSorts, "number", &filter.listFilter)
+	if q.err() != nil {
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "This cursor isn't one of this list: leave it out to start again.")
 	}
-	return map[string]any{"type": "string"}
+	specs, err := s.findSpecs(ctx, filter, order)
+	if err != nil {
+		return nil, err
+	}
+	resources := make([]any, 0, len(specs.Items))
+	for _, v := range specs.Items {
+		resources = append(resources, map[string]any{
+			"uri": resourcePrefix + v.ID, "name": v.Key, "title": v.Title, "mimeType": "text/markdown",
+			"description": "A spec that is " + strings.ReplaceAll(v.Status, "_", " ") + ".",
+			"annotations": map[string]any{"lastModified": v.UpdatedAt},
+		})
+	}
+	result := map[string]any{"resources": resources}
+	if specs.NextCursor != nil {
+		result["nextCursor"] = *specs.NextCursor
+	}
+	return cacheable(result, 0), nil
 }
 
-// structSchema describes an object that has the fields of t.
-func structSchema(t reflect.Type) map[string]any {
-	properties, required := make(map[string]any), []string{}
-	for _, field := range reflect.VisibleFields(t) {
-		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if name == "" || name == "-" {
-			continue // what is embedded comes by its fields
-		}
-		property := schemaOf(field.Type)
-		if doc := field.Tag.Get("doc"); doc != "" {
-			property["description"] = doc
-		}
-		if words := field.Tag.Get("enum"); words != "" {
-			property["enum"] = strings.Split(words, ",")
-		}
-		properties[name] = property
-		if !slices.Contains([]string{"omitempty", "omitzero"}, options) {
-			required = append(required, name)
-		}
+// readResource returns a spec's Markdown.
+func (s *Server) readResource(ctx context.Context, a account, q rpcRequest) (map[string]any, error) {
+	id, ok := strings.CutPrefix(q.Params.URI, resourcePrefix)
+	err := error(errNotFound())
+	var spec specRead
+	if ok && validID(id) {
+		spec, err = s.readSpec(ctx, a, strings.ToLower(id))
 	}
-	schema := map[string]any{"type": "object", "properties": properties}
-	if len(required) > 0 {
-		schema["required"] = required
+	if asProblem(err).status == http.StatusNotFound {
+		code := rpcInvalidParams
+		if !q.modern {
+			code = mcpResourceNotFound
+		}
+		return nil, newRPCError(http.StatusOK, code, "There is no resource %q, or it isn't yours to see.", clip(q.Params.URI))
 	}
-	return schema
+	if err != nil {
+		return nil, err
+	}
+	return cacheable(map[string]any{"contents": []any{
+		map[string]any{"uri": q.Params.URI, "mimeType": "text/markdown", "text": spec.markdown},
+	}}, 0), nil
 }

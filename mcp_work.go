@@ -1,15 +1,19 @@
 package main
 
-// The tools with which an agent works: claim, show, report, complete, fail.
+// The tools with which an agent works: claim, show, report, complete, fail; and
+// the prompt that tells it how.
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
 
 	"tachikoma/internal/specfile"
 )
@@ -76,6 +80,34 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
 		Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
 	}, err
+}
+
+// heldLease is one of which its holder has reported nothing: perhaps it never got
+// the answer that gave it the lease.
+type heldLease struct {
+	Key        string    `json:"key"`
+	SpecID     string    `json:"spec_id"`
+	LeaseToken string    `json:"lease_token"`
+	Since      time.Time `json:"since"`
+}
+
+// heldLeases is the error of a claim that is refused for them.
+type heldLeases []heldLease
+
+func (heldLeases) Error() string { return "the agent holds what it may not know of" }
+
+// askUnreported queues a read of the first leases of an agent of which it has
+// reported nothing.
+func (t *tx) askUnreported(missionID, agent string) *heldLeases {
+	var held heldLeases
+	t.queue(`
+		SELECT s.key, l.spec_id, l.token, l.claimed_at FROM leases l JOIN specs s ON s.id = l.spec_id
+		WHERE l.mission_id = $1 AND l.user_id = $2 AND l.agent = $3 AND l.reported_at IS NULL AND l.expires_at > clock_timestamp()
+		ORDER BY l.claimed_at LIMIT 20`, missionID, t.account.userID, agent).Query(func(rows pgx.Rows) (err error) {
+		held, err = pgx.CollectRows(rows, pgx.RowToStructByPos[heldLease])
+		return err
+	})
+	return &held
 }
 
 // next says what an agent should do that claims although it holds specs.
@@ -387,3 +419,49 @@ func (t *tx) ended(missionID, status string) (*endAnswer, error) {
 	})
 	return out, nil
 }
+
+// workPrompt is the one prompt there is.
+var workPrompt = map[string]any{
+	"name": "work", "title": "Work on a mission", "description": "Work through a mission, spec by spec, until nothing is left to do.",
+	"arguments": []any{
+		map[string]any{"name": "mission_id", "description": "the mission; without it, the first active one", "required": false},
+		map[string]any{"name": "agent", "description": "your name in the mission's log", "required": false},
+	},
+}
+
+// getPrompt fills in the prompt.
+func getPrompt(p mcpParams) (map[string]any, error) {
+	var in struct {
+		MissionID string `json:"mission_id"`
+		Agent     string `json:"agent"`
+	}
+	if p.Name != "work" {
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no prompt %q; there is work.", clip(p.Name))
+	}
+	if _, err := decodeArguments(p.Arguments, &in, "", nil); err != nil {
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
+	}
+	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"
+	if in.MissionID != "" {
+		mission = fmt.Sprintf("The mission is %q.", clip(in.MissionID))
+	}
+	if in.Agent != "" {
+		agent = fmt.Sprintf("%q", clip(in.Agent))
+	}
+	return map[string]any{
+		"description": workPrompt["description"],
+		"messages":    []any{map[string]any{"role": "user", "content": textContent(fmt.Sprintf(workText, mission, agent))}},
+	}, nil
+}
+
+const workText = `Work through a Tachikoma mission, one spec after the other. %s
+
+1. Call claim_spec; agent is %s. If it gives no spec, do what next says.
+2. Read the spec's markdown and do what it asks for, here, in this workspace. Each acceptance criterion has a number.
+3. Whenever a criterion is met, and at least every few minutes, call report with its number in check. Tell in message or logs what others should know. Report only what you have verified.
+4. When all criteria are checked, call complete_spec. If you can't go on, call fail_spec with a reason that helps whoever tries next.
+5. Do what next says in the answer: usually claim the next spec. Stop when it says so, and tell the user what was done and what is left.
+
+An error names its code and what to do. After lease_lost the spec is no longer yours: leave it and claim again.`
+
+func textContent(text string) map[string]any { return map[string]any{"type": "text", "text": text} }

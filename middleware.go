@@ -20,17 +20,18 @@ import (
 type call struct {
 	requestID  string
 	addr       netip.Addr
-	pattern    string     // of the route; "" where none matched
-	traits     trait      // of the route
-	permission permission // that was asked for
-	token      string     // the credential; "" where nobody is signed in
-	account    account    // that it belongs to
-	admitted   time.Time  // when the account was last looked up
-	target     target     // what the path names
-	ifMatch    []string   // the If-Match headers
-	key        string     // the Idempotency-Key; "" without one
-	hash       []byte     // of method, path, query and body, where the route takes a key
-	cause      error      // what the access log has to say about a failure
+	pattern    string          // of the route; "" where none matched
+	traits     trait           // of the route
+	permission permission      // that was asked for
+	token      string          // the credential; "" where nobody is signed in
+	account    account         // that it belongs to
+	admitted   time.Time       // when the account was last looked up
+	target     target          // what the path names
+	ifMatch    []string        // the If-Match headers
+	key        string          // the Idempotency-Key; "" without one
+	hash       []byte          // of method, path, query and body, where the route takes a key
+	cancelled  <-chan struct{} // closed when the client has cancelled a tool; nil on other routes
+	cause      error           // what the access log has to say about a failure
 }
 
 type callKey struct{}
@@ -189,11 +190,11 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 		}
 		header.Set("Access-Control-Allow-Origin", origin)
 		header.Set("Access-Control-Expose-Headers",
-			"ETag, Location, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id")
+			"ETag, Location, Mcp-Session-Id, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id")
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			header.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
 			header.Set("Access-Control-Allow-Headers",
-				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Mcp-Method, Mcp-Name, Mcp-Protocol-Version, X-Request-Id")
+				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Mcp-Method, Mcp-Name, Mcp-Protocol-Version, Mcp-Session-Id, X-Request-Id")
 			header.Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return

@@ -79,32 +79,37 @@ func (s *Server) claimSpec(ctx context.Context, c *call, in *claimRequest) (*cla
 // lowest number, and waits for one if asked to: outside any transaction, woken
 // by the mission's events. Its error is errNothingReady when the time is over.
 func (s *Server) claimPatiently(ctx context.Context, c *call, in *claimRequest) (*claimed, error) {
-	return s.tryPatiently(ctx, c.target.mission, in, func() (*claimed, error) {
+	return s.tryPatiently(ctx, c, in, func() (*claimed, error) {
 		return transact(ctx, s, c, func(within context.Context, t *tx) (*claimed, error) {
 			given, err := s.claim(within, t, c.target.mission, in)
-			if err == nil {
-				err = ctx.Err() // a client that has gone wouldn't know of its lease
+			if err != nil {
+				return nil, err
 			}
-			return given, err
+			select {
+			case <-c.cancelled: // nobody would work on it
+				return nil, errNothingReady
+			default:
+				return given, ctx.Err() // a client that has gone wouldn't know of its lease
+			}
 		})
 	})
 }
 
-// tryPatiently tries until a claim succeeds or fails, or its wait is over, which
-// is errNothingReady. Of many that wait, those that an event doesn't help find out
-// in turn, with one read each.
-func (s *Server) tryPatiently(ctx context.Context, missionID string, in *claimRequest,
+// tryPatiently tries until a claim succeeds or fails, or its wait is over or
+// cancelled, which is errNothingReady. Of many that wait, those that an event
+// doesn't help find out in turn, with one read each.
+func (s *Server) tryPatiently(ctx context.Context, c *call, in *claimRequest,
 	try func() (*claimed, error)) (*claimed, error) {
-	grown, turns, stop := s.hub.watch(missionID)
+	grown, turns, stop := s.hub.watch(c.target.mission)
 	defer stop()
 	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
 	defer patience.Stop()
 	given, err := try()
 	for errors.Is(err, errNothingReady) {
 		retry := time.After(claimRetry) // a claim that was rolled back makes no event
-		more, waitErr := s.await(ctx, grown, retry, patience.C)
+		more, waitErr := s.await(ctx, c, grown, retry, patience.C)
 		if more {
-			more, waitErr = s.await(ctx, turns, nil, patience.C)
+			more, waitErr = s.await(ctx, c, turns, nil, patience.C)
 		}
 		if waitErr != nil {
 			return nil, waitErr
@@ -112,18 +117,20 @@ func (s *Server) tryPatiently(ctx context.Context, missionID string, in *claimRe
 		if !more {
 			return nil, err
 		}
-		given, err = s.tryInTurn(ctx, turns, missionID, in, try)
+		given, err = s.tryInTurn(ctx, turns, c.target.mission, in, try)
 	}
 	return given, err
 }
 
 // await waits for a signal, or until it is time to retry without one. It
-// reports false once the claim has waited as long as it may.
-func (s *Server) await(ctx context.Context, signal <-chan struct{}, retry, patience <-chan time.Time) (more bool, err error) {
+// reports false once the claim has waited as long as it may, or is cancelled.
+func (s *Server) await(ctx context.Context, c *call, signal <-chan struct{}, retry, patience <-chan time.Time) (more bool, err error) {
 	select {
 	case <-signal:
 	case <-retry:
 	case <-patience:
+		return false, nil
+	case <-c.cancelled:
 		return false, nil
 	case <-s.stopping:
 		return false, nil
@@ -212,34 +219,6 @@ func (q *statement) nextOfFirst(missionID string, phases, tags []string) string 
 type claimed struct {
 	Spec  *specView `json:"spec"`
 	Lease leaseView `json:"lease"`
-}
-
-// heldLease is one of which its holder has reported nothing: perhaps it never got
-// the answer that gave it the lease.
-type heldLease struct {
-	Key        string    `json:"key"`
-	SpecID     string    `json:"spec_id"`
-	LeaseToken string    `json:"lease_token"`
-	Since      time.Time `json:"since"`
-}
-
-// heldLeases is the error of a claim that is refused for them.
-type heldLeases []heldLease
-
-func (heldLeases) Error() string { return "the agent holds what it may not know of" }
-
-// askUnreported queues a read of the first leases of an agent of which it has
-// reported nothing.
-func (t *tx) askUnreported(missionID, agent string) *heldLeases {
-	var held heldLeases
-	t.queue(`
-		SELECT s.key, l.spec_id, l.token, l.claimed_at FROM leases l JOIN specs s ON s.id = l.spec_id
-		WHERE l.mission_id = $1 AND l.user_id = $2 AND l.agent = $3 AND l.reported_at IS NULL AND l.expires_at > clock_timestamp()
-		ORDER BY l.claimed_at LIMIT 20`, missionID, t.account.userID, agent).Query(func(rows pgx.Rows) (err error) {
-		held, err = pgx.CollectRows(rows, pgx.RowToStructByPos[heldLease])
-		return err
-	})
-	return &held
 }
 
 // claim takes the next ready spec, after taking back what has expired.

@@ -361,7 +361,7 @@ func TestWaitingClaimsLookInTurn(t *testing.T) {
 	for range waiting {
 		first := true
 		ended.Go(func() {
-			_, err := s.tryPatiently(t.Context(), idOf(mission), &claimRequest{WaitSeconds: maxWait}, func() (*claimed, error) {
+			_, err := s.tryPatiently(t.Context(), &call{target: target{mission: idOf(mission)}}, &claimRequest{WaitSeconds: maxWait}, func() (*claimed, error) {
 				if first {
 					first = false
 					once.Done()

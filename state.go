@@ -11,6 +11,7 @@ import (
 
 	"tachikoma/internal/argon2id"
 	"tachikoma/internal/gather"
+	"tachikoma/internal/pending"
 	"tachikoma/internal/ratelimit"
 )
 
@@ -36,6 +37,7 @@ type serverState struct {
 	specs       *gather.Gatherer[specRow]
 	contents    *specContents
 	logs        *logWriter
+	calls       pending.Calls // of tools
 	imports     *ratelimit.Slots
 	streams     *ratelimit.Slots // for server-sent events
 	searches    chan struct{}    // holds as many as run

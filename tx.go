@@ -418,6 +418,13 @@ func (t *tx) revoke(userID string) {
 	t.events = append(t.events, event{Stream: serverStream, Type: "account.changed", Actor: actor{UserID: &userID}})
 }
 
+// cancelElsewhere makes the other instances cancel the calls of a name.
+func (t *tx) cancelElsewhere(name string) {
+	t.events = append(t.events, event{
+		Stream: serverStream, Type: "call.cancelled", Actor: actor{UserID: &t.account.userID}, Data: map[string]any{"call": name},
+	})
+}
+
 // Lock modes for tx.mission, weakest first. Claims take turns, like whoever
 // changes the mission's status or the graph of its specs: were they to share
 // it, a stream of claims could keep the others waiting for ever.

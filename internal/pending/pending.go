@@ -1,0 +1,45 @@
+// Package pending knows which calls run, so that others can end them.
+package pending
+
+import "sync"
+
+// Calls are what runs right now, by names that several may have. The zero value
+// is ready to use. Safe for concurrent use.
+type Calls struct {
+	mu      sync.Mutex // guards running
+	running map[string]map[chan struct{}]struct{}
+}
+
+// Begin notes a call. cancelled is closed if somebody cancels it. The caller
+// calls end when done.
+func (c *Calls) Begin(name string) (cancelled <-chan struct{}, end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running == nil {
+		c.running = make(map[string]map[chan struct{}]struct{})
+	}
+	if c.running[name] == nil {
+		c.running[name] = make(map[chan struct{}]struct{})
+	}
+	call := make(chan struct{})
+	c.running[name][call] = struct{}{}
+	return call, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if delete(c.running[name], call); len(c.running[name]) == 0 {
+			delete(c.running, name)
+		}
+	}
+}
+
+// Cancel cancels every call of a name, and reports whether there was one.
+func (c *Calls) Cancel(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	calls := c.running[name]
+	for call := range calls {
+		close(call)
+	}
+	delete(c.running, name)
+	return len(calls) > 0
+}
