@@ -28,8 +28,9 @@ import (
 )
 
 // Revisions of the protocol that are spoken here, the newest first. All but
-// the first know a handshake and no metadata in requests.
-var mcpRevisions = []string{mcpModern, mcpLatestHandshake, "2025-06-18"}
+// the first know a handshake and no metadata in requests. The last knows batches
+// of messages too, which no client is known to send; they are refused.
+var mcpRevisions = []string{mcpModern, mcpLatestHandshake, "2025-06-18", "2025-03-26"}
 
 const (
 	mcpModern          = "2026-07-28"
