@@ -6,6 +6,9 @@ package main
 // runs the scripts.
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"iter"
 	"maps"
 	"os"
@@ -125,16 +128,18 @@ func TestDocsHaveEveryErrorCode(t *testing.T) {
 	}
 }
 
-// The README stays short, and what the documents name exists: Go files, tests,
-// and benchmarks, also those that a command in the README runs.
+// The README stays short, and what the documents name exists: Go files, what they
+// are said to declare, tests, and benchmarks, also those that a command runs.
 func TestDocsNameOnlyWhatExists(t *testing.T) {
 	t.Parallel()
 	if lines := strings.Count(docText(t, "README.md"), "\n"); lines > 250 {
 		t.Errorf("README.md has %d lines, want at most 250", lines)
 	}
-	var all, tests []string
+	var all, flat, tests []string
 	for _, name := range programFiles(t) {
-		all = append(all, filepath.Base(name))
+		if all = append(all, filepath.Base(name)); filepath.Base(name) == name {
+			flat = append(flat, name)
+		}
 		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`).FindAllStringSubmatch(docText(t,
 			name), -1) {
 			tests = append(tests, m[1])
@@ -147,6 +152,11 @@ func TestDocsNameOnlyWhatExists(t *testing.T) {
 		for _, m := range file.FindAllStringSubmatch(text, -1) {
 			if !slices.Contains(all, m[1]) {
 				t.Errorf("%s names the file %s, which doesn't exist", name, m[1])
+			}
+		}
+		for _, named := range namedDeclarations(text) {
+			if slices.Contains(flat, named[0]) && !declares(t, named[0], named[1]) {
+				t.Errorf("%s says that %s has %s, and it doesn't declare it", name, named[0], named[1])
 			}
 		}
 		for _, m := range test.FindAllStringSubmatch(text, -1) {
@@ -162,6 +172,46 @@ func TestDocsNameOnlyWhatExists(t *testing.T) {
 			}
 		}
 	}
+}
+
+// namedDeclarations are pairs of a file and a name that a document writes with it:
+// behind it in parentheses or after a colon, or before it and "in".
+func namedDeclarations(text string) (found [][2]string) {
+	code := regexp.MustCompile("`(\\w+)`")
+	for _, m := range regexp.MustCompile("`(\\w+\\.go)`(?: \\(([^)]*)\\)|: (`\\w+`))").FindAllStringSubmatch(text, -1) {
+		for _, name := range code.FindAllStringSubmatch(m[2]+m[3], -1) {
+			found = append(found, [2]string{m[1], name[1]})
+		}
+	}
+	for _, m := range regexp.MustCompile("`(\\w+)` in `(\\w+\\.go)`").FindAllStringSubmatch(text, -1) {
+		found = append(found, [2]string{m[2], m[1]})
+	}
+	return found
+}
+
+// declares reports whether a Go file declares a function, method, type, constant
+// or variable of a name, outside of functions.
+func declares(t *testing.T, file, name string) bool {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	isIt := func(id *ast.Ident) bool { return id.Name == name }
+	return slices.ContainsFunc(parsed.Decls, func(d ast.Decl) bool {
+		if fn, ok := d.(*ast.FuncDecl); ok {
+			return isIt(fn.Name)
+		}
+		return slices.ContainsFunc(d.(*ast.GenDecl).Specs, func(spec ast.Spec) bool {
+			switch spec := spec.(type) {
+			case *ast.TypeSpec:
+				return isIt(spec.Name)
+			case *ast.ValueSpec:
+				return slices.ContainsFunc(spec.Names, isIt)
+			}
+			return false
+		})
+	})
 }
 
 // programFiles are all Go files, tests too, by their paths.
