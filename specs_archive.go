@@ -22,11 +22,6 @@ import (
 	"tachikoma/internal/specfile"
 )
 
-const (
-	maxImportFiles = 20_000
-	maxImportPath  = 1024 // bytes
-)
-
 // archive is what an import sent: files that can be specs, and the paths of what
 // it passes over, with a warning for what isn't passed over for its name.
 type archive struct {
@@ -63,6 +58,11 @@ func readArchive(r *http.Request, limit int64) (*archive, error) {
 
 // errArchiveTooLarge is found while unpacking; before that, it is MaxBytesReader's.
 var errArchiveTooLarge = errors.New("the archive unpacks to more than MAX_IMPORT_BYTES")
+
+func errTooManyFiles() error {
+	return problem(http.StatusRequestEntityTooLarge, "too_many_files",
+		"An import has at most %d files, counting the items of trackers.", specfile.MaxFiles)
+}
 
 // archiveProblem tells a client what is wrong with its archive.
 func archiveProblem(err error) error {
@@ -155,12 +155,12 @@ func (c *cappedReader) Read(p []byte) (int, error) {
 // add takes one file, or names it as skipped, and returns how many bytes are
 // left of the limit. content is nil for what is no regular file.
 func (a *archive) add(name string, content io.Reader, limit int64) (left int64, err error) {
-	if len(a.files)+len(a.skipped) >= maxImportFiles {
-		return 0, problem(http.StatusRequestEntityTooLarge, "too_many_files", "An import has at most %d files.", maxImportFiles)
+	if len(a.files)+len(a.skipped) >= specfile.MaxFiles {
+		return 0, errTooManyFiles()
 	}
 	name = strings.TrimPrefix(path.Clean("/"+strings.ToValidUTF8(strings.ReplaceAll(name, `\`, "/"), "\uFFFD")), "/")
-	if content == nil || len(name) > maxImportPath || strings.ContainsRune(name, 0) || specfile.Skips(name) {
-		name = strings.ToValidUTF8(name[:min(len(name), maxImportPath)], "")
+	if content == nil || len(name) > specfile.MaxPath || strings.ContainsRune(name, 0) || specfile.Skips(name) {
+		name = strings.ToValidUTF8(name[:min(len(name), specfile.MaxPath)], "")
 		a.skipped, a.passedOver = append(a.skipped, name), append(a.passedOver, name)
 		return limit, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -50,14 +51,14 @@ type importPlan struct {
 
 // planImport plans an import. It changes neither of its arguments.
 func planImport(ctx context.Context, a *archive, stored []storedSpec) (*importPlan, error) {
-	files, err := specfile.Collect(ctx, a.files, a.skipped)
+	files, err := collect(ctx, a.files, a.skipped)
 	if err != nil {
 		return nil, err
 	}
 	p := &importPlan{stored: stored}
 	p.report.Skipped = slices.Concat(a.skipped, files.Skipped)
-	if move := findMove(files.Specs, stored); move != (folderMove{}) {
-		if files, err = specfile.Collect(ctx, move.sources(a.files), move.paths(a.skipped)); err != nil {
+	if move := findMove(files.Specs, stored); move != (folderMove{}) && move.fits(files.Specs) {
+		if files, err = collect(ctx, move.sources(a.files), move.paths(a.skipped)); err != nil {
 			return nil, err
 		}
 		p.report.add(specfile.Warning{File: files.Specs[0].Path, Code: "folder_moved", Message: move.message()})
@@ -87,6 +88,15 @@ func planImport(ctx context.Context, a *archive, stored []storedSpec) (*importPl
 	p.report.Warnings, p.report.Skipped = orEmpty(p.report.Warnings), orEmpty(p.report.Skipped)
 	p.report.Renamed, p.report.Completed = orEmpty(p.report.Renamed), orEmpty(p.report.Completed)
 	return p, nil
+}
+
+// collect is specfile.Collect with the error for a client.
+func collect(ctx context.Context, sources []specfile.Source, others []string) (specfile.Collection, error) {
+	c, err := specfile.Collect(ctx, sources, others)
+	if errors.Is(err, specfile.ErrTooManyFiles) {
+		err = errTooManyFiles()
+	}
+	return c, err
 }
 
 // match finds the spec of each file: at its path; without a path, by its key; at
@@ -170,6 +180,11 @@ func (m folderMove) sources(files []specfile.Source) []specfile.Source {
 	return mapValues(files, func(f specfile.Source) specfile.Source {
 		return specfile.Source{Path: m.path(f.Path), Text: f.Text}
 	})
+}
+
+// fits reports whether no path gets too long.
+func (m folderMove) fits(specs []specfile.Spec) bool {
+	return !slices.ContainsFunc(specs, func(f specfile.Spec) bool { return len(m.path(f.Path)) > specfile.MaxPath })
 }
 
 func (m folderMove) message() string {

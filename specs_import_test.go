@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tachikoma/internal/specfile"
 )
 
 // specFolder has spec files in every style.
@@ -577,8 +579,8 @@ func TestBadArchivesAreRefused(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	mission := ada.newMission("Bad")
 	good := tarOf(t, "1-one.md", specText("1", "One", "None"), "2-two.md", strings.Repeat("text ", 1000))
-	many := make([]string, 0, 2*maxImportFiles+2)
-	for i := range maxImportFiles + 1 {
+	many := make([]string, 0, 2*specfile.MaxFiles+2)
+	for i := range specfile.MaxFiles + 1 {
 		many = append(many, fmt.Sprintf("%d.txt", i), "")
 	}
 	files, multipartType := form(t, `filename="1-one.md"`, "# 1")
@@ -613,7 +615,23 @@ func TestBadArchivesAreRefused(t *testing.T) {
 
 	roomy := startTestServer(t, s.config.DatabaseURL, nil)
 	ada.base = roomy.url()
-	ada.do("POST", mission+"/import", gzipped(tarOf(t, many...))).wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
+	lines := strings.Repeat("{\"id\":\"x\"}\n", specfile.MaxFiles) // and the file itself
+	for _, files := range [][]string{
+		many,
+		{".beads/issues.jsonl", lines},
+		{".beads/issues.jsonl", strings.ReplaceAll(lines, "}", `,"issue_type":"epic"}`)},
+		{"tasks.json", `{"tasks": [` + strings.Repeat("{},", specfile.MaxFiles) + "{}]}"},
+		{"a/tasks.json", `{"tasks": [` + strings.Repeat("{},", specfile.MaxFiles/2) + "{}]}",
+			"b/tasks.json", "{" + strings.Repeat(`"tag": {},`, specfile.MaxFiles/2) + `"tasks": []}`},
+	} {
+		ada.do("POST", mission+"/import", gzipped(tarOf(t, files...))).
+			wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
+	}
+	// Paths made of what a tracker says are as long as others.
+	report := ada.importFiles(mission, "tasks.json", `{"`+strings.Repeat("tag ", 300)+`": {"tasks": [{"id": 1}]}, "b": {"tasks": [{"id": 1}]}}`)
+	if report.Created != 1 || len(report.Warnings) == 0 || report.Warnings[0].Code != "odd_tracker" {
+		t.Errorf("%+v", report)
+	}
 }
 
 func TestDocsHaveEveryImportWarning(t *testing.T) {

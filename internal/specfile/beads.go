@@ -3,7 +3,7 @@ package specfile
 // Beads keeps its issues in issues.jsonl, one a line.
 
 import (
-	"encoding/json"
+	"context"
 	"strings"
 )
 
@@ -25,23 +25,25 @@ type bead struct {
 
 // readBeads makes a file of each issue. Epics only hold others together, and
 // tombstones are what was deleted: both are no work.
-func readBeads(t *tracked, source Source) {
+func readBeads(ctx context.Context, t *tracked, text string) error {
 	line := 0
-	for text := range strings.Lines(strings.TrimPrefix(source.Text, byteOrderMark)) {
+	for text := range strings.Lines(text) {
 		if line++; strings.TrimSpace(text) == "" {
 			continue
 		}
 		var issue bead
-		if err := json.Unmarshal([]byte(text), &issue); err != nil {
-			t.warn(line, "The line isn't an issue in JSON; it is left out.")
-			continue
+		ok, err := t.decode(ctx, line, []byte(text), &issue)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+		case issue.IssueType == "epic" || issue.Status == "tombstone":
+			t.skipped = append(t.skipped, t.path+"/"+fileName(firstRunes(issue.ID, maxKey))+".md")
+		default:
+			t.add(line, "", issue.ID, issue.markdown())
 		}
-		if issue.IssueType == "epic" || issue.Status == "tombstone" {
-			t.skipped = append(t.skipped, source.Path+"/"+fileName(firstRunes(issue.ID, maxKey))+".md")
-			continue
-		}
-		t.add(line, "", issue.ID, issue.markdown())
 	}
+	return nil
 }
 
 func (b bead) markdown() string {

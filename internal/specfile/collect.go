@@ -5,10 +5,21 @@ package specfile
 
 import (
 	"context"
+	"errors"
 	"path"
 	"slices"
 	"strings"
 )
+
+// The bounds of an import. A tracker's items count as files, also those that are no
+// work, and have paths that are made here.
+const (
+	MaxFiles = 20_000
+	MaxPath  = 1024 // bytes
+)
+
+// ErrTooManyFiles is returned for more than MaxFiles.
+var ErrTooManyFiles = errors.New("too many files and items of trackers")
 
 const (
 	maxDocuments     = 200     // of one spec, that are named
@@ -33,16 +44,24 @@ type Collection struct {
 
 // Collect makes specs of files, whose paths must be unique and not to be skipped
 // (see Skips). others are the paths of files beside them. The texts must be valid
-// UTF-8. The error is the context's.
+// UTF-8. The error is ErrTooManyFiles or the context's.
 func Collect(ctx context.Context, sources []Source, others []string) (Collection, error) {
 	var c Collection
 	var files []Source
+	left := MaxFiles - len(others)
 	for _, source := range sources {
+		if left--; left < 0 {
+			return Collection{}, ErrTooManyFiles
+		}
 		switch {
 		case strings.TrimSpace(strings.TrimPrefix(source.Text, byteOrderMark)) == "":
 			c.skip(source.Path, "empty_file", "The file is empty.")
 		case IsTracker(source.Path):
-			items := readTracker(source)
+			items, err := readTracker(ctx, source, left)
+			if err != nil {
+				return Collection{}, err
+			}
+			left -= items.count
 			c.Warnings = append(c.Warnings, items.warnings...)
 			c.Skipped = append(c.Skipped, items.skipped...)
 			files = append(files, items.files...)

@@ -3,6 +3,8 @@ package specfile
 // Task Master keeps its tasks in tasks.json: a list, or one for each tag.
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -23,36 +25,81 @@ type masterTask struct {
 
 // readTaskMaster makes a file of each task. Its subtasks are its criteria, but for
 // those that are cancelled.
-func readTaskMaster(t *tracked, source Source) {
-	text := []byte(strings.TrimPrefix(source.Text, byteOrderMark))
-	var whole map[string]json.RawMessage
-	if err := json.Unmarshal(text, &whole); err != nil {
-		t.warn(0, "The file isn't JSON: %s.", err)
-		return
+func readTaskMaster(ctx context.Context, t *tracked, text string) error {
+	whole := []byte(text)
+	if err := json.Unmarshal(whole, &struct{}{}); err != nil {
+		t.warn(0, "The file isn't a list of tasks in JSON: %s.", err)
+		return nil
 	}
-	lists := make(map[string][]masterTask)
-	for tag, value := range whole {
+	type written struct{ id, text string }
+	lists := make(map[string][]written)
+	read := func(tag string, list []byte) error {
+		isList, err := eachValue(list, '[', func(_ string, value []byte) error {
+			var task masterTask
+			ok, err := t.decode(ctx, 0, value, &task)
+			if ok {
+				lists[tag] = append(lists[tag], written{string(task.ID), task.markdown()})
+			}
+			return err
+		})
+		if !isList && string(list) != "null" {
+			t.warn(0, "The tasks of %q aren't a list.", firstRunes(tag, 60))
+		}
+		return err
+	}
+	_, err := eachValue(whole, '{', func(tag string, value []byte) error {
 		if tag == "tasks" {
-			tag, value = "", text
+			return read("", value)
 		}
-		var list struct {
-			Tasks []masterTask `json:"tasks"`
+		if err := t.next(ctx); err != nil {
+			return err
 		}
-		if err := json.Unmarshal(value, &list); err != nil {
-			t.warn(0, "The tasks of %q can't be read: %s.", firstRunes(tag, 60), err)
-		} else if len(list.Tasks) > 0 {
-			lists[tag] = list.Tasks
+		isTag, err := eachValue(value, '{', func(name string, value []byte) error {
+			if name != "tasks" {
+				return nil
+			}
+			return read(tag, value)
+		})
+		if !isTag {
+			t.warn(0, "The tasks of %q can't be read.", firstRunes(tag, 60))
 		}
-	}
+		return err
+	})
 	for _, tag := range slices.Sorted(maps.Keys(lists)) {
 		folder := tag
 		if len(lists) == 1 || tag == "master" {
 			folder = ""
 		}
 		for _, task := range lists[tag] {
-			t.add(0, folder, string(task.ID), task.markdown())
+			t.add(0, folder, task.id, task.text)
 		}
 	}
+	return err
+}
+
+// eachValue goes over what is in a list or an object, of which open is the first
+// character, one value at a time: all of them decoded would take many times the
+// memory of the text, which is known to be JSON. It reports whether it is one.
+func eachValue(text []byte, open json.Delim, each func(name string, value []byte) error) (ok bool, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	if first, _ := decoder.Token(); first != open {
+		return false, nil
+	}
+	for decoder.More() {
+		name := ""
+		if open == '{' {
+			token, _ := decoder.Token()
+			name, _ = token.(string)
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return true, err
+		}
+		if err := each(name, value); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
 }
 
 func (task masterTask) markdown() string {
@@ -60,8 +107,11 @@ func (task masterTask) markdown() string {
 	var needed []string
 	for _, ref := range task.Dependencies {
 		id, _, _ := strings.Cut(string(ref), ".") // of a subtask: its task
-		if id != string(task.ID) && !slices.Contains(needed, id) {
-			needed = append(needed, id)
+		if id == string(task.ID) || slices.Contains(needed, id) {
+			continue
+		}
+		if needed = append(needed, id); len(needed) > maxReferences {
+			break // Parse warns of them
 		}
 	}
 	m.begin(string(task.ID), task.Title, task.Status, task.Priority, needed)

@@ -3,16 +3,20 @@ package specfile
 // JSON trackers: their items as Markdown files, which are read like all others.
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path"
 	"strings"
 )
 
-const maxTrackerFile = 256 << 10 // bytes of the Markdown of one item
+const (
+	maxTrackerFile = 256 << 10 // bytes of the Markdown of one item
+	maxTrackerItem = 1 << 20   // bytes of its JSON, which takes many times as much in memory
+)
 
 // trackers are the names of files that hold items, and what reads them.
-var trackers = map[string]func(t *tracked, source Source){
+var trackers = map[string]func(ctx context.Context, t *tracked, text string) error{
 	"tasks.json":   readTaskMaster,
 	"issues.jsonl": readBeads,
 	"beads.jsonl":  readBeads,
@@ -24,37 +28,70 @@ func IsTracker(name string) bool { return trackers[path.Base(name)] != nil }
 
 // tracked is what a tracker holds.
 type tracked struct {
-	source   Source
+	path     string
+	left     int // how many items there may be
+	count    int // how many there were so far
 	files    []Source
 	skipped  []string
 	warnings []Warning
 	seen     map[string]bool
 }
 
-func readTracker(source Source) tracked {
-	t := tracked{source: source, seen: make(map[string]bool)}
-	trackers[path.Base(source.Path)](&t, source)
+// readTracker reads a tracker of at most left items.
+func readTracker(ctx context.Context, source Source, left int) (*tracked, error) {
+	t := &tracked{path: source.Path, left: left, seen: make(map[string]bool)}
+	read := trackers[path.Base(source.Path)]
+	if err := read(ctx, t, strings.TrimPrefix(source.Text, byteOrderMark)); err != nil {
+		return nil, err
+	}
 	if len(t.files) == 0 {
 		t.skipped = append(t.skipped, source.Path)
 	}
-	return t
+	return t, nil
+}
+
+// next counts an item, or a list of them.
+func (t *tracked) next(ctx context.Context) error {
+	if t.count++; t.count > t.left {
+		return ErrTooManyFiles
+	}
+	return ctx.Err()
+}
+
+// decode reads the JSON of the next item into v, a pointer. It reports whether the
+// item can be used; the error is for the tracker as a whole.
+func (t *tracked) decode(ctx context.Context, line int, item []byte, v any) (ok bool, err error) {
+	if err := t.next(ctx); err != nil {
+		return false, err
+	}
+	if len(item) > maxTrackerItem {
+		t.warn(line, "An item is longer than %d KiB; it is left out.", maxTrackerItem>>10)
+		return false, nil
+	}
+	if json.Unmarshal(item, v) != nil {
+		t.warn(line, "This isn't an item in JSON; it is left out.")
+		return false, nil
+	}
+	return true, nil
 }
 
 func (t *tracked) warn(line int, format string, args ...any) {
 	if len(t.warnings) < maxWarnings {
-		t.warnings = append(t.warnings, Warning{t.source.Path, line, "odd_tracker", fmt.Sprintf(format, args...)})
+		t.warnings = append(t.warnings, Warning{t.path, line, "odd_tracker", fmt.Sprintf(format, args...)})
 	}
 }
 
 // add keeps an item as a file below the tracker's own path, in a folder of its list
 // if that has a name.
 func (t *tracked) add(line int, list, id, text string) {
-	name := path.Join(t.source.Path, fileName(list), fileName(id)+".md")
+	name := path.Join(t.path, fileName(list), fileName(id)+".md")
 	switch {
 	case oneLine(id) == "" || len(id) > maxKey || t.seen[name]:
 		t.warn(line, "An item has no id of its own; it is left out.")
+	case len(name) > MaxPath:
+		t.warn(line, "The path of the item %s is longer than %d bytes; it is left out.", oneLine(id), MaxPath)
 	case len(text) > maxTrackerFile:
-		t.warn(line, "The item %s is longer than %d KiB; it is left out.", id, maxTrackerFile>>10)
+		t.warn(line, "The item %s is longer than %d KiB; it is left out.", oneLine(id), maxTrackerFile>>10)
 	default:
 		t.seen[name] = true
 		text = strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
