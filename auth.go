@@ -70,6 +70,7 @@ type permission struct {
 	sensitive bool        // counts against AUTH_RATE_LIMIT
 	unlimited bool        // counts against no limit
 	later     bool        // what is asked of a writer is asked by the handler
+	shared    bool        // its writes don't lock the mission against others
 	name      string
 }
 
@@ -91,6 +92,7 @@ var (
 	// no access, by hideFrom.
 	mayRead = permission{name: "reader", role: roleViewer, access: accessReader}
 	mayEdit = permission{name: "editor", role: roleViewer, access: accessEditor}
+	mayWork = permission{name: "editor", role: roleViewer, access: accessEditor, shared: true}
 	mayOwn  = permission{name: "owner", role: roleViewer, access: accessOwner}
 )
 

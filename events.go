@@ -172,6 +172,9 @@ func (t *tx) flush() error {
 		grow[len(grow)-1]++
 		of[i], places[i], types[i], data[i] = len(grow), grow[len(grow)-1], e.Type, string(encoded)
 		missions[i], specs[i] = orEmptyText(e.MissionID), orEmptyText(e.SpecID)
+		if specs[i] != "" {
+			t.specs[specs[i]] = missions[i]
+		}
 		users[i], agents[i] = orEmptyText(e.Actor.UserID), orEmptyText(e.Actor.Agent)
 	}
 	t.queueRecounts(streams)

@@ -77,10 +77,9 @@ type logCall struct {
 	entries []logEntry
 	specs   []string // that the entries name
 
-	alone bool          // in a round of its own, since it may wait, or spoil it for others; guarded by the writer's mu
-	last  int64         // number of its last event
-	err   error         // why nothing was written
-	done  chan struct{} // closed when the above can be read
+	last int64         // number of its last event
+	err  error         // why nothing was written
+	done chan struct{} // closed when the above can be read
 }
 
 // logWriter writes log entries with few transactions: the calls that wait right
@@ -95,7 +94,8 @@ type logWriter struct {
 }
 
 // maxLogRounds is how many rounds are on their way at most: twice as many as a
-// gather.Gatherer has, since half of their time they wait for the disk.
+// gather.Gatherer has, since half of their time they wait for the disk. But they
+// take no more of the pool than the writes of one account.
 var maxLogRounds = 2 * max(2, runtime.GOMAXPROCS(0))
 
 // logRoundEntries is how many entries a round takes, unless one call has more.
@@ -107,7 +107,7 @@ func (l *logWriter) write(ctx context.Context, one *logCall) (last int64, err er
 	one.done = make(chan struct{})
 	l.mu.Lock()
 	l.waiting = append(l.waiting, one)
-	if l.running < maxLogRounds {
+	if l.running < min(maxLogRounds, l.writes.ofAccount) {
 		l.running++
 		go l.run()
 	}
@@ -139,8 +139,7 @@ func (l *logWriter) run() {
 	for {
 		l.mu.Lock()
 		n, entries := 0, 0
-		for n < len(l.waiting) && (n == 0 || !l.waiting[0].alone && !l.waiting[n].alone &&
-			entries+len(l.waiting[n].entries) <= logRoundEntries) {
+		for n < len(l.waiting) && (n == 0 || entries+len(l.waiting[n].entries) <= logRoundEntries) {
 			entries += len(l.waiting[n].entries)
 			n++
 		}
@@ -152,14 +151,22 @@ func (l *logWriter) run() {
 		if n == 0 {
 			return
 		}
-		rest := l.round(round)
-		l.mu.Lock()
-		for _, one := range rest {
-			one.alone = true
+		for _, rest := range l.round(round) { // each by itself, since it may wait, or spoil it for others
+			go l.alone(rest) // at most as many as requests wait for it
 		}
-		l.waiting = append(l.waiting, rest...)
-		l.mu.Unlock()
 	}
+}
+
+// alone writes a call in a round of its own, in the turn of its mission.
+func (l *logWriter) alone(one *logCall) {
+	leave, err := l.takeTurn(context.Background(), one.account, target{mission: one.mission}, mayWork.shared)
+	if err != nil {
+		one.err = err
+		close(one.done)
+		return
+	}
+	defer leave()
+	l.round([]*logCall{one})
 }
 
 // round writes calls in one transaction, and returns those that it wasn't the

@@ -81,7 +81,7 @@ func (s *Server) routes() {
 	s.handle(mayRead, "GET /api/v1/missions/{id}/graph", s.getGraph)
 	s.handle(mayRead, "GET /api/v1/missions/{id}/events", s.listMissionEvents, mayStream)
 	s.handle(forAccounts, "GET /api/v1/events", s.listOwnEvents, mayStream)
-	s.handle(mayEdit, "POST /api/v1/missions/{id}/logs", serveBody(s, s.appendLogs), takesKey, makesOne)
+	s.handle(mayWork, "POST /api/v1/missions/{id}/logs", serveBody(s, s.appendLogs), takesKey, makesOne)
 
 	s.handle(mayEdit, "POST /api/v1/missions/{id}/specs", serveWrite(s, s.createSpec), takesKey, makesOne)
 	s.handle(forAccounts, "GET /api/v1/specs", serveQuery(s.listSpecs))
@@ -92,10 +92,10 @@ func (s *Server) routes() {
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/status", serveWrite(s, s.setStatus), takesKey)
 
 	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, mayWait, holdsSecrets)
-	s.handle(mayEdit, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey, holdsSecrets)
-	s.handle(mayEdit, "POST /api/v1/specs/{id}/progress", serveWrite(s, s.progressSpec), takesKey)
+	s.handle(mayWork, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey, holdsSecrets)
+	s.handle(mayWork, "POST /api/v1/specs/{id}/progress", serveWrite(s, s.progressSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/complete", serveWrite(s, s.completeSpec), takesKey)
-	s.handle(mayEdit, "POST /api/v1/specs/{id}/fail", serveWrite(s, s.failSpec), takesKey)
+	s.handle(mayWork, "POST /api/v1/specs/{id}/fail", serveWrite(s, s.failSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/release", serveWrite(s, s.releaseSpec), takesKey)
 
 	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), mayWait)

@@ -336,6 +336,7 @@ func (s *Server) readSpec(ctx context.Context, a account, id string) (specRead, 
 	if err != nil {
 		return specRead{}, notFoundOr(err, "reading a spec")
 	}
+	s.writes.learn(id, row.MissionID)
 	v := row.view()
 	if row.body == nil {
 		return specRead{v.specSummary, v.specNotes, v.Dependents, kept}, nil

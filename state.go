@@ -41,6 +41,7 @@ type serverState struct {
 	imports     *ratelimit.Slots
 	streams     *ratelimit.Slots // for server-sent events
 	searches    chan struct{}    // holds as many as run
+	writes      *writeGate
 	started     time.Time
 
 	opened   atomic.Bool   // the database is there and migrated
@@ -65,6 +66,7 @@ func newState(config Config, log *slog.Logger) serverState {
 		imports:  ratelimit.NewSlots(),
 		streams:  ratelimit.NewSlots(),
 		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
+		writes:   newWriteGate(config.DatabaseMaxConns),
 		started:  time.Now(),
 		stopping: make(chan struct{}),
 	}

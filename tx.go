@@ -48,6 +48,7 @@ type tx struct {
 	recount map[string]struct{} // missions whose counters are counted anew instead
 	revoked []string            // accounts whose credentials changed
 	heads   map[string]int64    // stream → its newest seq, of those that grew
+	specs   map[string]string   // spec → its mission, of those that its events are about
 	claimed int                 // leases granted
 	expired int                 // leases taken back
 	thens   []func() error      // see then
@@ -68,6 +69,7 @@ func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
 	t := &tx{
 		conn: conn, queued: &pgx.Batch{}, account: a,
 		moved: make(map[string]tally), recount: make(map[string]struct{}), heads: make(map[string]int64),
+		specs: make(map[string]string),
 	}
 	t.queue("BEGIN ISOLATION LEVEL READ COMMITTED")
 	t.queue(settingsSQL, s.timeLimits(ctx)...)
@@ -84,12 +86,8 @@ const settingsSQL = `
 // timeLimits are the parameters of settingsSQL: its waits end before the
 // request's time does, since a context that ends first costs the connection.
 func (s *Server) timeLimits(ctx context.Context) []any {
-	left := s.config.RequestTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		left = time.Until(deadline)
-	}
 	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(1, d.Milliseconds()), 10) }
-	return []any{milliseconds(left * 4 / 5), milliseconds(min(left/2, 5*time.Second))}
+	return []any{milliseconds(s.timeLeft(ctx) * 4 / 5), milliseconds(s.lockWait(ctx))}
 }
 
 // queue adds a statement that is sent with the next one that is waited for.
@@ -284,6 +282,9 @@ func (s *Server) published(t *tx) {
 	for _, userID := range t.revoked {
 		s.credentials.forget(userID)
 	}
+	for spec, mission := range t.specs {
+		s.writes.learn(spec, mission)
+	}
 	s.hub.wake(t.heads)
 	s.feed.announce(t.heads)
 	for range t.claimed {
@@ -300,6 +301,11 @@ func (s *Server) published(t *tx) {
 // The transaction doesn't end with the client's connection: what has begun is
 // finished, within the request's time.
 func transact[Out any](ctx context.Context, s *Server, c *call, fn func(ctx context.Context, t *tx) (*Out, error)) (out *Out, err error) {
+	leave, err := s.takeTurn(ctx, c.account, c.target, c.permission.shared)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	if err := s.readmit(ctx, c); err != nil {
 		return nil, err
 	}
