@@ -671,6 +671,14 @@ func TestAnswersFitTheClient(t *testing.T) {
 		t.Errorf("got %.3000s", open)
 	}
 	text("search_specs", fields{"q": "cloves"})
+	some := []string{}
+	for i := range 40 {
+		some = append(some, fmt.Sprintf("%02d/%s.md", i, strings.Repeat("\u2028", 20)))
+	}
+	some[0] = strings.Repeat("x", 100_000)
+	if first := firstTexts(some); len(first) != 16 || len(first[0]) != listBytes/4 || first[15] != "and 25 more" {
+		t.Errorf("%d of 40 texts, the last %q", len(first), first[len(first)-1])
+	}
 }
 
 // An agent that lost the answer to claim_spec asks again. It must not burn the

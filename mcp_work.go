@@ -283,15 +283,18 @@ func warningTexts(warnings []specfile.Warning) []string {
 	return texts
 }
 
-// firstTexts are as many of some texts as an answer has room for.
+// firstTexts are as many of some texts as an answer has room for, and how many
+// are left.
 func firstTexts(texts []string) []string {
-	room := listBytes
+	first, room := []string{}, listBytes
 	for i, text := range texts {
-		if room -= jsonBytes(text); room < 0 {
-			return texts[:i]
+		text = cut(text, listBytes/4)
+		if room -= jsonBytes(text) + len(`"",`); room < 0 {
+			return append(first, fmt.Sprintf("and %d more", len(texts)-i))
 		}
+		first = append(first, text)
 	}
-	return orEmpty(texts)
+	return first
 }
 
 // showSpecTool is show_spec.
