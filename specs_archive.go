@@ -15,6 +15,7 @@ import (
 	"path"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -158,8 +159,8 @@ func (a *archive) add(name string, content io.Reader, limit int64) (left int64, 
 	if len(a.files)+len(a.skipped) >= specfile.MaxFiles {
 		return 0, errTooManyFiles()
 	}
-	name = strings.TrimPrefix(path.Clean("/"+strings.ToValidUTF8(strings.ReplaceAll(name, `\`, "/"), "\uFFFD")), "/")
-	if content == nil || len(name) > specfile.MaxPath || strings.ContainsRune(name, 0) || specfile.Skips(name) {
+	name = cleanName(name)
+	if content == nil || len(name) > specfile.MaxPath || specfile.Skips(name) {
 		name = strings.ToValidUTF8(name[:min(len(name), specfile.MaxPath)], "")
 		a.skipped, a.passedOver = append(a.skipped, name), append(a.passedOver, name)
 		return limit, nil
@@ -190,6 +191,21 @@ func (a *archive) add(name string, content io.Reader, limit int64) (left int64, 
 	a.at[name] = len(a.files)
 	a.files = append(a.files, file)
 	return limit - int64(len(text)), nil
+}
+
+// cleanName makes a file's name a path below the archive's root, in valid UTF-8 and
+// without control characters, which neither the database nor a terminal can show.
+func cleanName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\\':
+			return '/'
+		case unicode.IsControl(r):
+			return utf8.RuneError
+		}
+		return r // also RuneError for a byte that isn't UTF-8
+	}, name)
+	return strings.TrimPrefix(path.Clean("/"+name), "/")
 }
 
 // unreadable says why a file can't be taken, or nil.

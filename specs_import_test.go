@@ -568,6 +568,27 @@ func TestImportPathsAreHarmless(t *testing.T) {
 		t.Errorf("a file went missing: %+v, %q", report, files)
 	}
 
+	// Beside a spec, inside of trackers, and as escapes of front matter.
+	body, contentType = form(t, `filename="x/tasks.md"`, "- [ ] a", `filename="x/spec.md"`, "# X",
+		`filename*=UTF-8''x%2Fa%00b.md`, "# A", `filename*=UTF-8''x%2Fc%1B%FF.png`, "c",
+		`filename="tasks.json"`, `{"a\u0000\ud800": {"tasks": [{"id": "1\u0000", "title": "\u0000", "dependencies": ["\u0000", "\ud800"]}]}, "b": {"tasks": [{"id": 1}]}}`,
+		`filename="issues.jsonl"`, `{"id": "b\u0000"}`+"\n"+`{"id": "\u0000", "issue_type": "epic"}`,
+		`filename="2-matter.md"`, `---
+id: "a\x00\xff"
+title: "b\x00\xff"
+phase: "c\x00\xff"
+status: "d\x00\xff"
+priority: "e\x00\xff"
+tags: ["f\x00\xff"]
+estimated_context: "g\x00\xff"
+dependencies: ["h\x00\xff", "1 - i\x00\xff"]
+---
+`)
+	ada.do("POST", mission+"/import", body, "Content-Type", contentType).want(http.StatusOK)
+	if x := ada.get(ada.specByKey(mission, "x")); x.text("documents.0") != "x/a\ufffdb.md" || x.text("documents.1") != "x/c\ufffd\ufffd.png" {
+		t.Errorf("got %s", x.body)
+	}
+
 	// A name that nobody can read is no reason to drop a file silently.
 	body, contentType = form(t, `filename="1-one.md"; filename="2-two.md"`, "# 1")
 	ada.do("POST", mission+"/import", body, "Content-Type", contentType).wantProblem(http.StatusBadRequest, "malformed_archive")

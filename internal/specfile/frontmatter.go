@@ -301,7 +301,7 @@ func cutQuoted(text string) (value string, size int, ok bool) {
 			if err != nil { // an escape that only YAML has
 				value = text[1:size]
 			}
-			return value, size + 1, true
+			return storable(value), size + 1, true
 		}
 	}
 	return "", len(text), false

@@ -29,6 +29,12 @@ func oneLine(text string) string {
 	}), " ")
 }
 
+// storable replaces what escapes can bring into a text and PostgreSQL refuses: NUL,
+// and bytes that aren't UTF-8.
+func storable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
+}
+
 // firstRunes cuts a text to its first n characters.
 func firstRunes(text string, n int) string {
 	for i := range text {

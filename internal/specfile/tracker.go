@@ -94,8 +94,7 @@ func (t *tracked) add(line int, list, id, text string) {
 		t.warn(line, "The item %s is longer than %d KiB; it is left out.", oneLine(id), maxTrackerFile>>10)
 	default:
 		t.seen[name] = true
-		text = strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
-		t.files = append(t.files, Source{name, text})
+		t.files = append(t.files, Source{name, storable(text)})
 	}
 }
 
