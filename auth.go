@@ -197,6 +197,9 @@ func (s *Server) hideFrom(ctx context.Context, c *call, refused *apiError) *apiE
 	case http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge,
 		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		if c.permission.access != accessNone && c.target != (target{}) {
+			// A body that broke off or stalled has ended the request's own context.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.RequestTimeout)
+			defer cancel()
 			if err := admitToMission(ctx, s.db, c); err != nil {
 				return asProblem(err)
 			}

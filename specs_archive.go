@@ -11,6 +11,7 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"path"
 	"strings"
@@ -33,31 +34,83 @@ type archive struct {
 	at         map[string]int // of a path, its place in files
 }
 
-// readArchive reads a whole import: multipart/form-data with many files, or a
-// tar stream, also gzipped, told by its first bytes. limit bounds it in bytes,
-// before and after decompression.
-func readArchive(r *http.Request, limit int64) (*archive, error) {
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		return nil, problem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Send the archive without a Content-Encoding: a .tar.gz is recognised by itself.")
+// upload is the body of an import as it arrives, in chunks that each have a place.
+type upload struct {
+	chunks net.Buffers
+	take   func() bool
+}
+
+// upload reads the whole body, also the padding behind a tar's end: what stays
+// unread would make closing the connection a reset, which takes the end of the
+// answer with it. release gives back its places, also after an error.
+func (s *Server) upload(r *http.Request, account string) (body io.Reader, release func(), err error) {
+	most := int(max(maxImports*s.config.MaxImportBytes, leastUploads) / uploadChunk)
+	taken := 0
+	release = func() {
+		for range taken {
+			s.uploads.Give(account)
+		}
 	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return nil, release, problem(http.StatusUnsupportedMediaType, "unsupported_media_type",
+			"Send the archive without a Content-Encoding: a .tar.gz is recognised by itself.")
+	}
+	u := upload{take: func() bool {
+		ok := s.uploads.Take(account, most, most*maxImportsOfEach/maxImports)
+		if ok {
+			taken++
+		}
+		return ok
+	}}
+	if _, err := io.Copy(&u, r.Body); err != nil {
+		if busy, ok := errors.AsType[*apiError](err); ok {
+			return nil, release, busy
+		}
+		return nil, release, bodyProblem(err)
+	}
+	return &u.chunks, release, nil
+}
+
+func (u *upload) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		last := len(u.chunks) - 1
+		if last < 0 || len(u.chunks[last]) == uploadChunk {
+			if !u.take() {
+				return n, errImportsBusy()
+			}
+			u.chunks = append(u.chunks, make([]byte, 0, uploadChunk))
+			last++
+		}
+		some := p[n:min(len(p), n+uploadChunk-len(u.chunks[last]))]
+		u.chunks[last] = append(u.chunks[last], some...)
+		n += len(some)
+	}
+	return n, nil
+}
+
+func errImportsBusy() error {
+	return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").
+		withHeader("Retry-After", "5")
+}
+
+// readArchive reads a whole import: multipart/form-data with many files, or a
+// tar stream, also gzipped, told by its first bytes. limit bounds what it unpacks
+// to, in bytes.
+func readArchive(header http.Header, body io.Reader, limit int64) (*archive, error) {
 	a := archive{at: make(map[string]int)}
-	mediaType, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	mediaType, params, _ := mime.ParseMediaType(header.Get("Content-Type"))
 	var err error
 	if mediaType == "multipart/form-data" {
-		err = a.readMultipart(multipart.NewReader(r.Body, params["boundary"]), limit)
+		err = a.readMultipart(multipart.NewReader(body, params["boundary"]), limit)
 	} else {
-		err = a.readTar(r.Body, limit)
+		err = a.readTar(body, limit)
 	}
-	// What stays unread, such as the padding behind a tar's end, would make closing
-	// the connection a reset, which takes the end of the answer with it.
-	_, _ = io.Copy(io.Discard, r.Body)
 	if err != nil {
 		return nil, archiveProblem(err)
 	}
 	return &a, nil
 }
 
-// errArchiveTooLarge is found while unpacking; before that, it is MaxBytesReader's.
 var errArchiveTooLarge = errors.New("the archive unpacks to more than MAX_IMPORT_BYTES")
 
 func errTooManyFiles() error {
@@ -70,8 +123,9 @@ func archiveProblem(err error) error {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, errArchiveTooLarge) {
-		return problem(http.StatusRequestEntityTooLarge, "body_too_large", "The import is larger than MAX_IMPORT_BYTES allows, as sent or unpacked.").because(err)
+	if errors.Is(err, errArchiveTooLarge) {
+		return problem(http.StatusRequestEntityTooLarge, "body_too_large",
+			"The import unpacks to more than MAX_IMPORT_BYTES allows.").because(err)
 	}
 	return problem(http.StatusBadRequest, "malformed_archive",
 		"Send multipart/form-data with files, or a tar stream, which may be gzipped: tar c specs | curl --data-binary @- …").because(err)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // keysAndTitles are a mission's specs, in the order of lists.
@@ -266,6 +267,95 @@ func TestALargeAnswerToAnImportIsWhole(t *testing.T) {
 	defer a.Body.Close()
 	if answer, err := io.ReadAll(a.Body); err != nil || a.StatusCode != http.StatusOK || !strings.HasSuffix(string(answer), "}\n") && !strings.HasSuffix(string(answer), "}") {
 		t.Errorf("status %d, %d bytes: %v", a.StatusCode, len(answer), err)
+	}
+}
+
+// slowUpload begins an import and returns its connection.
+func (c *client) slowUpload(mission string, sent []byte, length int) net.Conn {
+	c.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "POST %s/import HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n",
+		mission, c.token, length)
+	if _, err := conn.Write(sent); err != nil {
+		c.t.Fatal(err)
+	}
+	return conn
+}
+
+func TestSlowUploadsShutNobodyOut(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Slow")
+	content := tarOf(t, "1-one.md", "# One")
+	var slow []net.Conn
+	for range 3 * maxImports {
+		slow = append(slow, ada.slowUpload(mission, content[:1], len(content)))
+	}
+	if report := ada.importTar(mission, content); report.Created != 1 {
+		t.Errorf("%+v", report)
+	}
+	for _, conn := range slow[:2] { // one after the other
+		if _, err := conn.Write(content[1:]); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || a.StatusCode != http.StatusOK {
+			t.Errorf("got %v, %v", a, err)
+		}
+	}
+}
+
+// The memory that uploads fill is bounded, and comes back.
+func TestUploadsHaveABound(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.MaxImportBytes = 128 << 20 })
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	chunks := 256 << 20 / uploadChunk // all that one account gets
+	for range chunks {
+		if !s.uploads.Take(ada.user.ID, 4*chunks, chunks) {
+			t.Fatal("there is no place")
+		}
+	}
+	mission, content := ada.newMission("Full"), tarOf(t, "1-one.md", "# One")
+	ada.do("POST", mission+"/import", content).wantProblem(http.StatusServiceUnavailable, "busy")
+	bob.importTar(bob.newMission("Free"), content)
+	s.uploads.Give(ada.user.ID)
+	for range 3 {
+		ada.importTar(mission, content)
+	}
+}
+
+func TestImportsThatBreakOffAreNoMalformedArchives(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.RequestTimeout = time.Second })
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Broken")
+	content := tarOf(t, "1-one.md", "# One")
+	for _, test := range []struct {
+		name   string
+		leaves bool
+		status int
+		code   string
+	}{
+		{"stalled", false, http.StatusRequestTimeout, "request_timeout"},
+		{"broken off", true, http.StatusBadRequest, "incomplete_body"},
+	} {
+		conn := ada.slowUpload(mission, content[:700], len(content))
+		if tcp, ok := conn.(*net.TCPConn); ok && test.leaves {
+			_ = tcp.CloseWrite()
+		}
+		a, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(a.Body)
+		if a.StatusCode != test.status || !strings.Contains(string(answer), test.code) {
+			t.Errorf("%s: got %d %s", test.name, a.StatusCode, answer)
+		}
 	}
 }
 

@@ -83,10 +83,15 @@ func placeOf(w specfile.Warning) string {
 	return w.File + ":" + strconv.Itoa(w.Line)
 }
 
-// Each import is held in memory as a whole, so only some run at a time.
+// Each import is held in memory as a whole, so only some run at a time. One takes
+// its place when it has arrived: a slow upload takes nothing but the memory that
+// it fills.
 const (
 	maxImports       = 8
 	maxImportsOfEach = 2 // account, so that one can't block the others
+
+	uploadChunk  = 64 << 10
+	leastUploads = 256 << 20 // bytes that uploads may fill together, however small an import has to be
 )
 
 // errDryRun rolls back what an import has only tried.
@@ -104,12 +109,17 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	if err := admitToMission(r.Context(), s.db, c); err != nil { // before a large body is read
 		return err
 	}
+	body, release, err := s.upload(r, c.account.userID)
+	defer release()
+	if err != nil {
+		return err
+	}
 	userID := c.account.userID
 	if !s.imports.Take(userID, maxImports, maxImportsOfEach) {
-		return problem(http.StatusServiceUnavailable, "busy", "Too many imports are running. Try again soon.").withHeader("Retry-After", "5")
+		return errImportsBusy()
 	}
 	defer s.imports.Give(userID)
-	sources, err := readArchive(r, s.config.MaxImportBytes)
+	sources, err := readArchive(r.Header, body, s.config.MaxImportBytes)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ type serverState struct {
 	logs        *logWriter
 	calls       pending.Calls // of tools
 	imports     *ratelimit.Slots
+	uploads     *ratelimit.Slots // chunks of imports that arrive
 	streams     *ratelimit.Slots // for server-sent events
 	searches    chan struct{}    // holds as many as run
 	writes      *writeGate
@@ -64,6 +65,7 @@ func newState(config Config, log *slog.Logger) serverState {
 		sockets:  newSockets(),
 		contents: newSpecContents(),
 		imports:  ratelimit.NewSlots(),
+		uploads:  ratelimit.NewSlots(),
 		streams:  ratelimit.NewSlots(),
 		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
 		writes:   newWriteGate(config.DatabaseMaxConns),
