@@ -206,6 +206,10 @@ func wantPassed(t *testing.T, caller, pattern string, a *answer) {
 		if a.status != http.StatusOK {
 			t.Errorf("%s as %s: %d %s", pattern, caller, a.status, a.body)
 		}
+	case pattern == "POST /mcp":
+		if a.status != http.StatusBadRequest || a.number("error.code") != rpcParseError {
+			t.Errorf("%s as %s: %d %s", pattern, caller, a.status, a.body)
+		}
 	case a.status != http.StatusBadRequest || a.text("code") != "malformed_json" && a.text("code") != "malformed_archive":
 		t.Errorf("%s as %s: got %d %s, want it to mind the body", pattern, caller, a.status, a.body)
 	}
