@@ -123,25 +123,25 @@ type workFolders map[string]string
 // findFolders finds the folders that have tasks.md beside spec.md, proposal.md or
 // requirements.md. The root counts if no other folder does.
 func findFolders(files []Source) workFolders {
-	tasks, described := make(workFolders), make(map[string]bool)
+	lists, described := make(workFolders), make(map[string]bool)
 	for _, file := range files {
 		folder, base := path.Split(file.Path)
 		switch folder = path.Clean(folder); strings.ToLower(base) {
 		case "tasks.md":
-			tasks[folder] = file.Path
+			lists[folder] = file.Path
 		case "spec.md", "proposal.md", "requirements.md":
 			described[folder] = true
 		}
 	}
-	for folder := range tasks {
+	for folder := range lists {
 		if !described[folder] {
-			delete(tasks, folder)
+			delete(lists, folder)
 		}
 	}
-	if len(tasks) > 1 {
-		delete(tasks, ".")
+	if len(lists) > 1 {
+		delete(lists, ".")
 	}
-	return tasks
+	return lists
 }
 
 // of returns the outermost of the folders that a file is in, or "".
@@ -160,14 +160,14 @@ func (w workFolders) of(name string) (outermost string) {
 }
 
 // parseFolder reads a list of tasks for nothing but its boxes.
-func parseFolder(tasks Source, title string, documents []string) File {
-	f := File{Path: tasks.Path, Rules: RulesBoxes, Priority: DefaultPriority, Phase: folderPhase(tasks.Path)}
+func parseFolder(list Source, title string, documents []string) File {
+	f := File{Path: list.Path, Rules: RulesBoxes, Priority: DefaultPriority, Phase: folderPhase(list.Path)}
 	f.takeName()
 	f.takeNumberAndTitle(header{})
 	if title != "" {
 		f.Title = f.cut(0, "title", title)
 	}
-	found, odd := findCriteria(tasks.Text, f.Rules)
+	found, odd := findCriteria(list.Text, f.Rules)
 	f.takeCriteria(found, odd)
 	f.takeStatus(header{}, found)
 	f.Documents = slices.Sorted(slices.Values(documents))[:min(len(documents), maxDocuments)]

@@ -325,14 +325,14 @@ func (x *index) single(from *indexedNode, ref reference) ([]*indexedNode, *refPr
 	if len(named) == 0 {
 		return nil, dangling("no spec has that number")
 	}
-	agreeing, problem := agreeing(named, ref.title)
+	agreed, problem := agreeing(named, ref.title)
 	switch {
 	case problem != nil:
 		return nil, problem
 	case lettered:
 		return named, nil
 	}
-	return pickOne(agreeing, from.Style)
+	return pickOne(agreed, from.Style)
 }
 
 // atPath finds the spec at a path: from the referrer's folder, from the root, in
