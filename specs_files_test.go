@@ -5,6 +5,8 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tachikoma/internal/specfile"
 )
 
 // keysAndTitles are a mission's specs, in the order of lists.
@@ -60,6 +64,27 @@ func TestAPathIsASpec(t *testing.T) {
 	}
 	if files := untar(t, ada.get(mission+"/export").body); files["a/004-new.md"] == "" || !strings.Contains(files["a/002-build.md"], "More") {
 		t.Errorf("exported %q", slices.Sorted(maps.Keys(files)))
+	}
+}
+
+func TestLookingForAMoveEnds(t *testing.T) {
+	t.Parallel()
+	specs := []specfile.Spec{{File: specfile.File{Path: "1-a.md", Title: "A"}}}
+	stored := []storedSpec{{Node: specfile.Node{Path: "x/1-a.md", Title: "A"}}}
+	if move, err := findMove(t.Context(), specs, stored); err != nil || move != (folderMove{add: "x"}) {
+		t.Errorf("got %+v, %v", move, err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := findMove(ended, specs, stored); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	// Deep folders by the thousand take no longer than shallow ones.
+	deep := strings.Repeat("d/", 500) + "1-a.md"
+	stored = slices.Repeat([]storedSpec{{Node: specfile.Node{Path: deep, Title: "A"}}}, 20_000)
+	short, start := time.Second, time.Now()
+	if _, err := findMove(t.Context(), specs, stored); err != nil || time.Since(start) > short {
+		t.Errorf("took %v: %v", time.Since(start), err)
 	}
 }
 

@@ -57,7 +57,11 @@ func planImport(ctx context.Context, a *archive, stored []storedSpec) (*importPl
 	}
 	p := &importPlan{stored: stored}
 	p.report.Skipped = slices.Concat(a.skipped, files.Skipped)
-	if move := findMove(files.Specs, stored); move != (folderMove{}) && move.fits(files.Specs) {
+	move, err := findMove(ctx, files.Specs, stored)
+	if err != nil {
+		return nil, err
+	}
+	if move != (folderMove{}) && move.fits(files.Specs) {
 		if files, err = collect(ctx, move.sources(a.files), move.paths(a.skipped)); err != nil {
 			return nil, err
 		}
@@ -194,19 +198,32 @@ func (m folderMove) message() string {
 	return fmt.Sprintf("These files were imported before from the folder %s; they are taken for the same ones.", m.add)
 }
 
+// maxMoved is how many folders a move is looked for over, since each costs a look
+// at every path.
+const maxMoved = 16
+
 // findMove looks whether an import, none of whose paths is stored, has files that
 // are stored below a leading folder more or less: with the same content, or at least
-// the same title. What most of them agree on counts; of two as good, none does.
-func findMove(specs []specfile.Spec, stored []storedSpec) folderMove {
+// the same title. What most of them agree on counts; of two as good, none does. The
+// error is the context's.
+func findMove(ctx context.Context, specs []specfile.Spec, stored []storedSpec) (folderMove, error) {
 	imported := make(map[string]specfile.Spec, len(specs))
 	for _, spec := range specs {
 		imported[spec.Path] = spec
 	}
 	votes := make(map[folderMove]int)
+	hashes := make(map[string][sha256.Size]byte) // of specs by path, since many can ask for one
 	vote := func(spec specfile.Spec, old storedSpec, move folderMove) {
 		if spec.Title == old.Title && spec.Number == old.Number {
 			votes[move]++
-		} else if hash := sha256.Sum256([]byte(spec.Text)); bytes.Equal(hash[:], old.hash) {
+			return
+		}
+		hash, known := hashes[spec.Path]
+		if !known {
+			hash = sha256.Sum256([]byte(spec.Text))
+			hashes[spec.Path] = hash
+		}
+		if bytes.Equal(hash[:], old.hash) {
 			votes[move]++
 		}
 	}
@@ -216,17 +233,30 @@ func findMove(specs []specfile.Spec, stored []storedSpec) folderMove {
 			continue
 		}
 		if _, same := imported[old.Path]; same {
-			return folderMove{}
+			return folderMove{}, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return folderMove{}, err
 		}
 		byPath[old.Path] = old
-		for at, c := range old.Path {
-			if spec, ok := imported[old.Path[at:]]; at > 0 && old.Path[at-1] == '/' && c != '/' && ok {
-				vote(spec, old, folderMove{add: old.Path[:at-1]})
+		rest := old.Path
+		for range maxMoved {
+			var ok bool
+			if _, rest, ok = strings.Cut(rest, "/"); !ok {
+				break
+			}
+			if spec, ok := imported[rest]; ok {
+				vote(spec, old, folderMove{add: strings.TrimSuffix(old.Path, "/"+rest)})
 			}
 		}
 	}
-	for folder := sharedFolder(specs); folder != "."; folder = path.Dir(folder) {
+	folders := strings.Split(sharedFolder(specs), "/")
+	for n := min(len(folders), maxMoved); n > 0 && folders[0] != "."; n-- {
+		folder := strings.Join(folders[:n], "/")
 		for _, spec := range specs {
+			if err := ctx.Err(); err != nil {
+				return folderMove{}, err
+			}
 			if old, ok := byPath[strings.TrimPrefix(spec.Path, folder+"/")]; ok {
 				vote(spec, old, folderMove{cut: folder})
 			}
@@ -241,9 +271,9 @@ func findMove(specs []specfile.Spec, stored []storedSpec) folderMove {
 		}
 	}
 	if tied {
-		return folderMove{}
+		return folderMove{}, nil
 	}
-	return best
+	return best, nil
 }
 
 // findDocuments finds the specs whose files are no work any more.
