@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -192,4 +193,22 @@ func (c *credentials) forget(userID string) {
 			trySend(w)
 		}
 	}
+}
+
+// sharedSecret is JWT_SECRET, or else one that the first instance made and all
+// read from the database.
+func (s *serverState) sharedSecret(ctx context.Context) ([]byte, error) {
+	if s.config.JWTSecret != nil {
+		return s.config.JWTSecret, nil
+	}
+	made := make([]byte, 32)
+	_, _ = rand.Read(made) // never fails
+	if _, err := s.db.Exec(ctx, `INSERT INTO secrets (name, value) VALUES ('jwt', $1) ON CONFLICT (name) DO NOTHING`, made); err != nil {
+		return nil, fmt.Errorf("storing the signing key: %w", err)
+	}
+	var secret []byte
+	if err := s.db.QueryRow(ctx, `SELECT value FROM secrets WHERE name = 'jwt'`).Scan(&secret); err != nil {
+		return nil, fmt.Errorf("reading the signing key: %w", err)
+	}
+	return secret, nil
 }

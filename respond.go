@@ -10,6 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"mime"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -91,6 +94,63 @@ func serveBody[T any, In checkedRequest[T], Out any](s *Server, do func(ctx cont
 		made.write(w, r, c)
 		return nil
 	}
+}
+
+// readBody reads the whole body of r, up to the limit that the middleware has
+// set with http.MaxBytesReader; an empty one is nil and needs no Content-Type.
+// Its errors: 413 body_too_large, 415 unsupported_media_type, 408
+// request_timeout, and 400 incomplete_body for one that breaks off.
+func readBody(r *http.Request) ([]byte, error) {
+	mediaErr := checkMediaType(r)
+	if mediaErr != nil && r.ContentLength > 0 {
+		return nil, mediaErr // spares the client the upload
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, bodyProblem(err)
+	}
+	if len(body) == 0 {
+		return nil, nil
+	}
+	return body, mediaErr
+}
+
+// checkMediaType accepts JSON in UTF-8 without a content coding, and for a
+// PATCH also the name that RFC 7396 gave it.
+func checkMediaType(r *http.Request) error {
+	refuse := func(detail string) error {
+		return problem(http.StatusUnsupportedMediaType, "unsupported_media_type", detail)
+	}
+	for _, coding := range r.Header.Values("Content-Encoding") {
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			return refuse("Send the body without a Content-Encoding.")
+		}
+	}
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || len(r.Header.Values("Content-Type")) > 1 ||
+		mediaType != "application/json" &&
+			(mediaType != "application/merge-patch+json" || r.Method != http.MethodPatch) {
+		return refuse("Send the body as application/json.")
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return refuse("Send the body in UTF-8.")
+	}
+	return nil
+}
+
+// bodyProblem says why a body couldn't be read: whatever it was, it happened
+// between the client and here, and not in the database.
+func bodyProblem(err error) error {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return problem(http.StatusRequestEntityTooLarge, "body_too_large",
+			"The body may have at most %d bytes.", tooLarge.Limit).because(err)
+	}
+	if network, ok := errors.AsType[net.Error](err); ok && network.Timeout() {
+		return problem(http.StatusRequestTimeout, "request_timeout",
+			"The body took too long to arrive.").withHeader("Connection", "close").because(err)
+	}
+	return problem(http.StatusBadRequest, "incomplete_body",
+		"The body ended early.").because(err)
 }
 
 // validate is a 422 with all that is wrong with a request, if anything is.

@@ -359,45 +359,6 @@ func (s *Server) openLog() (*os.File, error) {
 	return out, nil
 }
 
-// initCluster makes the cluster under another name and renames it when it is
-// whole: one that was cut short is never taken for a cluster.
-func (s *Server) initCluster(ctx context.Context, life, out *os.File) error {
-	s.log.InfoContext(ctx, "making a Postgres cluster, which takes a few seconds", "dir", s.dir, "programs", s.bin)
-	err := s.initdb(ctx, life, out, "C.UTF-8")
-	if err != nil && ctx.Err() == nil {
-		err = s.initdb(ctx, life, out, "C") // not every C library has the other
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(s.path("postgres.new"), s.path("postgres")); err != nil {
-		return s.unusable(err)
-	}
-	if s.throwaway {
-		return nil
-	}
-	return syncFolder(s.dir) // or a power cut could undo the rename, and the next start make a new cluster
-}
-
-// initdb makes a cluster that sorts by bytes, so that an update of the C library
-// changes no order, and that knows letters as the locale ctype does.
-func (s *Server) initdb(ctx context.Context, life, out *os.File, ctype string) error {
-	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), s.makeOwned("postgres.new")); err != nil {
-		return s.unusable(err)
-	}
-	args := []string{"-D", s.path("postgres.new"), "--encoding=UTF8", "--locale=C", "--lc-ctype=" + ctype, "--username=postgres",
-		"--auth-local=trust", "--auth-host=reject", "--no-instructions"}
-	if s.throwaway {
-		args = append(args, "--no-sync")
-	}
-	cmd := s.command(ctx, s.program("initdb"), args...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{life}
-	if err := cmd.Run(); err != nil {
-		return s.failure("making a Postgres cluster", cmp.Or(ctx.Err(), err))
-	}
-	return nil
-}
-
 // launch starts the postmaster. Its settings are given here and not in
 // postgresql.conf, so that a cluster made by an older server gets them too;
 // all others are the owner's to change with ALTER SYSTEM.
