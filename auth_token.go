@@ -203,7 +203,8 @@ func (s *serverState) sharedSecret(ctx context.Context) ([]byte, error) {
 	}
 	made := make([]byte, 32)
 	_, _ = rand.Read(made) // never fails
-	if _, err := s.db.Exec(ctx, `INSERT INTO secrets (name, value) VALUES ('jwt', $1) ON CONFLICT (name) DO NOTHING`, made); err != nil {
+	if _, err := s.db.Exec(ctx, `INSERT INTO secrets (name, value) VALUES ('jwt', $1) ON CONFLICT (name) DO NOTHING`,
+		made); err != nil {
 		return nil, fmt.Errorf("storing the signing key: %w", err)
 	}
 	var secret []byte

@@ -421,7 +421,8 @@ type acquiring struct {
 type acquiringKey struct{}
 
 // TraceAcquireStart waits for a place.
-func (p *dbPool) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
+func (p *dbPool) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool,
+	_ pgxpool.TraceAcquireStartData) context.Context {
 	limit := acquireTimeout
 	if p.down() {
 		limit = 0

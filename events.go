@@ -194,6 +194,14 @@ func (t *tx) flush() error {
 	return nil
 }
 
+// orNull is NULL for "" and the text for any other.
+func orNull(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
 // orEmptyText is the text, or "" for nil.
 func orEmptyText(text *string) string {
 	if text == nil {

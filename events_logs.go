@@ -47,7 +47,8 @@ func (s *Server) appendLogs(ctx context.Context, c *call, in *logsRequest) (*log
 		if err := s.readmit(ctx, c); err != nil {
 			return nil, err
 		}
-		last, err := s.logs.write(ctx, &logCall{account: c.account, mission: c.target.mission, entries: in.Entries, specs: in.specs})
+		last, err := s.logs.write(ctx, &logCall{account: c.account, mission: c.target.mission, entries: in.Entries,
+			specs: in.specs})
 		return &logsAdded{last}, err
 	}
 	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*logsAdded, error) {

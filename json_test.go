@@ -210,8 +210,10 @@ func TestDecodeNamesEveryProblem(t *testing.T) {
 func TestDecodeTakesIntegersHoweverTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	for literal, want := range map[string]any{
-		"600.0": 600, "6e2": 600, "-6.00E+2": -600, "1500e-1": 150, "0.0": 0, "-0.0": 0, "0e-300": 0, "0.5e1": 5, "9007199254740993.0": 9007199254740993,
-		"9223372036854775807.0": math.MaxInt64, "-9223372036854775808.0": math.MinInt64, "0." + strings.Repeat("0", 300) + "1e301": 1,
+		"600.0": 600, "6e2": 600, "-6.00E+2": -600, "1500e-1": 150, "0.0": 0, "-0.0": 0, "0e-300": 0, "0.5e1": 5,
+		"9007199254740993.0":    9007199254740993,
+		"9223372036854775807.0": math.MaxInt64, "-9223372036854775808.0": math.MinInt64, "0." + strings.Repeat("0",
+			300) + "1e301": 1,
 		"1.5": "wrong_type", "1e-3": "wrong_type", "1.00000000000000000000001": "wrong_type", "1e-300": "wrong_type",
 		"9223372036854775808.0": "out_of_range", "-1e19": "out_of_range", "1e300": "out_of_range",
 	} {

@@ -222,7 +222,8 @@ func (o listOrder[T]) compared(q *statement, column, id string) string {
 	if o.after == nil {
 		return ""
 	}
-	return fmt.Sprintf(" AND (%s, %s) %s (%s::text::%s, %s)", column, id, o.pick(">", "<"), q.bind(o.after[0]), o.key.kind, q.bind(o.after[1]))
+	return fmt.Sprintf(" AND (%s, %s) %s (%s::text::%s, %s)",
+		column, id, o.pick(">", "<"), q.bind(o.after[0]), o.key.kind, q.bind(o.after[1]))
 }
 
 // sorted is the order of a page by a column.
@@ -347,7 +348,8 @@ func (s *Server) beginSearch(ctx context.Context, text string) (bounded context.
 	select {
 	case s.searches <- struct{}{}:
 	case <-waiting.Done():
-		return nil, nil, problem(http.StatusServiceUnavailable, "busy", "Too many searches are running. Try again in a moment.").withHeader("Retry-After", "1")
+		return nil, nil, problem(http.StatusServiceUnavailable, "busy",
+			"Too many searches are running. Try again in a moment.").withHeader("Retry-After", "1")
 	}
 	bounded, cancel = context.WithTimeout(ctx, searchTime)
 	return bounded, func() {

@@ -193,7 +193,8 @@ func readRPC(r *http.Request) (request rpcRequest, err error) {
 	odd, _ := errors.AsType[*ijson.Error](ijson.Check(body))
 	if odd != nil && odd.Syntax {
 		request.ID = idBefore(body)
-		return request, newRPCError(http.StatusBadRequest, rpcParseError, "At byte %d of the body: %s.", odd.Offset, odd.Reason)
+		return request, newRPCError(http.StatusBadRequest, rpcParseError, "At byte %d of the body: %s.",
+			odd.Offset, odd.Reason)
 	}
 	if err := request.decode(body); err != nil {
 		return request, err
@@ -226,7 +227,8 @@ func (q *rpcRequest) take(odd *ijson.Error) error {
 			return nil
 		}
 	}
-	return newRPCError(http.StatusBadRequest, code, "At byte %d of the body, in %q: %s.", odd.Offset, pathText(path), odd.Reason)
+	return newRPCError(http.StatusBadRequest, code, "At byte %d of the body, in %q: %s.",
+		odd.Offset, pathText(path), odd.Reason)
 }
 
 // idBefore reads the id of a message that can't be parsed to its end, if it
@@ -337,7 +339,8 @@ func (q *rpcRequest) checkRevision(header http.Header) error {
 		{"Mcp-Name", decodeMCPHeader(header.Get("Mcp-Name")), name},
 	} {
 		if pair.got != pair.value {
-			return refuse(mcpHeaderMismatch, "The header %s is %q, and the body says %q.", pair.name, clip(pair.got), clip(pair.value))
+			return refuse(mcpHeaderMismatch, "The header %s is %q, and the body says %q.",
+				pair.name, clip(pair.got), clip(pair.value))
 		}
 	}
 	if meta.ProtocolVersion != mcpModern {
@@ -420,7 +423,8 @@ func (s *Server) callMethod(ctx context.Context, c *call, q rpcRequest) (map[str
 			return map[string]any{}, nil
 		}
 	case "server/discover":
-		return cacheable(map[string]any{"supportedVersions": mcpRevisions, "capabilities": mcpCapabilities(), "instructions": mcpInstructions}, mcpStable), nil
+		return cacheable(map[string]any{"supportedVersions": mcpRevisions, "capabilities": mcpCapabilities(),
+			"instructions": mcpInstructions}, mcpStable), nil
 	case "tools/list":
 		return cacheable(map[string]any{"tools": s.tools}, mcpStable), nil
 	case "tools/call":
@@ -429,7 +433,8 @@ func (s *Server) callMethod(ctx context.Context, c *call, q rpcRequest) (map[str
 		return s.listResources(ctx, c.account, q.Params.Cursor)
 	case "resources/templates/list":
 		return cacheable(map[string]any{"resourceTemplates": []any{map[string]any{
-			"uriTemplate": resourcePrefix + "{id}", "name": "spec", "title": "Spec", "description": "A spec, as Markdown.", "mimeType": "text/markdown",
+			"uriTemplate": resourcePrefix + "{id}", "name": "spec", "title": "Spec", "description": "A spec, as Markdown.",
+			"mimeType": "text/markdown",
 		}}}, mcpStable), nil
 	case "resources/read":
 		return s.readResource(ctx, c.account, q)
@@ -469,7 +474,8 @@ func initializeResult(asked string) map[string]any {
 	if !slices.Contains(mcpRevisions[1:], asked) {
 		asked = mcpLatestHandshake
 	}
-	return map[string]any{"protocolVersion": asked, "capabilities": mcpCapabilities(), "serverInfo": mcpServerInfo(), "instructions": mcpInstructions}
+	return map[string]any{"protocolVersion": asked, "capabilities": mcpCapabilities(), "serverInfo": mcpServerInfo(),
+		"instructions": mcpInstructions}
 }
 
 const mcpInstructions = "Tachikoma hands out specs: Markdown work items with acceptance criteria. Find a mission with list_missions, " +

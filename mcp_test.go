@@ -26,7 +26,8 @@ func (c *client) rpc(method string, params any, headers ...string) *answer {
 // modernRPC is rpc in revision 2026-07-28. params may be nil.
 func (c *client) modernRPC(method, name string, params fields) *answer {
 	c.t.Helper()
-	with := fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern, "io.modelcontextprotocol/clientCapabilities": fields{}}}
+	with := fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern,
+		"io.modelcontextprotocol/clientCapabilities": fields{}}}
 	for key, value := range params {
 		with[key] = value
 	}
@@ -158,7 +159,8 @@ func TestToolsAreFewAndShort(t *testing.T) {
 		tool := tool.(map[string]any)
 		names = append(names, tool["name"].(string))
 		readOnly := tool["annotations"].(map[string]any)["readOnlyHint"]
-		if want := !slices.Contains([]string{"claim_spec", "report", "complete_spec", "fail_spec"}, tool["name"].(string)); readOnly != want {
+		if want := !slices.Contains([]string{"claim_spec", "report", "complete_spec",
+			"fail_spec"}, tool["name"].(string)); readOnly != want {
 			t.Errorf("%s: readOnlyHint is %v", tool["name"], readOnly)
 		}
 	}
@@ -174,13 +176,16 @@ func TestHandshakeChoosesTheRevision(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	for asked, want := range map[string]string{
-		"2025-03-26": "2025-03-26", "2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25", "2024-11-05": "2025-11-25", "2026-07-28": "2025-11-25", "": "2025-11-25",
+		"2025-03-26": "2025-03-26", "2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25", "2024-11-05": "2025-11-25",
+		"2026-07-28": "2025-11-25", "": "2025-11-25",
 	} {
-		a := ada.rpc("initialize", fields{"protocolVersion": asked, "capabilities": fields{}, "clientInfo": fields{"name": "x", "version": "1"}}).want(http.StatusOK)
+		a := ada.rpc("initialize", fields{"protocolVersion": asked, "capabilities": fields{},
+			"clientInfo": fields{"name": "x", "version": "1"}}).want(http.StatusOK)
 		if got := a.text("result.protocolVersion"); got != want || a.text("result.serverInfo.name") != "tachikoma" {
 			t.Errorf("asked for %q: %s", asked, a.body)
 		}
-		if id := a.header.Get("Mcp-Session-Id"); !validID(id) || ada.rpc("ping", nil, "Mcp-Session-Id", id).header.Get("Mcp-Session-Id") != "" {
+		if id := a.header.Get("Mcp-Session-Id"); !validID(id) || ada.rpc("ping", nil, "Mcp-Session-Id",
+			id).header.Get("Mcp-Session-Id") != "" {
 			t.Errorf("the session is %q", id)
 		}
 	}
@@ -203,22 +208,26 @@ func TestClientOfTheOldestRevisionWorksAMission(t *testing.T) {
 	mission := ada.newActive("Web shop")
 	ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n"})
 	const revision = "2025-03-26"
-	begun := ada.rpc("initialize", fields{"protocolVersion": revision, "capabilities": fields{}, "clientInfo": fields{"name": "x", "version": "1"}}).want(http.StatusOK)
+	begun := ada.rpc("initialize", fields{"protocolVersion": revision, "capabilities": fields{},
+		"clientInfo": fields{"name": "x", "version": "1"}}).want(http.StatusOK)
 	if begun.text("result.protocolVersion") != revision {
 		t.Fatalf("got %s", begun.body)
 	}
 	session := begun.header.Get("Mcp-Session-Id")
-	ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/initialized"}`, "Mcp-Session-Id", session).want(http.StatusAccepted)
+	ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/initialized"}`, "Mcp-Session-Id",
+		session).want(http.StatusAccepted)
 	ada.rpc("tools/list", nil, "Mcp-Protocol-Version", revision).want(http.StatusOK)
 	call := func(name string, arguments fields) (out fields) {
 		t.Helper()
-		a := ada.rpc("tools/call", fields{"name": name, "arguments": arguments}, "Mcp-Session-Id", session).want(http.StatusOK)
+		a := ada.rpc("tools/call", fields{"name": name, "arguments": arguments}, "Mcp-Session-Id",
+			session).want(http.StatusOK)
 		if err := json.Unmarshal([]byte(a.text("result.content.0.text")), &out); err != nil {
 			t.Fatalf("%s: %v: %s", name, err, a.body)
 		}
 		return out
 	}
-	held := call("claim_spec", fields{"mission_id": call("list_missions", nil)["missions"].([]any)[0].(map[string]any)["id"], "agent": "x"})
+	held := call("claim_spec", fields{"mission_id": call("list_missions",
+		nil)["missions"].([]any)[0].(map[string]any)["id"], "agent": "x"})
 	mine := fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"]}
 	call("report", fields{"spec_id": mine["spec_id"], "lease_token": mine["lease_token"], "check": []int{1}})
 	call("complete_spec", mine)
@@ -242,9 +251,11 @@ func TestMCPWithAndWithoutASlashAtTheEnd(t *testing.T) {
 			t.Errorf("POST %s: %v %s", path, a.header, a.body)
 		}
 		for _, method := range []string{"GET", "DELETE"} {
-			ada.do(method, path, nil, "Accept", "text/event-stream").wantProblem(http.StatusMethodNotAllowed, "method_not_allowed")
+			ada.do(method, path, nil, "Accept", "text/event-stream").wantProblem(http.StatusMethodNotAllowed,
+				"method_not_allowed")
 		}
-		s.anonymous().do("POST", path, `{"jsonrpc":"2.0","id":7,"method":"ping"}`).wantProblem(http.StatusUnauthorized, "unauthenticated")
+		s.anonymous().do("POST", path, `{"jsonrpc":"2.0","id":7,"method":"ping"}`).wantProblem(http.StatusUnauthorized,
+			"unauthenticated")
 		ada.do("POST", path, `{}`, "Idempotency-Key", "k").wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
 	}
 	ada.do("POST", "/mcp//", `{"jsonrpc":"2.0","id":7,"method":"ping"}`).wantProblem(http.StatusNotFound, "not_found")
@@ -266,10 +277,12 @@ func TestModernRequestsSpeakForThemselves(t *testing.T) {
 	if a.text("result.resultType") != "complete" || a.at("result.structuredContent.missions") == nil {
 		t.Errorf("got %s", a.body)
 	}
-	ada.modernRPC("tools/call", "=?base64?"+base64.StdEncoding.EncodeToString([]byte("list_missions"))+"?=", fields{"name": "list_missions"}).want(http.StatusOK)
+	ada.modernRPC("tools/call", "=?base64?"+base64.StdEncoding.EncodeToString([]byte("list_missions"))+"?=",
+		fields{"name": "list_missions"}).want(http.StatusOK)
 
 	meta := func(version string) fields {
-		return fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": version, "io.modelcontextprotocol/clientCapabilities": fields{}}}
+		return fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": version,
+			"io.modelcontextprotocol/clientCapabilities": fields{}}}
 	}
 	for _, test := range []struct {
 		name    string
@@ -279,19 +292,28 @@ func TestModernRequestsSpeakForThemselves(t *testing.T) {
 		status  int
 		code    int
 	}{
-		{"an unknown method", "tasks/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tasks/list"}, 404, rpcMethodNotFound},
-		{"a handshake", "initialize", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "initialize"}, 404, rpcMethodNotFound},
-		{"no metadata", "tools/list", nil, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
-		{"no capabilities", "tools/list", fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern}}, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
+		{"an unknown method", "tasks/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method",
+			"tasks/list"}, 404, rpcMethodNotFound},
+		{"a handshake", "initialize", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method",
+			"initialize"}, 404, rpcMethodNotFound},
+		{"no metadata", "tools/list", nil, []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method",
+			"tools/list"}, 400, rpcInvalidParams},
+		{"no capabilities", "tools/list", fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern}},
+			[]string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
 		{"capabilities of another type", "tools/list", fields{"_meta": fields{"io.modelcontextprotocol/protocolVersion": mcpModern, "io.modelcontextprotocol/clientCapabilities": nil}},
 			[]string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/list"}, 400, rpcInvalidParams},
 		{"no headers", "tools/list", meta(mcpModern), nil, 400, mcpHeaderMismatch},
-		{"an encoded method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "=?base64?dG9vbHMvbGlzdA==?="}, 400, mcpHeaderMismatch},
-		{"another method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/call"}, 400, mcpHeaderMismatch},
-		{"another version", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", "2025-11-25", "Mcp-Method", "tools/list"}, 400, mcpHeaderMismatch},
+		{"an encoded method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method",
+			"=?base64?dG9vbHMvbGlzdA==?="}, 400, mcpHeaderMismatch},
+		{"another method", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method",
+			"tools/call"}, 400, mcpHeaderMismatch},
+		{"another version", "tools/list", meta(mcpModern), []string{"Mcp-Protocol-Version", "2025-11-25", "Mcp-Method",
+			"tools/list"}, 400, mcpHeaderMismatch},
 		{"another name", "tools/call", fields{"name": "list_missions", "_meta": meta(mcpModern)["_meta"]},
-			[]string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/call", "Mcp-Name", "claim_spec"}, 400, mcpHeaderMismatch},
-		{"a version to come", "tools/list", meta("2099-01-01"), []string{"Mcp-Protocol-Version", "2099-01-01", "Mcp-Method", "tools/list"}, 400, mcpUnsupportedVersion},
+			[]string{"Mcp-Protocol-Version", mcpModern, "Mcp-Method", "tools/call", "Mcp-Name",
+				"claim_spec"}, 400, mcpHeaderMismatch},
+		{"a version to come", "tools/list", meta("2099-01-01"), []string{"Mcp-Protocol-Version", "2099-01-01", "Mcp-Method",
+			"tools/list"}, 400, mcpUnsupportedVersion},
 	} {
 		a := ada.rpc(test.method, test.params, test.headers...)
 		if a.status != test.status || int(a.number("error.code")) != test.code || a.number("id") != 7 {
@@ -305,17 +327,20 @@ func TestRepeatedHeadersAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	r, err := http.NewRequestWithContext(t.Context(), "POST", s.url()+"/mcp", strings.NewReader(`{"jsonrpc":"2.0","id":7,"method":"ping"}`))
+	r, err := http.NewRequestWithContext(t.Context(), "POST", s.url()+"/mcp",
+		strings.NewReader(`{"jsonrpc":"2.0","id":7,"method":"ping"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header = http.Header{"Authorization": {"Bearer " + ada.token}, "Content-Type": {"application/json"}, "Mcp-Protocol-Version": {"2025-11-25", mcpModern}}
+	r.Header = http.Header{"Authorization": {"Bearer " + ada.token}, "Content-Type": {"application/json"},
+		"Mcp-Protocol-Version": {"2025-11-25", mcpModern}}
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusBadRequest || !strings.Contains(string(said), fmt.Sprint(mcpHeaderMismatch)) {
+	if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusBadRequest ||
+		!strings.Contains(string(said), fmt.Sprint(mcpHeaderMismatch)) {
 		t.Errorf("%d %s (%v)", response.StatusCode, said, err)
 	}
 }
@@ -324,8 +349,10 @@ func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	for _, body := range []string{`[]`, `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, `7`, `null`, `{}`, `{"jsonrpc":"2.0","id":null,"method":"ping"}`,
-		`{"jsonrpc":"2.0","id":{},"method":"ping"}`, `{"jsonrpc":"2.0","id":true,"method":"ping"}`, `{"jsonrpc":"2.0","ID":1,"METHOD":"ping"}`} {
+	for _, body := range []string{`[]`, `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, `7`, `null`, `{}`,
+		`{"jsonrpc":"2.0","id":null,"method":"ping"}`,
+		`{"jsonrpc":"2.0","id":{},"method":"ping"}`, `{"jsonrpc":"2.0","id":true,"method":"ping"}`,
+		`{"jsonrpc":"2.0","ID":1,"METHOD":"ping"}`} {
 		a := ada.do("POST", "/mcp", body)
 		if a.status != http.StatusBadRequest || a.number("error.code") != rpcInvalidRequest || a.at("id") != nil {
 			t.Errorf("%s: %d %s", body, a.status, a.body)
@@ -333,7 +360,8 @@ func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 	}
 	for message, code := range map[string]int{
 		`"id":7`: rpcInvalidRequest, `"id":7,"method":7`: rpcInvalidRequest, `"id":7,"Method":"ping"`: rpcInvalidRequest,
-		`"id":7,"method":"ping","params":[]`: rpcInvalidParams, `"id":7,"method":"ping","params":{"_meta":1}`: rpcInvalidParams,
+		`"id":7,"method":"ping","params":[]`:               rpcInvalidParams,
+		`"id":7,"method":"ping","params":{"_meta":1}`:      rpcInvalidParams,
 		`"id":7,"method":"tools/call","params":{"name":7}`: rpcInvalidParams,
 	} {
 		a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0",`+message+`}`)
@@ -347,8 +375,10 @@ func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 	if a := ada.rpc("tools/call", fields{"name": "list_missions", "NAME": "rm"}); a.at("result.structuredContent") == nil {
 		t.Errorf("a name in other case counted: %s", a.body)
 	}
-	ada.do("POST", "/mcp", `{}`, "Content-Type", "text/plain").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
-	ada.do("POST", "/mcp", `{}`, "Idempotency-Key", "k").wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
+	ada.do("POST", "/mcp", `{}`, "Content-Type",
+		"text/plain").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
+	ada.do("POST", "/mcp", `{}`, "Idempotency-Key",
+		"k").wantProblem(http.StatusBadRequest, "idempotency_key_not_supported")
 	ada.rpc("ping", nil, "Origin", "https://evil.example").wantProblem(http.StatusForbidden, "forbidden")
 	s.anonymous().rpc("ping", nil).wantProblem(http.StatusUnauthorized, "unauthenticated")
 	for _, id := range []string{`"x"`, `-1`, `1e3`} {
@@ -356,7 +386,8 @@ func TestMessagesThatAreNoRequestsAreRefused(t *testing.T) {
 			t.Errorf("got %s", a.body)
 		}
 	}
-	for name, params := range map[string]fields{"tools/call": {"name": "rm"}, "prompts/get": {"name": "rest"}, "resources/list": {"cursor": "bogus"}} {
+	for name, params := range map[string]fields{"tools/call": {"name": "rm"}, "prompts/get": {"name": "rest"},
+		"resources/list": {"cursor": "bogus"}} {
 		if a := ada.rpc(name, params).want(http.StatusOK); a.number("error.code") != rpcInvalidParams {
 			t.Errorf("%s: %s", name, a.body)
 		}
@@ -378,18 +409,22 @@ func TestOddCharactersAreToldToTheAgent(t *testing.T) {
 	}
 	for more, field := range map[string]string{
 		`,"message":"a\u0000"`: "message", `,"logs":[{"level":"info","message":"x"},{"level":"info","message":"\ud800"}]`: "logs[1].message",
-		",\"message\":\"\xff\"": "message", `,"message":"\uffff"`: "message", `,"message":"a","message":"b"`: "message", `,"lease_seconds":1e999`: "lease_seconds",
+		",\"message\":\"\xff\"": "message", `,"message":"\uffff"`: "message", `,"message":"a","message":"b"`: "message",
+		`,"lease_seconds":1e999`:                                    "lease_seconds",
 		`,"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40): "x[0][0]", `,"\u0000":1`: "arguments",
 	} {
 		a := ada.do("POST", "/mcp", report(more)).want(http.StatusOK)
 		said := a.text("result.content.0.text")
-		if a.text("id") != "r" || a.at("result.isError") != true || !strings.Contains(said, "- "+field) || !strings.Contains(said, "Next: Correct") {
+		if a.text("id") != "r" || a.at("result.isError") != true || !strings.Contains(said, "- "+field) ||
+			!strings.Contains(said, "Next: Correct") {
 			t.Errorf("%s: %s", more, a.body)
 		}
 	}
 	for body, want := range map[string]string{
-		report("")[:90]: "-32700 r", ``: "-32700 <nil>", `{"jsonrpc":"2.0","method":"ping","id":7,`: "-32700 7", "{\"id\":7,\"x\":\"\x01\"}": "-32700 7",
-		`{"jsonrpc":"2.0","method":"ping"`: "-32700 <nil>", `[7`: "-32700 <nil>", `{"id":{},"x"`: "-32700 <nil>", "{\"id\":\"\xff\",": "-32700 <nil>",
+		report("")[:90]: "-32700 r", ``: "-32700 <nil>", `{"jsonrpc":"2.0","method":"ping","id":7,`: "-32700 7",
+		"{\"id\":7,\"x\":\"\x01\"}":        "-32700 7",
+		`{"jsonrpc":"2.0","method":"ping"`: "-32700 <nil>", `[7`: "-32700 <nil>", `{"id":{},"x"`: "-32700 <nil>",
+		"{\"id\":\"\xff\",": "-32700 <nil>",
 		`{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}`:                                           "-32600 <nil>",
 		`{"jsonrpc":"2.0","id":7,"method":"ping","x":"\u0000"}`:                                     "-32600 7",
 		"{\"jsonrpc\":\"2.0\",\"id\":\"\xff\",\"method\":\"ping\"}":                                 "-32600 <nil>",
@@ -407,7 +442,8 @@ func TestOddCharactersAreToldToTheAgent(t *testing.T) {
 	if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/x","params":{"reason":"\u0000"}}`); a.status != http.StatusAccepted {
 		t.Errorf("a notification: %s", a.body)
 	}
-	if out := ada.tool("report", fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"]}); len(out["open"].([]any)) != 1 {
+	if out := ada.tool("report", fields{"spec_id": held["spec"].(map[string]any)["id"],
+		"lease_token": held["lease_token"]}); len(out["open"].([]any)) != 1 {
 		t.Errorf("something was done: %v", out)
 	}
 }
@@ -420,19 +456,24 @@ func TestToolsTakeArgumentsAsClientsSendThem(t *testing.T) {
 	mission := ada.newActive("Web shop")
 	ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n- [ ] two\n"})
 	out := ada.rpc("tools/call", fields{"name": "claim_spec", "arguments": fmt.Sprintf(
-		`{"mission_id":%q,"agent":"togusa","lease_seconds":"600.0","wait_seconds":" 0 ","tags":"[]"}`, idOf(mission))}).want(http.StatusOK)
+		`{"mission_id":%q,"agent":"togusa","lease_seconds":"600.0","wait_seconds":" 0 ","tags":"[]"}`,
+		idOf(mission))}).want(http.StatusOK)
 	token, id := out.text("result.structuredContent.lease_token"), out.text("result.structuredContent.spec.id")
 	report := func(name string, value any) fields { return fields{"spec_id": id, "lease_token": token, name: value} }
 	for _, arguments := range []fields{
-		report("check", []float64{1}), report("check", json.RawMessage(`[1.0, 2e0]`)), report("check", "[1, 2.0]"), report("check", []string{"1", "2"}),
-		report("check", `["1"]`), report("lease_seconds", json.RawMessage(`6e2`)), report("lease_seconds", "600"), report("lease_seconds", "null"),
+		report("check", []float64{1}), report("check", json.RawMessage(`[1.0, 2e0]`)), report("check",
+			"[1, 2.0]"), report("check", []string{"1", "2"}),
+		report("check", `["1"]`), report("lease_seconds", json.RawMessage(`6e2`)), report("lease_seconds",
+			"600"), report("lease_seconds", "null"),
 		report("logs", `[{"level":"info","message":"[1]"}]`), report("logs", []string{`{"level":"info","message":"true"}`}),
 	} {
 		ada.tool("report", arguments)
 	}
 	for field, values := range map[string][]any{
-		"check": {[]float64{1.5}, "one", "[1,", fields{"a": 1}, 1, "1", "1, 2", `"[1]"`, []string{"1.5"}, "[1.5]", `["one"]`, []string{""}, `[{"a":1,"a":1}]`},
-		"lease_seconds": {1.5, "one", "", "600s", "0600", "+600", `"600"`, "[600]", true, json.RawMessage(`600.00000000000000000001`),
+		"check": {[]float64{1.5}, "one", "[1,", fields{"a": 1}, 1, "1", "1, 2", `"[1]"`, []string{"1.5"}, "[1.5]",
+			`["one"]`, []string{""}, `[{"a":1,"a":1}]`},
+		"lease_seconds": {1.5, "one", "", "600s", "0600", "+600", `"600"`, "[600]",
+			true, json.RawMessage(`600.00000000000000000001`),
 			json.RawMessage(`1e30`), "1e400"},
 		"logs": {"{}", "[1]", `[{"level":"info","message":1}]`}, "message": {1, true, []string{"x"}},
 	} {
@@ -443,11 +484,13 @@ func TestToolsTakeArgumentsAsClientsSendThem(t *testing.T) {
 		}
 	}
 	for _, arguments := range []any{"x", "[]", `"{}"`, 7, []string{}} {
-		if a := ada.rpc("tools/call", fields{"name": "list_missions", "arguments": arguments}); !strings.Contains(a.text("result.content.0.text"), "arguments") {
+		if a := ada.rpc("tools/call", fields{"name": "list_missions",
+			"arguments": arguments}); !strings.Contains(a.text("result.content.0.text"), "arguments") {
 			t.Errorf("arguments %v: %s", arguments, a.body)
 		}
 	}
-	if out := ada.tool("fail_spec", fields{"spec_id": id, "lease_token": token, "reason": "x", "retry": "False"}); out["status"] != "blocked" {
+	if out := ada.tool("fail_spec", fields{"spec_id": id, "lease_token": token, "reason": "x",
+		"retry": "False"}); out["status"] != "blocked" {
 		t.Errorf("got %v", out)
 	}
 }
@@ -486,7 +529,8 @@ func TestToolsRefuseWithAdvice(t *testing.T) {
 		{eve, "claim_spec", claim, "forbidden"},
 		{ada.withKey("read"), "claim_spec", claim, "forbidden scope write"},
 		{ada, "complete_spec", fields{"spec_id": specID, "lease_token": "lt_x"}, "lease_lost claim_spec"},
-		{ada, "report", fields{"spec_id": specID, "lease_token": "", "logs": []fields{{"level": "loud", "message": ""}}}, "lease_token claim logs[0].level logs[0].message"},
+		{ada, "report", fields{"spec_id": specID, "lease_token": "",
+			"logs": []fields{{"level": "loud", "message": ""}}}, "lease_token claim logs[0].level logs[0].message"},
 		{ada, "fail_spec", fields{"spec_id": specID, "lease_token": "x"}, "reason required"},
 	} {
 		said := test.by.refusal(test.tool, test.arguments)
@@ -502,11 +546,13 @@ func TestToolsRefuseWithAdvice(t *testing.T) {
 	}
 	held := ada.tool("claim_spec", claim)
 	said := ada.refusal("complete_spec", fields{"spec_id": specID, "lease_token": held["lease_token"]})
-	if !strings.Contains(said, "criteria_unmet") || !strings.Contains(said, "1. It is found") || !strings.Contains(said, "override") {
+	if !strings.Contains(said, "criteria_unmet") || !strings.Contains(said, "1. It is found") ||
+		!strings.Contains(said, "override") {
 		t.Errorf("got %s", said)
 	}
 	ada.post(mission+"/pause", nil).want(http.StatusOK)
-	if said := ada.refusal("claim_spec", claim); !strings.Contains(said, "mission_not_active") || !strings.Contains(said, "Stop") {
+	if said := ada.refusal("claim_spec", claim); !strings.Contains(said, "mission_not_active") ||
+		!strings.Contains(said, "Stop") {
 		t.Errorf("got %s", said)
 	}
 }
@@ -520,14 +566,16 @@ func TestReportIsAllOrNothing(t *testing.T) {
 	ada.newSpec(mission, "a", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n- [ ] two\n"})
 	held := ada.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "togusa", "lease_seconds": 60})
 	spec := held["spec"].(map[string]any)
-	report := fields{"spec_id": spec["id"], "lease_token": held["lease_token"], "check": []int{2}, "message": "half", "lease_seconds": 3600,
-		"logs": []fields{{"level": "info", "message": "one"}, {"level": "warn", "message": "two"}}}
+	report := fields{"spec_id": spec["id"], "lease_token": held["lease_token"], "check": []int{2}, "message": "half",
+		"lease_seconds": 3600,
+		"logs":          []fields{{"level": "info", "message": "one"}, {"level": "warn", "message": "two"}}}
 	out := ada.tool("report", report)
 	if open := out["open"].([]any); len(open) != 1 || open[0].(map[string]any)["index"] != 1.0 {
 		t.Errorf("got %v", out)
 	}
 	before, _ := time.Parse(time.RFC3339, held["expires_at"].(string))
-	if after, err := time.Parse(time.RFC3339, out["expires_at"].(string)); err != nil || after.Sub(before) < 50*time.Minute {
+	if after, err := time.Parse(time.RFC3339, out["expires_at"].(string)); err != nil ||
+		after.Sub(before) < 50*time.Minute {
 		t.Errorf("the lease ended %v and ends %v", before, after)
 	}
 	report["check"] = []int{1, 3}
@@ -609,7 +657,8 @@ func TestAnswersFitTheClient(t *testing.T) {
 		spec := ada.newSpec(mission, key, fields{"body": body})
 		id := path.Base(spec)
 		claimed := text("claim_spec", fields{"mission_id": idOf(mission), "agent": key})
-		if at := strings.Index(claimed, "lease_token"); at > 200 || strings.Index(claimed, `"next"`) > 500 || strings.Index(claimed, `"criteria"`) > strings.Index(claimed, `"markdown"`) {
+		if at := strings.Index(claimed, "lease_token"); at > 200 || strings.Index(claimed, `"next"`) > 500 ||
+			strings.Index(claimed, `"criteria"`) > strings.Index(claimed, `"markdown"`) {
 			t.Errorf("%s begins with %.600s", key, claimed)
 		}
 		var held struct {
@@ -654,7 +703,8 @@ func TestAnswersFitTheClient(t *testing.T) {
 			}
 		}
 		for _, offset := range []int{-1, 1 + strings.Count(whole, "\n") + 1} {
-			if said := ada.refusal("show_spec", fields{"spec_id": id, "offset": offset}); !strings.Contains(said, "- offset must be") {
+			if said := ada.refusal("show_spec", fields{"spec_id": id, "offset": offset}); !strings.Contains(said,
+				"- offset must be") {
 				t.Errorf("offset %d: %s", offset, said)
 			}
 		}
@@ -662,10 +712,12 @@ func TestAnswersFitTheClient(t *testing.T) {
 	keys := make([]string, 50)
 	for i := range keys {
 		keys[i] = fmt.Sprintf("%s%02d", strings.Repeat("k", 126), i)
-		ada.newSpec(mission, keys[i], fields{"title": strings.Repeat(`"`, 200), "status": "deferred", "body": "cloves " + strings.Repeat("\u2028", 2000)})
+		ada.newSpec(mission, keys[i], fields{"title": strings.Repeat(`"`, 200), "status": "deferred",
+			"body": "cloves " + strings.Repeat("\u2028", 2000)})
 	}
 	for i := range 50 {
-		ada.newSpec(mission, fmt.Sprintf("%s%02d", strings.Repeat("l", 126), i), fields{"title": strings.Repeat(`"`, 200), "dependencies": keys, "priority": 9})
+		ada.newSpec(mission, fmt.Sprintf("%s%02d",
+			strings.Repeat("l", 126), i), fields{"title": strings.Repeat(`"`, 200), "dependencies": keys, "priority": 9})
 	}
 	if open := text("next_spec", fields{"mission_id": idOf(mission)}); !strings.Contains(open, "It depends on 48 more") {
 		t.Errorf("got %.3000s", open)
@@ -690,7 +742,8 @@ func TestLostAnswerToAClaimBurnsNoAttempt(t *testing.T) {
 	mission := ada.newActive("Web shop")
 	ada.put(mission+"/members", fields{"email": bob.user.Email, "role": "editor"}).want(http.StatusOK)
 	for i := range 9 {
-		ada.newSpec(mission, fmt.Sprint("s", i), fields{"number": fmt.Sprint(i), "body": "## Acceptance Criteria\n\n- [ ] one\n"})
+		ada.newSpec(mission, fmt.Sprint("s", i),
+			fields{"number": fmt.Sprint(i), "body": "## Acceptance Criteria\n\n- [ ] one\n"})
 	}
 	claim := func(by *client, agent string, more fields) (key string, out map[string]any) {
 		t.Helper()
@@ -703,7 +756,8 @@ func TestLostAnswerToAClaimBurnsNoAttempt(t *testing.T) {
 		for _, held := range out["held"].([]any) {
 			held := held.(map[string]any)
 			key += fmt.Sprint(" held ", held["key"])
-			if spec := ada.get("/api/v1/specs/" + held["spec_id"].(string)); spec.number("attempts") != 1 || spec.text("claim.claimed_at") != held["since"] {
+			if spec := ada.get("/api/v1/specs/" + held["spec_id"].(string)); spec.number("attempts") != 1 ||
+				spec.text("claim.claimed_at") != held["since"] {
 				t.Errorf("got %v of %s", held, spec.body)
 			}
 		}
@@ -721,7 +775,8 @@ func TestLostAnswerToAClaimBurnsNoAttempt(t *testing.T) {
 		key, again := claim(ada, "togusa", fields{"tags": []string{"other"}})
 		want(key, " held s0")
 		held := again["held"].([]any)[0].(map[string]any)
-		if next := again["next"].(string); held["lease_token"] != first["lease_token"] || !strings.Contains(next, "s0") || namedTool.FindString(next) != "show_spec" {
+		if next := again["next"].(string); held["lease_token"] != first["lease_token"] || !strings.Contains(next, "s0") ||
+			namedTool.FindString(next) != "show_spec" {
 			t.Errorf("got %v", again)
 		}
 	}
@@ -737,7 +792,8 @@ func TestLostAnswerToAClaimBurnsNoAttempt(t *testing.T) {
 	ada.tool("report", fields{"spec_id": first["spec"].(map[string]any)["id"], "lease_token": first["lease_token"]})
 	key, _ = claim(ada, "togusa", nil)
 	want(key, " held s3")
-	ada.tool("complete_spec", fields{"spec_id": second["spec"].(map[string]any)["id"], "lease_token": second["lease_token"], "override": "x"})
+	ada.tool("complete_spec", fields{"spec_id": second["spec"].(map[string]any)["id"],
+		"lease_token": second["lease_token"], "override": "x"})
 	key, third := claim(ada, "togusa", nil)
 	want(key, "s4")
 
@@ -767,23 +823,28 @@ func TestClaimToolWaitsForWork(t *testing.T) {
 	ada.newSpec(mission, "b", fields{"dependencies": []string{"a"}})
 	arguments := fields{"mission_id": idOf(mission), "agent": "first"}
 	held := ada.tool("claim_spec", arguments)
-	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"], "agent": "x"})["next"].(string); !strings.Contains(next, "wait_seconds 50") {
+	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"],
+		"agent": "x"})["next"].(string); !strings.Contains(next, "wait_seconds 50") {
 		t.Errorf("got %s", next)
 	}
-	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"], "agent": "x", "tags": []string{"db"}})["next"].(string); !strings.Contains(next, "claim_spec") {
+	if next := ada.tool("claim_spec", fields{"mission_id": arguments["mission_id"], "agent": "x",
+		"tags": []string{"db"}})["next"].(string); !strings.Contains(next, "claim_spec") {
 		t.Errorf("got %s", next)
 	}
 	waits := make(chan *answer, 1)
 	go func() {
-		a, err := ada.try(context.WithoutCancel(t.Context()), "POST", "/mcp", fields{"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-			"params": fields{"name": "claim_spec", "arguments": fields{"mission_id": arguments["mission_id"], "agent": "second", "wait_seconds": 50}}})
+		a, err := ada.try(context.WithoutCancel(t.Context()), "POST", "/mcp",
+			fields{"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+				"params": fields{"name": "claim_spec",
+					"arguments": fields{"mission_id": arguments["mission_id"], "agent": "second", "wait_seconds": 50}}})
 		if err != nil {
 			a = &answer{t: t, what: err.Error()}
 		}
 		waits <- a
 	}()
 	pollUntil(t, "the claim to wait", func() bool { return s.waits(mission) })
-	out := ada.tool("complete_spec", fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"], "notes": "done"})
+	out := ada.tool("complete_spec", fields{"spec_id": held["spec"].(map[string]any)["id"],
+		"lease_token": held["lease_token"], "notes": "done"})
 	if out["status"] != "completed" || out["mission"].(map[string]any)["completed"] != 1.0 {
 		t.Errorf("got %v", out)
 	}
@@ -804,8 +865,10 @@ func TestCancelledClaimTakesNothing(t *testing.T) {
 	ended := make(chan *answer, 10)
 	wait := func(by *client, id any, headers ...string) {
 		go func() {
-			a, err := by.try(context.WithoutCancel(t.Context()), "POST", "/mcp", fields{"jsonrpc": "2.0", "id": id, "method": "tools/call",
-				"params": fields{"name": "claim_spec", "arguments": fields{"mission_id": idOf(mission), "agent": "ghost", "wait_seconds": 50}}}, headers...)
+			a, err := by.try(context.WithoutCancel(t.Context()), "POST", "/mcp",
+				fields{"jsonrpc": "2.0", "id": id, "method": "tools/call",
+					"params": fields{"name": "claim_spec",
+						"arguments": fields{"mission_id": idOf(mission), "agent": "ghost", "wait_seconds": 50}}}, headers...)
 			if err != nil {
 				a = &answer{t: t, what: err.Error()}
 			}
@@ -818,7 +881,8 @@ func TestCancelledClaimTakesNothing(t *testing.T) {
 		by.do("POST", "/mcp", fields{"jsonrpc": "2.0", "method": "notifications/cancelled",
 			"params": fields{"requestId": id, "reason": "Esc \u0001"}}, headers...).want(http.StatusAccepted)
 	}
-	session := []string{"Mcp-Session-Id", agent.rpc("initialize", fields{"protocolVersion": "2025-11-25"}).header.Get("Mcp-Session-Id")}
+	session := []string{"Mcp-Session-Id", agent.rpc("initialize",
+		fields{"protocolVersion": "2025-11-25"}).header.Get("Mcp-Session-Id")}
 	elsewhere := &client{t: t, base: there.url(), token: agent.token, user: agent.user}
 	for _, test := range []struct {
 		name string
@@ -845,7 +909,8 @@ func TestCancelledClaimTakesNothing(t *testing.T) {
 		test.do()
 		select {
 		case a := <-ended:
-			if a.want(http.StatusOK); a.at("result.structuredContent.spec") != nil || a.text("result.structuredContent.next") == "" {
+			if a.want(http.StatusOK); a.at("result.structuredContent.spec") != nil ||
+				a.text("result.structuredContent.next") == "" {
 				t.Errorf("%s: %s", test.name, a.body)
 			}
 		case <-time.After(patience):
@@ -877,9 +942,11 @@ func TestToolsShowWhyTheRestWaits(t *testing.T) {
 	for _, line := range out["open"].([]any) {
 		line := line.(map[string]any)
 		heldBy, _ := line["held_by"].(string)
-		got = append(got, fmt.Sprint(line["key"], " ", line["ready"], " ", strings.Split(heldBy, " until ")[0], line["waits_for"]))
+		got = append(got, fmt.Sprint(line["key"], " ", line["ready"], " ",
+			strings.Split(heldBy, " until ")[0], line["waits_for"]))
 	}
-	want := []string{"free true <nil>", "held false togusa<nil>", "late false [Its status is deferred; only planned specs are handed out.]",
+	want := []string{"free true <nil>", "held false togusa<nil>",
+		"late false [Its status is deferred; only planned specs are handed out.]",
 		"waits false [It depends on held, which is in_progress. It depends on late, which is deferred.]"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -888,12 +955,14 @@ func TestToolsShowWhyTheRestWaits(t *testing.T) {
 	if len(found) != 1 || !strings.Contains(found[0].(map[string]any)["snippet"].(string), "**Zanzibar**") {
 		t.Errorf("got %v", found)
 	}
-	failed := ada.tool("fail_spec", fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"], "reason": "no power", "retry": false})
+	failed := ada.tool("fail_spec", fields{"spec_id": held["spec"].(map[string]any)["id"],
+		"lease_token": held["lease_token"], "reason": "no power", "retry": false})
 	if failed["status"] != "blocked" || !strings.Contains(failed["next"].(string), "claim_spec") {
 		t.Errorf("got %v", failed)
 	}
 	shown := ada.tool("show_spec", fields{"spec_id": found[0].(map[string]any)["id"]})
-	if shown["markdown"] != "Zanzibar cloves" || shown["ready"] != true || !strings.Contains(shown["next"].(string), "claim_spec") {
+	if shown["markdown"] != "Zanzibar cloves" || shown["ready"] != true ||
+		!strings.Contains(shown["next"].(string), "claim_spec") {
 		t.Errorf("got %v", shown)
 	}
 }
@@ -910,11 +979,13 @@ func TestListOfMissionsSaysWhereElseToLook(t *testing.T) {
 		ada.newMission(fmt.Sprint("Draft ", i))
 	}
 	for _, arguments := range []fields{nil, {"status": "draft"}, {"q": "nothing"}} {
-		if next := ada.tool("list_missions", arguments)["next"].(string); !strings.Contains(next, "list_missions with status active") {
+		if next := ada.tool("list_missions", arguments)["next"].(string); !strings.Contains(next,
+			"list_missions with status active") {
 			t.Errorf("%v: %s", arguments, next)
 		}
 	}
-	if next := ada.tool("list_missions", fields{"status": "active"})["next"].(string); !strings.Contains(next, "claim_spec") {
+	if next := ada.tool("list_missions", fields{"status": "active"})["next"].(string); !strings.Contains(next,
+		"claim_spec") {
 		t.Errorf("active ones: %s", next)
 	}
 }
@@ -929,26 +1000,31 @@ func TestSpecsAreResources(t *testing.T) {
 	}
 	first := ada.rpc("resources/list", nil).want(http.StatusOK)
 	second := ada.rpc("resources/list", fields{"cursor": first.text("result.nextCursor")}).want(http.StatusOK)
-	if n := len(first.at("result.resources").([]any)); n != 50 || len(second.at("result.resources").([]any)) != 1 || second.at("result.nextCursor") != nil {
+	if n := len(first.at("result.resources").([]any)); n != 50 || len(second.at("result.resources").([]any)) != 1 ||
+		second.at("result.nextCursor") != nil {
 		t.Errorf("%d and then %s", n, second.body)
 	}
 	uri := second.text("result.resources.0.uri")
 	read := ada.rpc("resources/read", fields{"uri": uri}).want(http.StatusOK)
-	if read.text("result.contents.0.text") != "# 50" || read.text("result.contents.0.mimeType") != "text/markdown" || read.text("result.contents.0.uri") != uri {
+	if read.text("result.contents.0.text") != "# 50" || read.text("result.contents.0.mimeType") != "text/markdown" ||
+		read.text("result.contents.0.uri") != uri {
 		t.Errorf("got %s", read.body)
 	}
 	for _, gone := range []string{resourcePrefix + newID(), resourcePrefix + "x", "file:///etc/passwd", ""} {
 		if a := ada.rpc("resources/read", fields{"uri": gone}).want(http.StatusOK); a.number("error.code") != mcpResourceNotFound {
 			t.Errorf("%q: %s", gone, a.body)
 		}
-		if a := ada.modernRPC("resources/read", gone, fields{"uri": gone}).want(http.StatusOK); a.number("error.code") != rpcInvalidParams {
+		if a := ada.modernRPC("resources/read",
+			gone, fields{"uri": gone}).want(http.StatusOK); a.number("error.code") != rpcInvalidParams {
 			t.Errorf("%q: %s", gone, a.body)
 		}
 	}
-	if a := s.signUp("bob", "user").rpc("resources/read", fields{"uri": uri}).want(http.StatusOK); a.number("error.code") != mcpResourceNotFound {
+	if a := s.signUp("bob", "user").rpc("resources/read",
+		fields{"uri": uri}).want(http.StatusOK); a.number("error.code") != mcpResourceNotFound {
 		t.Errorf("a stranger got %s", a.body)
 	}
-	if a := ada.rpc("resources/templates/list", nil); a.text("result.resourceTemplates.0.uriTemplate") != "tachikoma://specs/{id}" {
+	if a := ada.rpc("resources/templates/list",
+		nil); a.text("result.resourceTemplates.0.uriTemplate") != "tachikoma://specs/{id}" {
 		t.Errorf("got %s", a.body)
 	}
 }
@@ -957,10 +1033,12 @@ func TestPromptTellsHowToWork(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	if a := ada.rpc("prompts/list", nil); a.text("result.prompts.0.name") != "work" || len(a.at("result.prompts").([]any)) != 1 {
+	if a := ada.rpc("prompts/list", nil); a.text("result.prompts.0.name") != "work" ||
+		len(a.at("result.prompts").([]any)) != 1 {
 		t.Errorf("got %s", a.body)
 	}
-	text := ada.rpc("prompts/get", fields{"name": "work", "arguments": fields{"mission_id": "M1", "agent": "batou"}}).text("result.messages.0.content.text")
+	text := ada.rpc("prompts/get", fields{"name": "work",
+		"arguments": fields{"mission_id": "M1", "agent": "batou"}}).text("result.messages.0.content.text")
 	for _, word := range []string{`"M1"`, `"batou"`, "claim_spec", "report", "complete_spec", "fail_spec", "lease_lost"} {
 		if !strings.Contains(text, word) {
 			t.Errorf("%s isn't in:\n%s", word, text)
@@ -969,7 +1047,8 @@ func TestPromptTellsHowToWork(t *testing.T) {
 	if text := ada.rpc("prompts/get", fields{"name": "work"}).text("result.messages.0.content.text"); !strings.Contains(text, "list_missions") {
 		t.Errorf("got %s", text)
 	}
-	if a := ada.rpc("prompts/get", fields{"name": "work", "arguments": fields{"mission": 1}}); a.number("error.code") != rpcInvalidParams {
+	if a := ada.rpc("prompts/get", fields{"name": "work",
+		"arguments": fields{"mission": 1}}); a.number("error.code") != rpcInvalidParams {
 		t.Errorf("got %s", a.body)
 	}
 }
@@ -987,7 +1066,8 @@ func TestLogsAndMetricsTellToolsApart(t *testing.T) {
 	if metrics.status == http.StatusNotFound {
 		return // the tag nometrics
 	}
-	for _, series := range []string{`http_requests_total{method="POST",pattern="/mcp list_missions",status="200"} 1`, `http_requests_total{method="POST",pattern="/mcp",status="200"} 1`} {
+	for _, series := range []string{`http_requests_total{method="POST",pattern="/mcp list_missions",status="200"} 1`,
+		`http_requests_total{method="POST",pattern="/mcp",status="200"} 1`} {
 		if !strings.Contains(string(metrics.body), series) {
 			t.Errorf("%s isn't in the metrics", series)
 		}

@@ -73,7 +73,8 @@ func newTool[T any, In checkedRequest[T], Out any](s *Server, p permission, of, 
 	}
 	return tool{
 		Name: name, Description: description, Input: input, Output: schemaOf(reflect.TypeFor[Out]()),
-		Annotations: map[string]any{"readOnlyHint": p.access < accessEditor, "destructiveHint": false, "openWorldHint": false},
+		Annotations: map[string]any{"readOnlyHint": p.access < accessEditor, "destructiveHint": false,
+			"openWorldHint": false},
 		call: func(ctx context.Context, c *call, arguments json.RawMessage) (any, error) {
 			in := In(new(T))
 			id, err := decodeArguments(arguments, in, of, input["required"])
@@ -176,7 +177,8 @@ func (s *Server) callTool(ctx context.Context, c *call, q rpcRequest) (map[strin
 		}
 		return map[string]any{"structuredContent": toolAnswer(encoded)}, nil
 	}
-	return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no tool %q; tools/list names them all.", clip(q.Params.Name))
+	return nil, newRPCError(http.StatusOK, rpcInvalidParams, "There is no tool %q; tools/list names them all.",
+		clip(q.Params.Name))
 }
 
 // oddArguments is a 422 for arguments that aren't I-JSON.
@@ -184,7 +186,8 @@ func (q rpcRequest) oddArguments() error {
 	if q.odd == nil {
 		return nil
 	}
-	return invalidField(cmp.Or(pathText(q.odd.Path[2:]), "arguments"), "malformed", "can't be taken: %s (byte %d of the message)", q.odd.Reason, q.odd.Offset)
+	return invalidField(cmp.Or(pathText(q.odd.Path[2:]), "arguments"), "malformed",
+		"can't be taken: %s (byte %d of the message)", q.odd.Reason, q.odd.Offset)
 }
 
 // nextAfter says what an agent can do about a refusal, by its code.
@@ -326,7 +329,8 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 		if len(out.Open) == openSpecs {
 			break
 		}
-		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL `+stretch, a.userID, a.admin(), id, openSpecs-len(out.Open))
+		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL `+stretch, a.userID, a.admin(), id,
+			openSpecs-len(out.Open))
 		if err != nil {
 			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
@@ -450,7 +454,8 @@ func (s *Server) listResources(ctx context.Context, a account, cursor string) (m
 	filter, q := newSpecFilter(a, ""), queryOf(map[string]string{"cursor": cursor})
 	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if q.err() != nil {
-		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "This cursor isn't one of this list: leave it out to start again.")
+		return nil, newRPCError(http.StatusOK, rpcInvalidParams,
+			"This cursor isn't one of this list: leave it out to start again.")
 	}
 	specs, err := s.findSpecs(ctx, filter, order)
 	if err != nil {

@@ -117,7 +117,8 @@ func (h heldLeases) next() string {
 		keys = append(keys, lease.Key)
 	}
 	return fmt.Sprintf("You hold %s, of which nothing was reported. If the answer that gave you that was lost, call show_spec and go on with this lease_token. "+
-		"If another agent goes by your name, call claim_spec with a name of your own, or with another: true.", strings.Join(keys, ", "))
+		"If another agent goes by your name, call claim_spec with a name of your own, or with another: true.",
+		strings.Join(keys, ", "))
 }
 
 // nextOfHolder says what the holder of a spec should do.
@@ -425,9 +426,11 @@ func (t *tx) ended(missionID, status string) (*endAnswer, error) {
 
 // workPrompt is the one prompt there is.
 var workPrompt = map[string]any{
-	"name": "work", "title": "Work on a mission", "description": "Work through a mission, spec by spec, until nothing is left to do.",
+	"name": "work", "title": "Work on a mission",
+	"description": "Work through a mission, spec by spec, until nothing is left to do.",
 	"arguments": []any{
-		map[string]any{"name": "mission_id", "description": "the mission; without it, the first active one", "required": false},
+		map[string]any{"name": "mission_id", "description": "the mission; without it, the first active one",
+			"required": false},
 		map[string]any{"name": "agent", "description": "your name in the mission's log", "required": false},
 	},
 }
@@ -444,7 +447,8 @@ func getPrompt(p mcpParams) (map[string]any, error) {
 	if _, err := decodeArguments(p.Arguments, &in, "", nil); err != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
 	}
-	mission, agent := "Call list_missions and take the first mission that is active.", "a name of your own, the same in every call"
+	mission, agent := "Call list_missions and take the first mission that is active.",
+		"a name of your own, the same in every call"
 	if in.MissionID != "" {
 		mission = fmt.Sprintf("The mission is %q.", clip(in.MissionID))
 	}

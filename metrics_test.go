@@ -299,7 +299,8 @@ func TestMetricsCountWork(t *testing.T) {
 		`tachikoma_missions{status="active"}`: 1, `tachikoma_missions{status="draft"}`: 0,
 		`tachikoma_specs{status="planned"}`: 2, `tachikoma_specs{status="in_progress"}`: 1,
 		`tachikoma_specs{status="blocked"}`: 0,
-		"tachikoma_specs_ready":             2, "tachikoma_leases": 1, "tachikoma_claims_total": 1, "tachikoma_leases_expired_total": 0,
+		"tachikoma_specs_ready":             2, "tachikoma_leases": 1, "tachikoma_claims_total": 1,
+		"tachikoma_leases_expired_total": 0,
 	})
 	s.expireLease(spec)
 	root.claim(mission, "bot") // takes back first

@@ -68,7 +68,8 @@ func scanMission(row pgx.CollectableRow) (m missionView, err error) {
 func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	var have access
 	n := &m.Stats
-	err := row.Scan(append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata), &m.OwnerID, &have,
+	err := row.Scan(append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata),
+		&m.OwnerID, &have,
 		&m.Version, &m.CreatedAt, &m.UpdatedAt,
 		&n.Planned, &n.InProgress, &n.InReview, &n.Testing, &n.Completed, &n.Blocked, &n.Deferred,
 		&n.Ready, &n.CriteriaTotal, &n.CriteriaDone)...)
@@ -182,7 +183,8 @@ func (f *listFilter) missionsInOrder(o listOrder[missionView]) bool {
 }
 
 // readMissions reads one mission more than a page has, if there are so many.
-func (s *Server) readMissions(ctx context.Context, f *listFilter, o listOrder[missionView], few *idQuery) ([]missionView, error) {
+func (s *Server) readMissions(ctx context.Context, f *listFilter, o listOrder[missionView],
+	few *idQuery) ([]missionView, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := missionsSQL(&q, f, o, few)
 	args := q.args

@@ -68,7 +68,8 @@ type nothing struct{}
 func (*nothing) validate(*violations, *Config) {}
 
 // serveBody adapts what takes a body.
-func serveBody[T any, In checkedRequest[T], Out any](s *Server, do func(ctx context.Context, c *call, in In) (*Out, error)) handler {
+func serveBody[T any, In checkedRequest[T], Out any](s *Server,
+	do func(ctx context.Context, c *call, in In) (*Out, error)) handler {
 	return func(w http.ResponseWriter, r *http.Request, c *call) error {
 		in := In(new(T))
 		hash, err := decodeRequest(r, in)
@@ -161,12 +162,14 @@ func (s *Server) validate(in interface{ validate(*violations, *Config) }) error 
 }
 
 // serveWrite adapts what takes a body and does all of its work in one transaction.
-func serveWrite[T any, In checkedRequest[T], Out any](s *Server, do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
+func serveWrite[T any, In checkedRequest[T], Out any](s *Server,
+	do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
 	return serveBody(s, inOneTx(s, do))
 }
 
 // inOneTx puts a function into a transaction of its own.
-func inOneTx[In, Out any](s *Server, do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) func(context.Context, *call, In) (*Out, error) {
+func inOneTx[In, Out any](s *Server, do func(ctx context.Context, t *tx, c *call,
+	in In) (*Out, error)) func(context.Context, *call, In) (*Out, error) {
 	return func(ctx context.Context, c *call, in In) (*Out, error) {
 		return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) { return do(ctx, t, c, in) })
 	}

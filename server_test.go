@@ -96,10 +96,11 @@ func TestServerWaitsForItsDatabase(t *testing.T) {
 func TestServerDoesntWaitForWhatNoWaitingMends(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ begin, role, name, words string }{
-		"no such database":  {"", "app", "missing", "there is no database missing; CREATE DATABASE missing OWNER app"},
-		"no such role":      {"", "nobody", "", "CREATE ROLE nobody LOGIN"},
-		"no right to it":    {"REVOKE CONNECT ON DATABASE db FROM PUBLIC", "app", "", "GRANT CONNECT ON DATABASE db TO app"},
-		"no right in it":    {"REVOKE CREATE ON SCHEMA public FROM PUBLIC, app", "app", "", "GRANT CREATE ON SCHEMA public TO app"},
+		"no such database": {"", "app", "missing", "there is no database missing; CREATE DATABASE missing OWNER app"},
+		"no such role":     {"", "nobody", "", "CREATE ROLE nobody LOGIN"},
+		"no right to it":   {"REVOKE CONNECT ON DATABASE db FROM PUBLIC", "app", "", "GRANT CONNECT ON DATABASE db TO app"},
+		"no right in it": {"REVOKE CREATE ON SCHEMA public FROM PUBLIC, app", "app", "",
+			"GRANT CREATE ON SCHEMA public TO app"},
 		"another program's": {"CREATE TABLE users ()", "app", "", "another program's"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -177,7 +178,10 @@ func TestFewConnectionsServeAll(t *testing.T) {
 	const limit = 4
 	database.exec(fmt.Sprintf("ALTER ROLE app CONNECTION LIMIT %d", limit))
 	database.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
-	eventually(t, "it has noticed", func() bool { return ada.get(mission).status == http.StatusOK && s.status().Status == "ok" })
+	eventually(t, "it has noticed", func() bool {
+		return ada.get(mission).status == http.StatusOK &&
+			s.status().Status == "ok"
+	})
 
 	load := func() {
 		t.Helper()

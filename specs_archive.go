@@ -239,7 +239,8 @@ func (a *archive) add(name string, content io.Reader, limit int64) (left int64, 
 	file := specfile.Source{Path: name, Text: string(text)}
 	if at, twice := a.at[name]; twice {
 		a.files[at] = file // as tar unpacks it
-		a.warnings = append(a.warnings, specfile.Warning{File: name, Code: "duplicate_path", Message: "The file is in the archive twice; the last one counts."})
+		a.warnings = append(a.warnings, specfile.Warning{File: name, Code: "duplicate_path",
+			Message: "The file is in the archive twice; the last one counts."})
 		return limit - int64(len(text)), nil
 	}
 	a.at[name] = len(a.files)
@@ -330,7 +331,8 @@ type exportFile struct {
 }
 
 func (f exportFile) write(out *tar.Writer) error {
-	header := &tar.Header{Name: f.path, Mode: 0o644, Size: int64(len(f.text)), ModTime: f.at.Truncate(time.Second), Typeflag: tar.TypeReg}
+	header := &tar.Header{Name: f.path, Mode: 0o644, Size: int64(len(f.text)), ModTime: f.at.Truncate(time.Second),
+		Typeflag: tar.TypeReg}
 	if err := out.WriteHeader(header); err != nil {
 		return err
 	}

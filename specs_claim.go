@@ -124,7 +124,8 @@ func (s *Server) tryPatiently(ctx context.Context, c *call, in *claimRequest,
 
 // await waits for a signal, or until it is time to retry without one. It
 // reports false once the claim has waited as long as it may, or is cancelled.
-func (s *Server) await(ctx context.Context, c *call, signal <-chan struct{}, retry, patience <-chan time.Time) (more bool, err error) {
+func (s *Server) await(ctx context.Context, c *call, signal <-chan struct{},
+	retry, patience <-chan time.Time) (more bool, err error) {
 	select {
 	case <-signal:
 	case <-retry:
@@ -257,7 +258,8 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 
 // grant makes an agent the holder of the next ready spec, unless it has to know of
 // others first.
-func (t *tx) grant(ctx context.Context, missionID string, held heldLeases, in *claimRequest, lasts time.Duration) (specID string, lease leaseView, err error) {
+func (t *tx) grant(ctx context.Context, missionID string, held heldLeases, in *claimRequest,
+	lasts time.Duration) (specID string, lease leaseView, err error) {
 	if len(held) > 0 {
 		return "", leaseView{}, held
 	}
@@ -286,7 +288,8 @@ func (t *tx) grant(ctx context.Context, missionID string, held heldLeases, in *c
 
 // grantFound makes an agent the holder of the spec that next locks, whose
 // arguments q has.
-func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time.Duration, next string, q statement) (specID string, lease leaseView, err error) {
+func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time.Duration, next string,
+	q statement) (specID string, lease leaseView, err error) {
 	lease.Token = newSecret(leasePrefix)
 	sql := `
 		WITH next AS MATERIALIZED (` + next + `), spec AS (
@@ -307,7 +310,8 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 	}
 	t.claimed++
 	t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
-	t.emit("spec.claimed", missionID, specID, agent, map[string]any{"attempt": lease.Attempt, "expires_at": lease.ExpiresAt})
+	t.emit("spec.claimed", missionID, specID, agent,
+		map[string]any{"attempt": lease.Attempt, "expires_at": lease.ExpiresAt})
 	return specID, lease, nil
 }
 
@@ -380,7 +384,8 @@ func (s *Server) releaseSpec(ctx context.Context, t *tx, c *call, in *leaseRelea
 // there is. reason may be "".
 func (t *tx) release(ctx context.Context, spec specLock, token, reason string) error {
 	var agent string
-	err := t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND ($2 = '' OR token = $2) FOR UPDATE`, spec.id, token).Scan(&agent)
+	err := t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND ($2 = '' OR token = $2) FOR UPDATE`,
+		spec.id, token).Scan(&agent)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errLeaseLost()
 	}
@@ -450,7 +455,8 @@ func (t *tx) takeBackExpired(ctx context.Context, missionID string, maxAttempts 
 // takeBack ends the lease on a locked spec if its time is still over.
 func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error {
 	var agent string
-	err := t.QueryRow(ctx, `DELETE FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() RETURNING agent`, spec.id).Scan(&agent)
+	err := t.QueryRow(ctx, `DELETE FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() RETURNING agent`,
+		spec.id).Scan(&agent)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // a heartbeat came in time
 	}
@@ -463,7 +469,8 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 	}
 	t.move(spec, status, spec.attempts)
 	t.expired++
-	t.emitAs(actor{Agent: &agent}, "spec.lease_expired", spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
+	t.emitAs(actor{Agent: &agent}, "spec.lease_expired",
+		spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
 	if status != "blocked" {
 		return nil
 	}
@@ -471,7 +478,8 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 }
 
 func errLeaseLost() error {
-	return problem(http.StatusConflict, "lease_lost", "This lease has ended: the spec was finished, released or taken over. Claim again.")
+	return problem(http.StatusConflict, "lease_lost",
+		"This lease has ended: the spec was finished, released or taken over. Claim again.")
 }
 
 func isLeaseLost(err error) bool {

@@ -25,7 +25,8 @@ func (t *tx) addDependencies(specID string, to []string) {
 // spec and reports whether they changed. Its mission is locked, so that no two
 // edits can close a cycle together. inCycle says whether the spec is part of
 // one, which an import has brought in, and which this may break.
-func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bool, names []string) (changed bool, err error) {
+func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bool,
+	names []string) (changed bool, err error) {
 	wanted, unmet, err := t.resolveSpecs(ctx, spec.missionID, names)
 	if err != nil {
 		return false, err
@@ -192,7 +193,8 @@ func (t *tx) storeCycles(missionID string, cycles [][]string) {
 			ids, sizes = append(ids, id), append(sizes, len(members))
 		}
 	}
-	t.queue(`UPDATE spec_states SET cycle = 0 WHERE mission_id = $1 AND cycle > 0 AND NOT spec_id = ANY($2)`, missionID, ids)
+	t.queue(`UPDATE spec_states SET cycle = 0 WHERE mission_id = $1 AND cycle > 0 AND NOT spec_id = ANY($2)`,
+		missionID, ids)
 	if len(ids) > 0 {
 		t.queue(`UPDATE spec_states h SET cycle = its.size FROM unnest($1::uuid[], $2::int[]) AS its (id, size)
 			WHERE h.spec_id = its.id AND h.cycle <> its.size`, ids, sizes)
@@ -299,7 +301,8 @@ func (s *Server) getGraph(w http.ResponseWriter, r *http.Request, c *call) error
 
 // readGraph reads the page behind a spec's number and id, which are "" for the
 // first one.
-func (s *Server) readGraph(ctx context.Context, a account, missionID string, after []string, limit int) (graphView, error) {
+func (s *Server) readGraph(ctx context.Context, a account, missionID string, after []string,
+	limit int) (graphView, error) {
 	if _, err := readMission(ctx, s.db, a, missionID); err != nil {
 		return graphView{}, err
 	}

@@ -26,13 +26,15 @@ func TestDependencyThatClosesACycleIsRefused(t *testing.T) {
 		{a, "c", "[a c b]"},
 		{b, "c", "[b c]"},
 	} {
-		refused := ada.patch(test.spec, fields{"dependencies": []string{test.on}}).wantProblem(http.StatusConflict, "dependency_cycle")
+		refused := ada.patch(test.spec, fields{"dependencies": []string{test.on}}).wantProblem(http.StatusConflict,
+			"dependency_cycle")
 		if got := fmt.Sprint(refused.at("cycle")); got != test.cycle {
 			t.Errorf("on %s: the cycle is %s, want %s", test.on, got, test.cycle)
 		}
 	}
 	refused := ada.post(mission+"/specs", fields{"key": "self", "title": "S", "dependencies": []string{"self"}})
-	if detail := refused.wantProblem(http.StatusConflict, "dependency_cycle").text("detail"); !strings.Contains(detail, "self → self") {
+	if detail := refused.wantProblem(http.StatusConflict, "dependency_cycle").text("detail"); !strings.Contains(detail,
+		"self → self") {
 		t.Errorf("the detail is %q", detail)
 	}
 	if got := ada.get(a); fmt.Sprint(got.at("dependencies")) != "[]" || got.number("version") != 1 {
@@ -81,7 +83,8 @@ func TestDependenciesAreNamedByKeyOrID(t *testing.T) {
 	spec := ada.newSpec(mission, "third", fields{"dependencies": []string{strings.ToUpper(first), "second", "first"}})
 
 	got := ada.get(spec)
-	if got.text("dependencies.0.key") != "first" || got.text("dependencies.1.key") != "second" || got.at("dependencies.2") != nil {
+	if got.text("dependencies.0.key") != "first" || got.text("dependencies.1.key") != "second" ||
+		got.at("dependencies.2") != nil {
 		t.Errorf("got %s", got.body)
 	}
 	if got := ada.get("/api/v1/specs/" + first); got.text("dependents.0.key") != "third" {
@@ -91,11 +94,13 @@ func TestDependenciesAreNamedByKeyOrID(t *testing.T) {
 		wantFields("dependencies[1]", "dependencies[2]", "dependencies[3]", "dependencies[4]")
 	ada.patch(spec, fields{"dependencies": slices.Repeat([]string{"first"}, 1001)}).wantFields("dependencies")
 
-	if v := ada.patch(spec, fields{"dependencies": []string{"second", first}}).want(http.StatusOK); v.number("version") != 1 {
+	if v := ada.patch(spec, fields{"dependencies": []string{"second",
+		first}}).want(http.StatusOK); v.number("version") != 1 {
 		t.Error("the same dependencies in another order are a change")
 	}
 	ada.delete("/api/v1/specs/"+first).wantProblem(http.StatusConflict, "has_dependents")
-	if v := ada.patch(spec, fields{"dependencies": nil}).want(http.StatusOK); v.number("version") != 2 || v.at("dependencies.0") != nil {
+	if v := ada.patch(spec, fields{"dependencies": nil}).want(http.StatusOK); v.number("version") != 2 ||
+		v.at("dependencies.0") != nil {
 		t.Errorf("null left %s", v.body)
 	}
 	if data := ada.lastEvent(mission, "spec.updated"); fmt.Sprint(data["changed"]) != "[dependencies]" {
@@ -123,7 +128,8 @@ func TestExplainNamesEveryReason(t *testing.T) {
 		if spec.key == "held" {
 			priority = 9
 		}
-		specs[spec.key] = ada.newSpec(mission, spec.key, fields{"status": spec.status, "priority": priority, "dependencies": orEmpty(spec.on)})
+		specs[spec.key] = ada.newSpec(mission, spec.key,
+			fields{"status": spec.status, "priority": priority, "dependencies": orEmpty(spec.on)})
 	}
 	_, err := s.db.Exec(t.Context(), `WITH closing AS (INSERT INTO dependencies (spec_id, depends_on) VALUES ($1, $2))
 		UPDATE spec_states SET unmet = 1, cycle = 2 WHERE spec_id IN ($1, $2)`, path.Base(specs["round"]), path.Base(specs["about"])) // as an import brings it
@@ -191,7 +197,8 @@ func TestGraph(t *testing.T) {
 	for path, want := range map[string]any{
 		"nodes.0.key": "one", "nodes.0.status": "completed", "nodes.0.ready": false,
 		"nodes.1.key": "two", "nodes.1.ready": true, "nodes.2.key": "ten", "nodes.2.ready": false, "nodes.3": nil,
-		"edges.0.from": "two", "edges.0.to": "one", "edges.1.from": "ten", "edges.1.to": "one", "edges.2.to": "two", "edges.3": nil,
+		"edges.0.from": "two", "edges.0.to": "one", "edges.1.from": "ten", "edges.1.to": "one", "edges.2.to": "two",
+		"edges.3": nil,
 	} {
 		if got := graph.at(path); got != want {
 			t.Errorf("%s is %v, want %v", path, got, want)
@@ -202,7 +209,8 @@ func TestGraph(t *testing.T) {
 		t.Errorf("the content type is %s", got)
 	}
 	for _, line := range []string{
-		"flowchart LR", `s0["1 Say #quot;hi#quot; #lt;b#gt;#35;1"]:::completed`, `s1["2 Two"]:::ready`, `s2["10 Ten"]:::planned`,
+		"flowchart LR", `s0["1 Say #quot;hi#quot; #lt;b#gt;#35;1"]:::completed`, `s1["2 Two"]:::ready`,
+		`s2["10 Ten"]:::planned`,
 		"s0 --> s1", "s0 --> s2", "s1 --> s2",
 	} {
 		if !strings.Contains(string(drawn.body), line+"\n") {

@@ -66,7 +66,8 @@ func (in *newSpec) validate(v *violations, _ *Config) {
 }
 
 func (in *newSpec) fields() specFields {
-	f := specFields{in.Key, in.Number, in.Title, in.Phase, specfile.DefaultPriority, orEmpty(in.Tags), in.EstimatedContext, in.Body}
+	f := specFields{in.Key, in.Number, in.Title, in.Phase, specfile.DefaultPriority, orEmpty(in.Tags),
+		in.EstimatedContext, in.Body}
 	if in.Priority != nil {
 		f.Priority = *in.Priority
 	}
@@ -118,7 +119,8 @@ func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFie
 	t.queue(`
 		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status, rules)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
-		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status, specfile.RulesSections)
+		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status,
+		specfile.RulesSections)
 	t.queue(`
 		INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags)
 		SELECT id, mission_id, $2, $3, $4, priority, place, phase, tags FROM specs WHERE id = $1`, id, status, done, unmet)
@@ -269,7 +271,8 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, now specView, after s
 	if err := t.send(ctx); err != nil {
 		return specStoreError(err)
 	}
-	t.emit("spec.updated", spec.missionID, spec.id, "", map[string]any{"key": after.Key, "changed": changed, "version": spec.version + 1})
+	t.emit("spec.updated", spec.missionID, spec.id, "",
+		map[string]any{"key": after.Key, "changed": changed, "version": spec.version + 1})
 	return nil
 }
 

@@ -47,22 +47,26 @@ func TestAPathIsASpec(t *testing.T) {
 	// A key given by hand stays, and so does the path.
 	plan := ada.specByKey(mission, "b.001-plan")
 	ada.patch(plan, fields{"key": "renamed"}).want(http.StatusOK)
-	if report = ada.importFiles(mission, "b/001-plan.md", "# Plan C"); report.Updated != 1 || ada.get(plan).text("key") != "renamed" {
+	if report = ada.importFiles(mission, "b/001-plan.md",
+		"# Plan C"); report.Updated != 1 || ada.get(plan).text("key") != "renamed" {
 		t.Errorf("%+v", report)
 	}
 	// The same files with a folder more or less.
 	for _, folder := range []string{"", "x/y/"} {
-		report = ada.importFiles(mission, folder+"001-plan.md", "# Plan A", folder+"002-build.md", "# Build", folder+"004-new.md", "# "+folder)
+		report = ada.importFiles(mission, folder+"001-plan.md", "# Plan A", folder+"002-build.md", "# Build",
+			folder+"004-new.md", "# "+folder)
 		if folder == "" && (report.Created != 1 || report.Unchanged != 2 || report.Warnings[0].Code != "folder_moved") {
 			t.Errorf("%q: %+v", folder, report)
 		} else if folder != "" && report.Created != 3 { // neither more nor less: another folder
 			t.Errorf("%q: %+v", folder, report)
 		}
 	}
-	if report = ada.importFiles(mission, "z/a/002-build.md", "# Build\n\nMore"); report.Updated != 1 || report.Warnings[0].Code != "folder_moved" {
+	if report = ada.importFiles(mission, "z/a/002-build.md",
+		"# Build\n\nMore"); report.Updated != 1 || report.Warnings[0].Code != "folder_moved" {
 		t.Errorf("%+v", report)
 	}
-	if files := untar(t, ada.get(mission+"/export").body); files["a/004-new.md"] == "" || !strings.Contains(files["a/002-build.md"], "More") {
+	if files := untar(t, ada.get(mission+"/export").body); files["a/004-new.md"] == "" ||
+		!strings.Contains(files["a/002-build.md"], "More") {
 		t.Errorf("exported %q", slices.Sorted(maps.Keys(files)))
 	}
 }
@@ -100,11 +104,13 @@ func TestARenamedFileKeepsItsState(t *testing.T) {
 	ada.post(spec+"/release", fields{"lease_token": token}).want(http.StatusOK)
 	files := []string{"s/9-one.md", text, "s/2-two.md", "# Two\n", "s/4-three.md", "# Three\n"}
 	report := ada.importFiles(mission, files...)
-	if !slices.Equal(report.Renamed, []renamedFile{{"s/1-one.md", "s/9-one.md"}}) || report.Created != 1 || report.Unchanged != 1 {
+	if !slices.Equal(report.Renamed, []renamedFile{{"s/1-one.md",
+		"s/9-one.md"}}) || report.Created != 1 || report.Unchanged != 1 {
 		t.Errorf("%+v", report)
 	}
 	got := ada.get(spec)
-	if got.text("key") != "1-one" || got.text("number") != "9" || got.at("criteria.0.done") != false || got.at("criteria.1.done") != true {
+	if got.text("key") != "1-one" || got.text("number") != "9" || got.at("criteria.0.done") != false ||
+		got.at("criteria.1.done") != true {
 		t.Errorf("got %s", got.body)
 	}
 	if report = ada.importFiles(mission, files...); report.Unchanged != 3 || len(report.Renamed) != 0 {
@@ -144,12 +150,14 @@ func TestImportCompletesWhatFilesSayIsDone(t *testing.T) {
 	open := func(n, status, box string) string {
 		return fmt.Sprintf("# %s - N\n\n**Status:** %s\n\n## Acceptance Criteria\n\n- [%s] a\n", n, status, box)
 	}
-	ada.importFiles(mission, "1-a.md", open("1", "Planned", " "), "2-b.md", open("2", "Planned", " "), "3-c.md", open("3", "Planned", " "),
+	ada.importFiles(mission, "1-a.md", open("1", "Planned", " "), "2-b.md", open("2", "Planned", " "), "3-c.md",
+		open("3", "Planned", " "),
 		"4-d.md", "# 4 - D\n\n**Status:** Planned\n**Dependencies:** 2\n")
 	ada.post(mission+"/start", nil).want(http.StatusOK)
 	ada.claim(mission, "bot") // 1-a
 	seq := ada.lastSeq(mission)
-	changed := []string{"1-a.md", open("1", "Done", "x"), "2-b.md", open("2", "Planned", "x"), "3-c.md", open("3", "Done", " ")}
+	changed := []string{"1-a.md", open("1", "Done", "x"), "2-b.md", open("2", "Planned", "x"), "3-c.md",
+		open("3", "Done", " ")}
 	report := ada.importFiles(mission, changed...)
 	if !slices.Equal(report.Completed, []string{"2-b.md"}) || report.Updated != 2 {
 		t.Errorf("%+v", report)
@@ -163,7 +171,8 @@ func TestImportCompletesWhatFilesSayIsDone(t *testing.T) {
 	for _, spec := range ada.specs(mission) {
 		got = append(got, spec.Status)
 	}
-	if !slices.Equal(got, []string{"in_progress", "completed", "planned", "planned"}) || ada.get(ada.specByKey(mission, "4-d")).at("ready") != true {
+	if !slices.Equal(got, []string{"in_progress", "completed", "planned",
+		"planned"}) || ada.get(ada.specByKey(mission, "4-d")).at("ready") != true {
 		t.Errorf("the specs are %q", got)
 	}
 	events := ada.get(fmt.Sprintf("%s/events?after=%d", mission, seq))
@@ -180,11 +189,15 @@ func TestWhatIsADocumentNowIsDeferred(t *testing.T) {
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
 	mission := ada.newMission("Documents")
-	ada.importFiles(mission, "specs/001-shed/spec.md", "# Feature Specification: Tool shed", "specs/001-shed/plan.md", "# Plan")
+	ada.importFiles(mission, "specs/001-shed/spec.md", "# Feature Specification: Tool shed", "specs/001-shed/plan.md",
+		"# Plan")
 	ada.patch(ada.specByKey(mission, "plan"), fields{"priority": 9}).want(http.StatusOK)
-	report := ada.importFiles(mission, "specs/001-shed/spec.md", "# Feature Specification: Tool shed", "specs/001-shed/plan.md", "# Plan",
-		"specs/001-shed/contracts/api.yaml", "x: y", "specs/001-shed/tasks.md", "# Tasks\n\n**Prerequisites**: plan.md\n\n- [x] T001 a\n- [ ] T002 b\n")
-	if report.Created != 1 || len(report.Skipped) != 3 || len(report.Warnings) != 1 || report.Warnings[0].Code != "no_work" || report.Warnings[0].Count != 2 {
+	report := ada.importFiles(mission, "specs/001-shed/spec.md", "# Feature Specification: Tool shed",
+		"specs/001-shed/plan.md", "# Plan",
+		"specs/001-shed/contracts/api.yaml", "x: y", "specs/001-shed/tasks.md",
+		"# Tasks\n\n**Prerequisites**: plan.md\n\n- [x] T001 a\n- [ ] T002 b\n")
+	if report.Created != 1 || len(report.Skipped) != 3 || len(report.Warnings) != 1 ||
+		report.Warnings[0].Code != "no_work" || report.Warnings[0].Count != 2 {
 		t.Errorf("%+v", report)
 	}
 	want := []string{"plan Plan planned", "spec Feature Specification: Tool shed deferred", "001-shed Tool shed planned"}
@@ -196,7 +209,8 @@ func TestWhatIsADocumentNowIsDeferred(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	shed := ada.get(ada.specByKey(mission, "001-shed"))
-	if shed.number("criteria_total") != 2 || shed.number("criteria_done") != 1 || shed.text("documents.0") != "specs/001-shed/contracts/api.yaml" ||
+	if shed.number("criteria_total") != 2 || shed.number("criteria_done") != 1 ||
+		shed.text("documents.0") != "specs/001-shed/contracts/api.yaml" ||
 		shed.text("number") != "001" {
 		t.Errorf("got %s", shed.body)
 	}
@@ -211,7 +225,8 @@ func TestNothingIsLostInSilence(t *testing.T) {
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	mission := ada.newMission("Silence")
 	files := map[string]string{
-		"1-huge.md": "# 1\n" + strings.Repeat("x", maxSpecBody), "2-latin.md": "# R\xe9sum\xe9", "3-nul.md": "# a\x00", "4-empty.md": " \n",
+		"1-huge.md": "# 1\n" + strings.Repeat("x",
+			maxSpecBody), "2-latin.md": "# R\xe9sum\xe9", "3-nul.md": "# a\x00", "4-empty.md": " \n",
 		"5-wide.md": "\xff\xfe#\x00 \x00", "6-good.md": "# Good\n\n**Status:** on fire\n**Depends on:** Redis, Redis\n\n## More\n\n**Priority:** P1\n",
 		"7-good.md": "# Good too\n\n**Status:** on fire\n",
 	}
@@ -220,9 +235,11 @@ func TestNothingIsLostInSilence(t *testing.T) {
 	for _, w := range report.Warnings {
 		codes[w.Code] += fmt.Sprintf("%d×%v", w.Count, w.Places)
 	}
-	want := map[string]string{"file_too_large": "1×[1-huge.md]", "not_utf8": "1×[2-latin.md]1×[5-wide.md]", "contains_nul": "1×[3-nul.md]",
-		"empty_file": "1×[4-empty.md]", "unknown_status": "2×[6-good.md:3 7-good.md:3]", "dangling_reference": "1×[6-good.md:4]",
-		"field_passed_over": "1×[6-good.md:8]"}
+	want := map[string]string{"file_too_large": "1×[1-huge.md]", "not_utf8": "1×[2-latin.md]1×[5-wide.md]",
+		"contains_nul": "1×[3-nul.md]",
+		"empty_file":   "1×[4-empty.md]", "unknown_status": "2×[6-good.md:3 7-good.md:3]",
+		"dangling_reference": "1×[6-good.md:4]",
+		"field_passed_over":  "1×[6-good.md:8]"}
 	if !maps.Equal(codes, want) || report.Total != 9 || report.Created != 2 || len(report.Skipped) != 5 {
 		t.Errorf("got %v in %+v", codes, report)
 	}
@@ -232,11 +249,13 @@ func TestNothingIsLostInSilence(t *testing.T) {
 	}
 	// A reference that a later file answers is no warning any more.
 	ada.importFiles(mission, "8-redis.md", "# Redis\n")
-	if got := ada.get(good); strings.Contains(fmt.Sprint(got.at("warnings")), "Redis") || len(ada.dependencyKeys(good)) != 1 {
+	if got := ada.get(good); strings.Contains(fmt.Sprint(got.at("warnings")), "Redis") ||
+		len(ada.dependencyKeys(good)) != 1 {
 		t.Errorf("got %s", got.body)
 	}
 	nothing := ada.importFiles(mission, "README.md", "# R", "x.txt", "x")
-	if len(nothing.Warnings) != 1 || nothing.Warnings[0].Code != "nothing_imported" || len(nothing.Warnings[0].Places) != 0 {
+	if len(nothing.Warnings) != 1 || nothing.Warnings[0].Code != "nothing_imported" ||
+		len(nothing.Warnings[0].Places) != 0 {
 		t.Errorf("%+v", nothing)
 	}
 }
@@ -290,7 +309,8 @@ func TestALargeAnswerToAnImportIsWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Body.Close()
-	if answer, err := io.ReadAll(a.Body); err != nil || a.StatusCode != http.StatusOK || !strings.HasSuffix(string(answer), "}\n") && !strings.HasSuffix(string(answer), "}") {
+	if answer, err := io.ReadAll(a.Body); err != nil || a.StatusCode != http.StatusOK ||
+		!strings.HasSuffix(string(answer), "}\n") && !strings.HasSuffix(string(answer), "}") {
 		t.Errorf("status %d, %d bytes: %v", a.StatusCode, len(answer), err)
 	}
 }
@@ -430,7 +450,8 @@ func TestStoredSpecsKeepTheirCriteria(t *testing.T) {
 	mission := "/api/v1/missions/" + ada.get("/api/v1/missions").want(http.StatusOK).text("items.0.id")
 	b := ada.specByKey(mission, "b")
 	got := ada.get(b)
-	if got.number("criteria_total") != 2 || got.text("criteria.0.text") != "one" || got.at("criteria.0.done") != true || got.text("criteria.1.text") != "two" {
+	if got.number("criteria_total") != 2 || got.text("criteria.0.text") != "one" || got.at("criteria.0.done") != true ||
+		got.text("criteria.1.text") != "two" {
 		t.Errorf("got %s", got.body)
 	}
 	ada.post(b+"/progress", fields{"lease_token": "lt_kept", "check": []int{2}}).want(http.StatusOK)

@@ -171,7 +171,8 @@ type storedSpec struct {
 
 // samePlan reports whether two reads of a spec lead to the same plan.
 func (s storedSpec) samePlan(other storedSpec) bool {
-	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number && s.Title == other.Title &&
+	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number &&
+		s.Title == other.Title &&
 		s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path && s.Rules == other.Rules &&
 		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased &&
 		bytes.Equal(s.hash, other.hash) && slices.Equal(s.documents, other.documents)
@@ -190,7 +191,8 @@ func storedSpecs(ctx context.Context, q querier, missionID string) ([]storedSpec
 	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec storedSpec, err error) {
 		var lines []int
 		err = row.Scan(&spec.id, &spec.Key, &spec.ID, &spec.Number, &spec.Title, &spec.Phase, &spec.Style, &spec.Path,
-			&spec.Rules, &spec.Refs, &lines, &spec.hash, &spec.documents, &spec.refWarnings, &spec.status, &spec.untouched, &spec.leased)
+			&spec.Rules, &spec.Refs, &lines, &spec.hash, &spec.documents, &spec.refWarnings, &spec.status, &spec.untouched,
+			&spec.leased)
 		spec.byHand, spec.RefLines = spec.Refs == nil, lines
 		return spec, err
 	})

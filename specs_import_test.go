@@ -133,7 +133,8 @@ func (c *client) specByKey(mission, key string) string {
 func (c *client) specs(mission string) []specSummary {
 	c.t.Helper()
 	var specs list[specSummary]
-	c.get("/api/v1/specs?limit=200&mission_id=" + mission[strings.LastIndex(mission, "/")+1:]).want(http.StatusOK).into(&specs)
+	c.get("/api/v1/specs?limit=200&mission_id=" + mission[strings.LastIndex(mission,
+		"/")+1:]).want(http.StatusOK).into(&specs)
 	return specs.Items
 }
 
@@ -191,7 +192,8 @@ func pairs(files map[string]string) []string {
 
 // specText is a spec file with a header in bold, and open criteria.
 func specText(number, title, dependencies string, criteria ...string) string {
-	text := fmt.Sprintf("# %s - %s\n\n**Status:** Planned\n**Dependencies:** %s\n\n## Acceptance Criteria\n\n", number, title, dependencies)
+	text := fmt.Sprintf("# %s - %s\n\n**Status:** Planned\n**Dependencies:** %s\n\n## Acceptance Criteria\n\n",
+		number, title, dependencies)
 	for _, c := range criteria {
 		text += "- [ ] " + c + "\n"
 	}
@@ -328,7 +330,8 @@ func TestImportNamesWhatItSkips(t *testing.T) {
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	skipped := map[string]string{
 		"README.md": "# R", "deep/readme.md": "# r", "LICENSE": "x", "LICENSE.md": "x", "1-old.md.superseded": "# 1",
-		"._1-one.md": "\x00\x05\x16\x07", "__MACOSX/1-one.md": "x", "notes.txt": "x", "2-latin.md": "caf\xe9", "3-nul.md": "a\x00b",
+		"._1-one.md": "\x00\x05\x16\x07", "__MACOSX/1-one.md": "x", "notes.txt": "x", "2-latin.md": "caf\xe9",
+		"3-nul.md": "a\x00b",
 	}
 	content := append(pairs(skipped), "1-one.md", "# 1 - One\n")
 	report := ada.importFiles(ada.newMission("Skipped"), content...)
@@ -369,13 +372,16 @@ func TestDryRunChangesNothing(t *testing.T) {
 	mission := ada.newMission("Dry")
 	ada.importFiles(mission, "1-one.md", specText("1", "One", "None", "a"))
 	before := ada.get(mission).body
-	content := tarOf(t, "1-one.md", specText("1", "Uno", "2", "a"), "2-two.md", specText("2", "Two", "1, 9-nothing"), "x.txt", "x")
+	content := tarOf(t, "1-one.md", specText("1", "Uno", "2", "a"), "2-two.md",
+		specText("2", "Two", "1, 9-nothing"), "x.txt", "x")
 	dry := ada.do("POST", mission+"/import?dry_run=true", content).want(http.StatusOK)
-	if after := ada.get(mission).body; !bytes.Equal(before, after) || ada.lastSeq(mission) != 2 || len(ada.specs(mission)) != 1 {
+	if after := ada.get(mission).body; !bytes.Equal(before, after) || ada.lastSeq(mission) != 2 ||
+		len(ada.specs(mission)) != 1 {
 		t.Errorf("before %s\nafter  %s", before, after)
 	}
 	wet := ada.do("POST", mission+"/import?dry_run=false", content).want(http.StatusOK)
-	if !bytes.Equal(dry.body, wet.body) || wet.number("updated") != 1 || wet.number("created") != 1 || wet.text("cycles.0.1") != "2-two" {
+	if !bytes.Equal(dry.body, wet.body) || wet.number("updated") != 1 || wet.number("created") != 1 ||
+		wet.text("cycles.0.1") != "2-two" {
 		t.Errorf("dry %s\nwet %s", dry.body, wet.body)
 	}
 	ada.do("POST", mission+"/import?dry_run=maybe", content).wantFields("dry_run")
@@ -385,8 +391,10 @@ func TestLaterFilesResolveEarlierReferences(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	mission := ada.newMission("Later")
-	report := ada.importFiles(mission, "1-one.md", specText("1", "One", "None"), "2-two.md", specText("2", "Two", "1-one, 3-three"))
-	if len(report.Warnings) != 1 || report.Warnings[0].Code != "dangling_reference" || report.Warnings[0].Line != 4 || report.Warnings[0].File != "2-two.md" {
+	report := ada.importFiles(mission, "1-one.md", specText("1", "One", "None"), "2-two.md",
+		specText("2", "Two", "1-one, 3-three"))
+	if len(report.Warnings) != 1 || report.Warnings[0].Code != "dangling_reference" || report.Warnings[0].Line != 4 ||
+		report.Warnings[0].File != "2-two.md" {
 		t.Fatalf("warnings %+v", report.Warnings)
 	}
 	two := ada.specByKey(mission, "2-two")
@@ -409,11 +417,13 @@ func TestDependenciesSetByHandSurviveAnImport(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
 	mission := ada.newMission("By hand")
-	files := []string{"1-one.md", specText("1", "One", "None"), "2-two.md", specText("2", "Two", "1-one"), "3-three.md", specText("3", "Three", "None")}
+	files := []string{"1-one.md", specText("1", "One", "None"), "2-two.md", specText("2", "Two", "1-one"), "3-three.md",
+		specText("3", "Three", "None")}
 	ada.importFiles(mission, files...)
 	two := ada.specByKey(mission, "2-two")
 	ada.patch(two, map[string]any{"dependencies": []string{"3-three"}}).want(http.StatusOK)
-	if report := ada.importFiles(mission, append(files, "4-four.md", specText("4", "Four", "2"))...); report.Unchanged != 3 {
+	if report := ada.importFiles(mission, append(files, "4-four.md",
+		specText("4", "Four", "2"))...); report.Unchanged != 3 {
 		t.Errorf("got %+v", report)
 	}
 	if got := ada.dependencyKeys(two); !slices.Equal(got, []string{"3-three"}) {
@@ -435,7 +445,8 @@ func TestImportLeavesLeasedSpecsAlone(t *testing.T) {
 	spec, token := ada.claim(mission, "bot")
 	changed := []string{"1-one.md", specText("1", "Uno", "None", "a", "b"), "2-two.md", specText("2", "Two", "None")}
 	report := ada.importFiles(mission, changed...)
-	if report.Created != 1 || report.Updated != 0 || report.Unchanged != 1 || len(report.Warnings) != 1 || report.Warnings[0].Code != "leased" {
+	if report.Created != 1 || report.Updated != 0 || report.Unchanged != 1 || len(report.Warnings) != 1 ||
+		report.Warnings[0].Code != "leased" {
 		t.Errorf("got %+v", report)
 	}
 	if got := ada.get(spec); got.text("title") != "One" || got.number("version") != 2 {
@@ -458,7 +469,8 @@ func TestImportKeepsCycles(t *testing.T) {
 	}
 	ada.post(mission+"/start", nil).want(http.StatusOK)
 	one := ada.specByKey(mission, "1-one")
-	if got := ada.get(one + "/explain"); got.at("ready") != false || !strings.Contains(string(got.body), "dependency_cycle") {
+	if got := ada.get(one + "/explain"); got.at("ready") != false ||
+		!strings.Contains(string(got.body), "dependency_cycle") {
 		t.Errorf("explain says %s", got.body)
 	}
 	if got := ada.get(mission + "/graph"); got.text("cycles.0.2") != "3-three" {
@@ -467,7 +479,8 @@ func TestImportKeepsCycles(t *testing.T) {
 	ada.patch(one, map[string]any{"title": "Edited"}).want(http.StatusOK)
 	ada.newSpec(mission, "5-five", map[string]any{"dependencies": []string{"1-one"}})
 	ada.patch(one, map[string]any{"dependencies": []string{"2-two", "4-four"}}).want(http.StatusOK)
-	ada.patch(one, map[string]any{"dependencies": []string{"2-two", "5-five"}}).wantProblem(http.StatusConflict, "dependency_cycle")
+	ada.patch(one, map[string]any{"dependencies": []string{"2-two",
+		"5-five"}}).wantProblem(http.StatusConflict, "dependency_cycle")
 	ada.importFiles(mission, "6-six.md", specText("6", "Six", "None"))
 	ada.patch(one, map[string]any{"dependencies": []string{"4-four"}}).want(http.StatusOK)
 	if got := ada.get(mission + "/graph"); got.at("cycles.0") != nil {
@@ -515,7 +528,8 @@ func TestExportImportedElsewhereIsTheSameMission(t *testing.T) {
 	ada.importFiles(from, pairs(readFiles(t, specFolder))...)
 	ada.post(from+"/start", nil).want(http.StatusOK)
 	for _, status := range []string{"testing", "completed"} {
-		ada.post(ada.specByKey(from, "042-index")+"/status", map[string]any{"status": status, "override": "by hand"}).want(http.StatusOK)
+		ada.post(ada.specByKey(from, "042-index")+"/status",
+			map[string]any{"status": status, "override": "by hand"}).want(http.StatusOK)
 	}
 	for _, status := range []string{"blocked"} {
 		ada.post(ada.specByKey(from, "041-record-log")+"/status", map[string]any{"status": status}).want(http.StatusOK)
@@ -527,7 +541,8 @@ func TestExportImportedElsewhereIsTheSameMission(t *testing.T) {
 	}
 	was, is := ada.specs(from), ada.specs(to)
 	for i, spec := range was {
-		if i >= len(is) || is[i].Key != spec.Key || is[i].Status != spec.Status || is[i].Title != spec.Title && spec.Key != "made-here" {
+		if i >= len(is) || is[i].Key != spec.Key || is[i].Status != spec.Status || is[i].Title != spec.Title &&
+			spec.Key != "made-here" {
 			t.Errorf("was %+v\nis  %+v", spec, is)
 		}
 	}
@@ -585,13 +600,15 @@ dependencies: ["h\x00\xff", "1 - i\x00\xff"]
 ---
 `)
 	ada.do("POST", mission+"/import", body, "Content-Type", contentType).want(http.StatusOK)
-	if x := ada.get(ada.specByKey(mission, "x")); x.text("documents.0") != "x/a\ufffdb.md" || x.text("documents.1") != "x/c\ufffd\ufffd.png" {
+	if x := ada.get(ada.specByKey(mission, "x")); x.text("documents.0") != "x/a\ufffdb.md" ||
+		x.text("documents.1") != "x/c\ufffd\ufffd.png" {
 		t.Errorf("got %s", x.body)
 	}
 
 	// A name that nobody can read is no reason to drop a file silently.
 	body, contentType = form(t, `filename="1-one.md"; filename="2-two.md"`, "# 1")
-	ada.do("POST", mission+"/import", body, "Content-Type", contentType).wantProblem(http.StatusBadRequest, "malformed_archive")
+	ada.do("POST", mission+"/import", body, "Content-Type",
+		contentType).wantProblem(http.StatusBadRequest, "malformed_archive")
 }
 
 func TestBadArchivesAreRefused(t *testing.T) {
@@ -614,7 +631,8 @@ func TestBadArchivesAreRefused(t *testing.T) {
 	}{
 		{"empty", tarType, nil, http.StatusBadRequest, "malformed_archive"},
 		{"garbage", tarType, []byte(strings.Repeat("garbage ", 500)), http.StatusBadRequest, "malformed_archive"},
-		{"a spec file itself", "text/markdown", []byte(specText("1", "One", "None")), http.StatusBadRequest, "malformed_archive"},
+		{"a spec file itself", "text/markdown",
+			[]byte(specText("1", "One", "None")), http.StatusBadRequest, "malformed_archive"},
 		{"truncated tar", tarType, good[:1000], http.StatusBadRequest, "malformed_archive"},
 		{"truncated gzip", tarType, gzipped(good)[:80], http.StatusBadRequest, "malformed_archive"},
 		{"gzip of garbage", tarType, gzipped([]byte(strings.Repeat("x", 2000))), http.StatusBadRequest, "malformed_archive"},
@@ -622,14 +640,17 @@ func TestBadArchivesAreRefused(t *testing.T) {
 		{"truncated multipart", multipartType, files[:len(files)-10], http.StatusBadRequest, "malformed_archive"},
 		{"multipart without boundary", "multipart/form-data", files, http.StatusBadRequest, "malformed_archive"},
 		{"multipart said, tar sent", multipartType, good, http.StatusBadRequest, "malformed_archive"},
-		{"gzip bomb", tarType, gzipped(tarOf(t, "1-one.txt", strings.Repeat("x", 4<<20))), http.StatusRequestEntityTooLarge, "body_too_large"},
-		{"too large", tarType, tarOf(t, "1.txt", strings.Repeat("x", 2<<20)), http.StatusRequestEntityTooLarge, "body_too_large"},
+		{"gzip bomb", tarType, gzipped(tarOf(t, "1-one.txt",
+			strings.Repeat("x", 4<<20))), http.StatusRequestEntityTooLarge, "body_too_large"},
+		{"too large", tarType, tarOf(t, "1.txt",
+			strings.Repeat("x", 2<<20)), http.StatusRequestEntityTooLarge, "body_too_large"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ada.in(t).do("POST", mission+"/import", c.body, "Content-Type", c.contentType).wantProblem(c.status, c.code)
 		})
 	}
-	ada.do("POST", mission+"/import", good, "Content-Encoding", "gzip").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
+	ada.do("POST", mission+"/import", good, "Content-Encoding",
+		"gzip").wantProblem(http.StatusUnsupportedMediaType, "unsupported_media_type")
 	if seq := ada.lastSeq(mission); seq != 1 {
 		t.Errorf("%d events", seq)
 	}
@@ -649,7 +670,8 @@ func TestBadArchivesAreRefused(t *testing.T) {
 			wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
 	}
 	// Paths made of what a tracker says are as long as others.
-	report := ada.importFiles(mission, "tasks.json", `{"`+strings.Repeat("tag ", 300)+`": {"tasks": [{"id": 1}]}, "b": {"tasks": [{"id": 1}]}}`)
+	report := ada.importFiles(mission, "tasks.json",
+		`{"`+strings.Repeat("tag ", 300)+`": {"tasks": [{"id": 1}]}, "b": {"tasks": [{"id": 1}]}}`)
 	if report.Created != 1 || len(report.Warnings) == 0 || report.Warnings[0].Code != "odd_tracker" {
 		t.Errorf("%+v", report)
 	}

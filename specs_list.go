@@ -147,7 +147,8 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 }
 
 // readSpecs reads one spec more than a page has, if there are so many.
-func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary], few *idQuery) ([]specSummary, error) {
+func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary],
+	few *idQuery) ([]specSummary, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
 	sql := specsPageSQL(&q, f, o, few)
 	args := q.args

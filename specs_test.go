@@ -27,7 +27,8 @@ func TestNewSpec(t *testing.T) {
 	for path, want := range map[string]any{
 		"mission_id": path.Base(mission), "key": "031a-title", "number": "031a", "title": "Title", "phase": "Phase 1",
 		"status": "planned", "priority": 7., "tags.0": "t", "estimated_context": "10k", "body": body, "ready": false,
-		"claim": nil, "attempts": 0., "version": 1., "criteria.0.index": 1., "criteria.0.text": "one", "criteria.0.done": true,
+		"claim": nil, "attempts": 0., "version": 1., "criteria.0.index": 1., "criteria.0.text": "one",
+		"criteria.0.done": true,
 		"criteria.1.done": false, "criteria.2": nil, "dependencies.0.key": "base", "dependencies.0.status": "planned",
 	} {
 		if got := a.at(path); got != want {
@@ -66,8 +67,10 @@ func TestSpecLimits(t *testing.T) {
 		{"title", "", "title"}, {"title", long(200), ""}, {"title", long(201), "title"}, {"title", "a\nb", "title"},
 		{"number", long(16), ""}, {"number", long(17), "number"},
 		{"phase", long(200), ""}, {"phase", long(201), "phase"},
-		{"priority", 0, ""}, {"priority", 9, ""}, {"priority", 10, "priority"}, {"priority", -1, "priority"}, {"priority", 1.5, "priority"},
-		{"tags", slices.Repeat([]string{"t"}, 33), "tags"}, {"tags", []string{long(64)}, ""}, {"tags", []string{long(65)}, "tags[0]"},
+		{"priority", 0, ""}, {"priority", 9, ""}, {"priority", 10, "priority"}, {"priority", -1, "priority"}, {"priority",
+			1.5, "priority"},
+		{"tags", slices.Repeat([]string{"t"}, 33), "tags"}, {"tags", []string{long(64)}, ""}, {"tags",
+			[]string{long(65)}, "tags[0]"},
 		{"body", strings.Repeat("b", 256<<10), ""}, {"body", strings.Repeat("b", 256<<10+1), "body"},
 		{"dependencies", []string{"nobody"}, "dependencies[0]"}, {"dependencies", "patched", "dependencies"},
 		{"surprise", true, "surprise"},
@@ -86,7 +89,8 @@ func TestSpecLimits(t *testing.T) {
 	}
 	ada.post(mission+"/specs", fields{"key": "", "title": "", "priority": 10, "status": "done"}).
 		wantFields("key", "title", "priority", "status")
-	ada.post(spec+"/status", fields{"status": "done", "notes": long(2001), "override": long(2001)}).wantFields("status", "notes", "override")
+	ada.post(spec+"/status", fields{"status": "done", "notes": long(2001), "override": long(2001)}).wantFields("status",
+		"notes", "override")
 }
 
 func TestWorkLimits(t *testing.T) {
@@ -113,7 +117,8 @@ func TestWorkLimits(t *testing.T) {
 		{spec + "/fail", fields{"lease_token": token, "reason": long}, []string{"reason"}},
 		{spec + "/status", fields{"status": "completed", "notes": long}, []string{"notes"}},
 		{mission + "/logs", fields{"entries": []any{}}, []string{"entries"}},
-		{mission + "/logs", fields{"entries": slices.Repeat([]any{fields{"level": "info", "message": "m"}}, 1001)}, []string{"entries"}},
+		{mission + "/logs", fields{"entries": slices.Repeat([]any{fields{"level": "info",
+			"message": "m"}}, 1001)}, []string{"entries"}},
 		{mission + "/logs", fields{"entries": []any{fields{"level": "loud", "message": ""},
 			fields{"level": "info", "message": strings.Repeat("m", 8<<10+1), "spec_id": "x"},
 			fields{"level": "info", "message": "m", "fields": fields{"k": strings.Repeat("f", 16<<10)}}}},
@@ -121,7 +126,8 @@ func TestWorkLimits(t *testing.T) {
 	} {
 		ada.post(test.path, test.body).wantFields(test.fields...)
 	}
-	entries := slices.Repeat([]any{fields{"level": "info", "message": strings.Repeat("m", 800), "spec_id": path.Base(spec)}}, 1000)
+	entries := slices.Repeat([]any{fields{"level": "info",
+		"message": strings.Repeat("m", 800), "spec_id": path.Base(spec)}}, 1000)
 	before := ada.get(mission + "/events").number("last_seq")
 	if got := ada.post(mission+"/logs", fields{"entries": entries}).want(http.StatusCreated).number("last_seq"); got != before+1000 {
 		t.Errorf("after %d and 1,000 more the last is %d", before, got)
@@ -157,7 +163,8 @@ func TestSpecPatch(t *testing.T) {
 		}
 	}
 	a := ada.get(spec)
-	if a.text("key") != "after" || a.text("body") != "" || a.number("priority") != 5 || a.at("tags.0") != nil || a.at("criteria.0") != nil {
+	if a.text("key") != "after" || a.text("body") != "" || a.number("priority") != 5 || a.at("tags.0") != nil ||
+		a.at("criteria.0") != nil {
 		t.Errorf("got %s", a.body)
 	}
 	if stats := ada.get(mission); stats.number("stats.criteria_total") != 0 {
@@ -199,7 +206,8 @@ func TestFileShowsTheWorkAsItStands(t *testing.T) {
 	spec := ada.newSpec(mission, "1-title", fields{"body": body})
 	file := func() string {
 		a := ada.do("GET", spec, nil, "Accept", "text/markdown").want(http.StatusOK)
-		if a.header.Get("ETag") != ada.get(spec).header.Get("ETag") || !strings.Contains(strings.Join(a.header.Values("Vary"), " "), "Accept") {
+		if a.header.Get("ETag") != ada.get(spec).header.Get("ETag") ||
+			!strings.Contains(strings.Join(a.header.Values("Vary"), " "), "Accept") {
 			t.Errorf("the headers are %v", a.header)
 		}
 		return string(a.body)
@@ -273,7 +281,8 @@ func TestSpecListIsFilteredSortedAndPaged(t *testing.T) {
 		t.Errorf("both ways differ: %q", back)
 	}
 	for query, field := range map[string]string{
-		"mission_id=x": "mission_id", "status=open": "status", "ready=1": "ready", "claimed=all": "claimed", "sort=key": "sort",
+		"mission_id=x": "mission_id", "status=open": "status", "ready=1": "ready", "claimed=all": "claimed",
+		"sort=key":     "sort",
 		"q=a&cursor=x": "cursor", "limit=201": "limit", "phase=" + strings.Repeat("p", 201): "phase", "agent=bot": "agent",
 	} {
 		ada.get("/api/v1/specs?" + query).wantFields(field)
@@ -294,15 +303,22 @@ func TestSearchKnowsLettersFlagsAndNamesOfFiles(t *testing.T) {
 				"body": "Привет МИР, ÉCOLE, Ελλάδα. Ein „Größer“—Zeichen."})
 			ada.newSpec(mission, "flags", fields{"title": "Add --force to src/cmd/main.go",
 				"body": "Run `tool --dry-run -x -a` with --no-verify; see Vec<String>, C:\\temp\\a.txt and 127.0.0.1:8080."})
-			ada.newSpec(mission, "plain", fields{"title": "Go on with the Main parts", "body": "A tool of force, all of it, no run."})
+			ada.newSpec(mission, "plain", fields{"title": "Go on with the Main parts",
+				"body": "A tool of force, all of it, no run."})
 			for q, want := range map[string]string{
-				"übersicht": "letters", "ÜBERSICHT": "letters", "änderungen": "letters", "привет": "letters", "мир": "letters", "МИР": "letters",
-				"école": "letters", "ελλάδα": "letters", "ΕΛΛΆΔΑ": "letters", "größer": "letters", "zeichen": "letters", "„ÜBERSICHT“": "letters",
-				"--force": "flags plain", "-force": "flags plain", "tool -force": "", "tool --force": "flags plain", `"add --force"`: "flags",
-				"--dry-run": "flags", "-x": "flags", "tool -x": "plain", "tool --x": "flags", "-a": "flags plain", "--no-verify": "flags", "no-verify": "flags",
-				"main.go": "flags", "main": "flags plain", "cmd": "flags", "src/cmd": "flags", "cmd/main.go": "flags", "MAIN.GO": "flags", "./src/cmd/": "flags",
+				"übersicht": "letters", "ÜBERSICHT": "letters", "änderungen": "letters", "привет": "letters", "мир": "letters",
+				"МИР":   "letters",
+				"école": "letters", "ελλάδα": "letters", "ΕΛΛΆΔΑ": "letters", "größer": "letters", "zeichen": "letters",
+				"„ÜBERSICHT“": "letters",
+				"--force":     "flags plain", "-force": "flags plain", "tool -force": "", "tool --force": "flags plain",
+				`"add --force"`: "flags",
+				"--dry-run":     "flags", "-x": "flags", "tool -x": "plain", "tool --x": "flags", "-a": "flags plain",
+				"--no-verify": "flags", "no-verify": "flags",
+				"main.go": "flags", "main": "flags plain", "cmd": "flags", "src/cmd": "flags", "cmd/main.go": "flags",
+				"MAIN.GO": "flags", "./src/cmd/": "flags",
 				"String": "flags", "Vec<String>": "flags", "temp": "flags", "a.txt": "flags", "8080": "flags", "127.0.0.1": "flags",
-				"what of the main parts": "plain", "main or übersicht": "flags letters plain", "the": "", "--": "", "or main or": "flags plain",
+				"what of the main parts": "plain", "main or übersicht": "flags letters plain", "the": "", "--": "",
+				"or main or":      "flags plain",
 				`tool -"dry run"`: "plain", "tool -dry-run": "plain",
 			} {
 				a := ada.get("/api/v1/specs?q=" + url.QueryEscape(q)).want(http.StatusOK)
@@ -328,11 +344,13 @@ func TestSpecsAreFoundByTheirWords(t *testing.T) {
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
 	mission := ada.newMission("Search")
-	ada.newSpec(mission, "body", fields{"title": "Other", "body": "A long text in which the turbine is mentioned only once, by <b>name</b>."})
+	ada.newSpec(mission, "body", fields{"title": "Other",
+		"body": "A long text in which the turbine is mentioned only once, by <b>name</b>."})
 	ada.newSpec(mission, "title", fields{"title": "Turbine"})
 	ada.newSpec(ada.newMission("Elsewhere"), "elsewhere", fields{"title": "Turbines", "number": "7"})
 	a := ada.get("/api/v1/specs?q=turbines&mission_id=" + path.Base(mission)).want(http.StatusOK)
-	if a.text("items.0.key") != "title" || a.text("items.1.key") != "body" || a.at("items.2") != nil || a.at("next_cursor") != nil {
+	if a.text("items.0.key") != "title" || a.text("items.1.key") != "body" || a.at("items.2") != nil ||
+		a.at("next_cursor") != nil {
 		t.Errorf("got %s", a.body)
 	}
 	if got := a.text("items.1.snippet"); !strings.Contains(got, "**turbine**") {
@@ -444,7 +462,8 @@ func TestCompletingWantsAllCriteriaChecked(t *testing.T) {
 			return ada.post(spec+action, body)
 		}
 		refused := complete(fields{"notes": "done"}).wantProblem(http.StatusConflict, "criteria_unmet")
-		if refused.text("criteria.0.text") != "one" || refused.number("criteria.1.index") != 3 || refused.at("criteria.2") != nil {
+		if refused.text("criteria.0.text") != "one" || refused.number("criteria.1.index") != 3 ||
+			refused.at("criteria.2") != nil {
 			t.Errorf("%s: got %s", way, refused.body)
 		}
 		if ada.get(spec).at("claim") == nil {

@@ -88,7 +88,8 @@ func (spec specLock) check() error {
 
 // lockLease locks a spec like lockSpec and checks that token holds it. Who has
 // no right to the mission has its locks for this one round trip.
-func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockScope, token string) (missionLock, specLock, string, error) {
+func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockScope,
+	token string) (missionLock, specLock, string, error) {
 	m, spec := t.askMission(at, lock), t.askSpec(at.spec, scope)
 	var agent string
 	held := t.ask(`SELECT agent FROM leases WHERE spec_id = $1 AND token = $2 FOR UPDATE`, []any{at.spec, token}, &agent)
@@ -165,7 +166,8 @@ func (t *tx) progress(spec specLock, agent string, p *progress) error {
 		t.queue(`UPDATE spec_states SET done = $2, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`, spec.id, done)
 		t.count(spec.missionID, spec.tally(), tallyOf(spec.status, spec.unmet, done))
 	}
-	data := map[string]any{"check": orEmpty(p.Check), "uncheck": orEmpty(p.Uncheck), "criteria_done": countDone(done), "criteria_total": len(done)}
+	data := map[string]any{"check": orEmpty(p.Check), "uncheck": orEmpty(p.Uncheck), "criteria_done": countDone(done),
+		"criteria_total": len(done)}
 	if p.Message != "" {
 		data["message"] = p.Message
 	}
@@ -268,7 +270,8 @@ func (t *tx) errCriteriaUnmet(ctx context.Context, spec specLock) error {
 	}
 	open := slices.DeleteFunc(criteriaAsDone(body, rules, spec.done), func(c specfile.Criterion) bool { return c.Done })
 	return problem(http.StatusConflict, "criteria_unmet",
-		"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.", len(open)).with("criteria", open)
+		"Its acceptance criteria aren't all checked; open: %d. Check them, or give the reason in override.",
+		len(open)).with("criteria", open)
 }
 
 // failure is what ends an attempt at a spec: why, and whether another may be
@@ -320,7 +323,8 @@ func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error
 	if err != nil {
 		return fmt.Errorf("reading whom to notify: %w", err)
 	}
-	t.notify(owner, spec.missionID, spec.id, fmt.Sprintf("The spec %s of the mission %q is blocked after %d attempts: %s", key, mission, spec.attempts, why))
+	t.notify(owner, spec.missionID, spec.id,
+		fmt.Sprintf("The spec %s of the mission %q is blocked after %d attempts: %s", key, mission, spec.attempts, why))
 	return nil
 }
 

@@ -361,19 +361,20 @@ func TestWaitingClaimsLookInTurn(t *testing.T) {
 	for range waiting {
 		first := true
 		ended.Go(func() {
-			_, err := s.tryPatiently(t.Context(), &call{target: target{mission: idOf(mission)}}, &claimRequest{WaitSeconds: maxWait}, func() (*claimed, error) {
-				if first {
-					first = false
-					once.Done()
-					return nil, errNothingReady
-				}
-				if n := running.Add(1); n > most.Load() {
-					most.Store(n)
-				}
-				defer running.Add(-1)
-				_, err := s.db.Exec(t.Context(), `SELECT`)
-				return nil, err
-			})
+			_, err := s.tryPatiently(t.Context(), &call{target: target{mission: idOf(mission)}},
+				&claimRequest{WaitSeconds: maxWait}, func() (*claimed, error) {
+					if first {
+						first = false
+						once.Done()
+						return nil, errNothingReady
+					}
+					if n := running.Add(1); n > most.Load() {
+						most.Store(n)
+					}
+					defer running.Add(-1)
+					_, err := s.db.Exec(t.Context(), `SELECT`)
+					return nil, err
+				})
 			if err != nil {
 				t.Error(err)
 			}

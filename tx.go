@@ -300,7 +300,8 @@ func (s *Server) published(t *tx) {
 //
 // The transaction doesn't end with the client's connection: what has begun is
 // finished, within the request's time.
-func transact[Out any](ctx context.Context, s *Server, c *call, fn func(ctx context.Context, t *tx) (*Out, error)) (out *Out, err error) {
+func transact[Out any](ctx context.Context, s *Server, c *call,
+	fn func(ctx context.Context, t *tx) (*Out, error)) (out *Out, err error) {
 	leave, err := s.takeTurn(ctx, c.account, c.target, c.permission.shared)
 	if err != nil {
 		return nil, err
@@ -330,7 +331,8 @@ func transact[Out any](ctx context.Context, s *Server, c *call, fn func(ctx cont
 
 // transactOnce runs fn and keeps its response under the key, unless an earlier request
 // with this key got one.
-func transactOnce[Out any](ctx context.Context, t *tx, c *call, fn func(ctx context.Context, t *tx) (*Out, error)) (*Out, error) {
+func transactOnce[Out any](ctx context.Context, t *tx, c *call,
+	fn func(ctx context.Context, t *tx) (*Out, error)) (*Out, error) {
 	if err := t.takeKey(ctx, c); err != nil {
 		return nil, err
 	}
@@ -427,7 +429,8 @@ func (t *tx) revoke(userID string) {
 // cancelElsewhere makes the other instances cancel the calls of a name.
 func (t *tx) cancelElsewhere(name string) {
 	t.events = append(t.events, event{
-		Stream: serverStream, Type: "call.cancelled", Actor: actor{UserID: &t.account.userID}, Data: map[string]any{"call": name},
+		Stream: serverStream, Type: "call.cancelled", Actor: actor{UserID: &t.account.userID},
+		Data: map[string]any{"call": name},
 	})
 }
 
@@ -489,12 +492,4 @@ func (m *missionLock) check(need access) error {
 		return errReadOnly()
 	}
 	return nil
-}
-
-// orNull is NULL for "" and the text for any other.
-func orNull(text string) *string {
-	if text == "" {
-		return nil
-	}
-	return &text
 }

@@ -137,7 +137,8 @@ func TestCertificateThatCannotBeLoadedIsRefused(t *testing.T) {
 		{keyFile, certFile, "aren't a certificate chain and its key"},
 		{certFile, otherKey, "aren't a certificate chain and its key"},
 	} {
-		if _, err := New(tt.cert, tt.key, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := New(tt.cert, tt.key, slog.New(slog.DiscardHandler)); err == nil ||
+			!strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s, %s: %v", tt.cert, tt.key, err)
 		}
 	}

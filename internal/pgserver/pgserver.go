@@ -237,7 +237,8 @@ func (s *Server) takeFolder() (err error) {
 		}
 	}
 	if errors.Is(err, errLocked) {
-		return fmt.Errorf("another server uses the folder %s: stop it, or give this one another DATA_DIR or a DATABASE_URL", s.dir)
+		return fmt.Errorf("another server uses the folder %s: stop it, or give this one another DATA_DIR or a DATABASE_URL",
+			s.dir)
 	}
 	if err != nil {
 		return s.unusable(err)
@@ -260,7 +261,8 @@ func makeFolders(dir string, mode fs.FileMode) error {
 }
 
 func (s *Server) unusable(err error) error {
-	return fmt.Errorf("the folder %s can't be used: %w: choose another DATA_DIR, or name a database in DATABASE_URL", s.dir, err)
+	return fmt.Errorf("the folder %s can't be used: %w: choose another DATA_DIR, or name a database in DATABASE_URL",
+		s.dir, err)
 }
 
 // endLeftover ends what a killed server left running and returns
@@ -315,7 +317,8 @@ func (s *Server) clearLeftover() error {
 	if err := os.Remove(s.path("postgres", "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s.unusable(err)
 	}
-	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), os.RemoveAll(s.path("run")), s.makeOwned("run")); err != nil {
+	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), os.RemoveAll(s.path("run")),
+		s.makeOwned("run")); err != nil {
 		return s.unusable(err)
 	}
 	return nil

@@ -359,7 +359,8 @@ func TestClusterOfAnotherVersionIsRefused(t *testing.T) {
 		}
 	}
 	_, err := pgtest.TryStart(t, dir)
-	wantError(t, err, dir, "PostgreSQL 9", "install version 9", "pg_dump -h "+dir+"/run", "rename "+dir+"/postgres", "restore")
+	wantError(t, err, dir, "PostgreSQL 9", "install version 9", "pg_dump -h "+dir+"/run", "rename "+dir+"/postgres",
+		"restore")
 }
 
 func TestUnusableFoldersAreNamed(t *testing.T) {
@@ -385,7 +386,8 @@ func TestUnusableFoldersAreNamed(t *testing.T) {
 		tests = append(tests, test{"closed to Postgres's account", closed + "/data",
 			[]string{"the user postgres, who may not enter " + closed, "DATA_DIR"}})
 		foreign := filepath.Join(folder, "foreign")
-		if err := errors.Join(os.MkdirAll(foreign+"/postgres", 0o711), os.Chown(foreign+"/postgres", 4242, 4242)); err != nil {
+		if err := errors.Join(os.MkdirAll(foreign+"/postgres", 0o711), os.Chown(foreign+"/postgres",
+			4242, 4242)); err != nil {
 			t.Fatal(err)
 		}
 		tests = append(tests, test{"another user's", foreign, []string{foreign, "belongs to the user 4242", "DATA_DIR"}})

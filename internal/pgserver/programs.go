@@ -289,7 +289,8 @@ func (s *Server) initdb(ctx context.Context, life, out *os.File, ctype string) e
 	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), s.makeOwned("postgres.new")); err != nil {
 		return s.unusable(err)
 	}
-	args := []string{"-D", s.path("postgres.new"), "--encoding=UTF8", "--locale=C", "--lc-ctype=" + ctype, "--username=postgres",
+	args := []string{"-D", s.path("postgres.new"), "--encoding=UTF8", "--locale=C",
+		"--lc-ctype=" + ctype, "--username=postgres",
 		"--auth-local=trust", "--auth-host=reject", "--no-instructions"}
 	if s.throwaway {
 		args = append(args, "--no-sync")

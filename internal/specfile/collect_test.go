@@ -48,7 +48,8 @@ func collect(t testing.TB, files ...string) (specs []string, c Collection) {
 		for _, key := range resolution.Edges[nodes[i].Key] {
 			needs = append(needs, titles[key])
 		}
-		specs = append(specs, fmt.Sprintf("%s %q %s P%d %d/%d %v", nodes[i].Key, f.Title, f.Status, f.Priority, done, len(f.Criteria), needs))
+		specs = append(specs, fmt.Sprintf("%s %q %s P%d %d/%d %v",
+			nodes[i].Key, f.Title, f.Status, f.Priority, done, len(f.Criteria), needs))
 		c.Warnings = append(c.Warnings, f.Warnings...)
 		c.Warnings = append(c.Warnings, resolution.Warnings[nodes[i].Key]...)
 	}
@@ -73,7 +74,8 @@ func TestSpecKitRepository(t *testing.T) {
 		".specify/specs/003-user-auth/plan.md", "# Implementation Plan: User Authentication\n\n- [ ] Gate",
 		".specify/specs/003-user-auth/quickstart.md", "# Quickstart",
 		".specify/specs/003-user-auth/contracts/auth.yaml", "openapi: 3.1.0",
-		".specify/specs/003-user-auth/tasks.md", "# Tasks: User Authentication\n\n**Prerequisites**: plan.md, research.md\n\n"+
+		".specify/specs/003-user-auth/tasks.md",
+		"# Tasks: User Authentication\n\n**Prerequisites**: plan.md, research.md\n\n"+
 			"## Phase 3.1: Setup\n- [x] T001 Create project\n- [X] T002 [P] Lint\n\n## Phase 3.2: Tests First ⚠️ MUST COMPLETE BEFORE 3.3\n"+
 			"- [ ] T003 [P] Contract test\n\n## Dependencies\n- Tests (T003) before implementation\n\n## Success Criteria\n- [ ] T004 Done\n",
 		"CLAUDE.md", "# Claude", ".claude/commands/plan.md", "# Plan\n- [ ] x")
@@ -97,10 +99,12 @@ func TestBacklogRepository(t *testing.T) {
 	}
 	got, c := collect(t,
 		".backlog/config.yml", "project_name: x",
-		".backlog/tasks/task-7 - Export-board.md", task("task-7", "Export board", "In Progress", "dependencies: [task-3, task-6]\npriority: high\n",
+		".backlog/tasks/task-7 - Export-board.md", task("task-7", "Export board", "In Progress",
+			"dependencies: [task-3, task-6]\npriority: high\n",
 			"## Acceptance Criteria\n<!-- AC:BEGIN -->\n- [x] #1 A file is written\n- [ ] #2 It can be read\n<!-- AC:END -->\n\n"+
 				"## Implementation Plan\n\n1. Write\n- [ ] step\n\n## Implementation Notes\n\nNone."),
-		".backlog/tasks/task-3 - Draw-board.md", task("task-3", "'Draw board: columns'", "Done", "dependencies: []\nordinal: 1000\n", ""),
+		".backlog/tasks/task-3 - Draw-board.md", task("task-3", "'Draw board: columns'", "Done",
+			"dependencies: []\nordinal: 1000\n", ""),
 		".backlog/tasks/task-6 - Themes.md", task("task-6", "Themes", "To Do", "dependencies:\n  - TASK-3\npriority: low\n",
 			"## Acceptance Criteria\n- [ ] Dark\n\n## Definition of Done\n- [x] Documented\n"),
 		".backlog/docs/doc-1 - Notes.md", "# Notes", ".backlog/decisions/decision-1.md", "# D")
@@ -123,12 +127,15 @@ func TestTaskMasterTags(t *testing.T) {
 		"ui": {"tasks": [{"id": 1, "title": "Pages", "status": "pending", "priority": "high", "dependencies": [], "subtasks": null},
 			{"id": 2, "title": "Forms", "status": "pending", "dependencies": [1], "subtasks": [{"id": 1, "title": "C\nwrapped", "status": "done"}]}],
 			"metadata": {"description": "x"}}}`)
-	wantSpecs(t, got, `1 "Core" completed P5 0/1 []`, `2 "API" in_review P5 0/1 [Core]`, `ui.1 "Pages" planned P6 0/0 []`, `ui.2 "Forms" completed P5 1/1 [Pages]`)
+	wantSpecs(t, got, `1 "Core" completed P5 0/1 []`, `2 "API" in_review P5 0/1 [Core]`,
+		`ui.1 "Pages" planned P6 0/0 []`, `ui.2 "Forms" completed P5 1/1 [Pages]`)
 	if len(c.Warnings) > 0 || c.Specs[2].Path != ".taskmaster/tasks/tasks.json/ui/1.md" {
 		t.Errorf("%+v", c)
 	}
-	for source, warnings := range map[string]int{"{": 1, "[]": 1, `{"a": 1}`: 1, `{"tasks": [{"title": "no id"}]}`: 1, "{}": 0} {
-		if _, c := collect(t, "tasks.json", source); len(c.Warnings) != warnings || !slices.Equal(c.Skipped, []string{"tasks.json"}) {
+	for source, warnings := range map[string]int{"{": 1, "[]": 1, `{"a": 1}`: 1, `{"tasks": [{"title": "no id"}]}`: 1,
+		"{}": 0} {
+		if _, c := collect(t, "tasks.json", source); len(c.Warnings) != warnings ||
+			!slices.Equal(c.Skipped, []string{"tasks.json"}) {
 			t.Errorf("%s: %+v", source, c)
 		}
 	}
@@ -155,8 +162,10 @@ func TestFoldersThatAreOneSpec(t *testing.T) {
 	got, c := collect(t,
 		"changes/add-list/tasks.md", "## 1. Store\n- [x] 1.1 a\n", "changes/add-list/proposal.md", "## Why\n",
 		"changes/add-list/specs/loans/spec.md", "# x", "changes/add-list/specs/loans/tasks.md", "- [ ] x",
-		"kiro/plan/tasks.md", "# Implementation Plan\n\n- [-] 1. a\n", "kiro/plan/requirements.md", "# Requirements Document\n",
-		"other/tasks.md", "# Tasks of no folder\n\n- [ ] a\n", "other/notes.md", "# Notes\n\n**Dependencies:** [list](../changes/add-list/proposal.md)\n")
+		"kiro/plan/tasks.md", "# Implementation Plan\n\n- [-] 1. a\n", "kiro/plan/requirements.md",
+		"# Requirements Document\n",
+		"other/tasks.md", "# Tasks of no folder\n\n- [ ] a\n", "other/notes.md",
+		"# Notes\n\n**Dependencies:** [list](../changes/add-list/proposal.md)\n")
 	wantSpecs(t, got, `add-list "add list" completed P5 1/1 []`, `plan "plan" planned P5 0/1 []`,
 		`tasks "Tasks of no folder" planned P5 0/1 []`, `notes "Notes" planned P5 0/0 [add list]`)
 	if len(c.Skipped) != 4 || len(c.Warnings) > 0 {
@@ -170,10 +179,13 @@ func TestFoldersThatAreOneSpec(t *testing.T) {
 func TestSkipsWhatIsNoWork(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{
-		"AGENTS.md": true, "docs/CLAUDE.md": true, "security.md": true, "1-security.md": false, "docs/index.md": true, "042-index.md": false,
-		"epics/a/epic.md": true, "templates/a.md": true, "x/node_modules/y/a.md": true, "openspec/specs/a/spec.md": true, "specs/a/spec.md": false,
-		".github/a.md": true, ".kiro/specs/a/tasks.md": false, ".kiro/steering/a.md": true, "x/.claude/epics/a/1.md": false,
-		".claude/epics/.old/1.md": true, ".backlog/drafts/a.md": false, ".beads/issues.jsonl": false, "tasks.json": false, "x.json": true,
+		"AGENTS.md": true, "docs/CLAUDE.md": true, "security.md": true, "1-security.md": false, "docs/index.md": true,
+		"042-index.md":    false,
+		"epics/a/epic.md": true, "templates/a.md": true, "x/node_modules/y/a.md": true, "openspec/specs/a/spec.md": true,
+		"specs/a/spec.md": false,
+		".github/a.md":    true, ".kiro/specs/a/tasks.md": false, ".kiro/steering/a.md": true, "x/.claude/epics/a/1.md": false,
+		".claude/epics/.old/1.md": true, ".backlog/drafts/a.md": false, ".beads/issues.jsonl": false, "tasks.json": false,
+		"x.json":     true,
 		"a.markdown": false, "./a.md": false,
 	} {
 		if got := Skips(name); got != want {
@@ -211,7 +223,8 @@ func FuzzReferences(f *testing.F) {
 			return
 		}
 		node := Node{Key: "1-a", Number: "1", Title: "A", Path: "x/1-a.md", Refs: slices.Collect(splitReferences(text))}
-		others := []Node{{Key: "2-b", Number: "2", Path: "x/2-b.md"}, {Key: "3", ID: "b", Number: "1.2", Title: "All of it", Phase: "1"}}
+		others := []Node{{Key: "2-b", Number: "2", Path: "x/2-b.md"}, {Key: "3", ID: "b", Number: "1.2", Title: "All of it",
+			Phase: "1"}}
 		resolution, err := Resolve(t.Context(), append(others, node))
 		if err != nil || slices.Contains(resolution.Edges[node.Key], node.Key) {
 			t.Errorf("%q: %v, %v", text, resolution, err)
@@ -231,7 +244,8 @@ func BenchmarkCollect(b *testing.B) {
 	size := 0
 	for i := range 750 {
 		text := fmt.Sprintf("# Spec %03d: Part %d\n\n- **Status**: Planned\n- **Dependencies**: Spec %03d: Part, %03d-part-%d\n\n## Overview\n\n%s"+
-			"## Acceptance Criteria\n\n%s", i, i, max(i-1, 0), max(i-2, 0), max(i-2, 0), filler, strings.Repeat("- [ ] It holds\n", 8))
+			"## Acceptance Criteria\n\n%s", i, i, max(i-1, 0), max(i-2, 0), max(i-2, 0), filler,
+			strings.Repeat("- [ ] It holds\n", 8))
 		sources = append(sources, Source{fmt.Sprintf("phase-%02d/%03d-part-%d.md", i/50, i, i), text})
 		size += len(text)
 	}

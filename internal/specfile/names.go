@@ -48,7 +48,8 @@ func Skips(name string) bool {
 			next = folders[i+1]
 		}
 		switch {
-		case slices.Contains([]string{"__MACOSX", "templates", "node_modules"}, folder), folder == "openspec" && next == "specs":
+		case slices.Contains([]string{"__MACOSX", "templates",
+			"node_modules"}, folder), folder == "openspec" && next == "specs":
 			return true
 		case len(folder) > 1 && folder[0] == '.' && folder != "..":
 			open := func(known [2]string) bool { return folder == known[0] && (known[1] == "" || known[1] == next) }
@@ -162,7 +163,8 @@ func isDate(text string) bool {
 			continue
 		}
 		day, err := time.Parse(layout, text[:len(layout)])
-		if more := text[len(layout):]; err == nil && day.Year() >= 1900 && day.Year() < 2200 && !startsWithAny(more, "0123456789") {
+		if more := text[len(layout):]; err == nil && day.Year() >= 1900 && day.Year() < 2200 &&
+			!startsWithAny(more, "0123456789") {
 			return true
 		}
 	}

@@ -18,7 +18,8 @@ var statusWords = map[string]string{
 // statusPhrases are the phrases that a status line can begin with, in lower case
 // and without punctuation, and the status that each means.
 var statusPhrases = invert(map[string][]string{
-	"planned": {"planned", "plan", "planning", "draft", "drafted", "todo", "to do", "open", "new", "proposed", "proposal", "ready",
+	"planned": {"planned", "plan", "planning", "draft", "drafted", "todo", "to do", "open", "new", "proposed",
+		"proposal", "ready",
 		"ready for dev", "ready for development", "pending", "backlog", "queued", "approved", "accepted", "not", "unstarted",
 		"incomplete", "optional", "待办", "未开始", "计划", "計画", "未着手", "예정", "offen", "geplant", "pendiente", "pendente",
 		"à faire", "запланировано", "открыто"},

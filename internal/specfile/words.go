@@ -35,7 +35,8 @@ var fieldNames = invert(map[string][]string{
 })
 
 // dependentNames are fields that list what depends on a spec.
-var dependentNames = []string{"blocks", "blocking", "enables", "unblocks", "dependents", "required by", "needed by", "used by",
+var dependentNames = []string{"blocks", "blocking", "enables", "unblocks", "dependents", "required by", "needed by",
+	"used by",
 	"related", "related specs", "next"}
 
 // The kinds of sections whose boxes are criteria.
@@ -46,7 +47,8 @@ const (
 
 // sectionNames are what headings of such sections begin with.
 var sectionNames = invert(map[string][]string{
-	acceptance: {"acceptance criteria", "acceptance criterion", "acceptance scenarios", "definition of done", "success criteria",
+	acceptance: {"acceptance criteria", "acceptance criterion", "acceptance scenarios", "definition of done",
+		"success criteria",
 		"done criteria", "completion criteria", "exit criteria",
 		"验收标准", "验收条件", "驗收標準", "完成定义", "完成标准", "成功标准", "成功標準",
 		"criterios de aceptación", "criterios de éxito", "definición de terminado", "definición de hecho",
@@ -58,7 +60,8 @@ var sectionNames = invert(map[string][]string{
 		"akzeptanzkriterien", "abnahmekriterien", "erfolgskriterien",
 		"受け入れ基準", "受入基準", "受け入れ条件", "受入条件", "完了の定義", "完了条件", "成功基準",
 		"인수 기준", "수용 기준", "완료 조건", "완료 정의", "성공 기준", "criteri di accettazione"},
-	tasks: {"tasks", "task list", "spec tasks", "implementation tasks", "任务", "任務", "タスク", "작업", "aufgaben", "tâches", "tareas",
+	tasks: {"tasks", "task list", "spec tasks", "implementation tasks", "任务", "任務", "タスク", "작업", "aufgaben", "tâches",
+		"tareas",
 		"tarefas", "задачи", "المهام", "مهام", "कार्य", "কাজ", "کام", "tugas", "attività"},
 })
 
