@@ -186,7 +186,7 @@ func TestFewConnectionsServeAll(t *testing.T) {
 	load := func() {
 		t.Helper()
 		var writes sync.WaitGroup
-		for range 60 {
+		for range 24 {
 			writes.Go(func() {
 				entries := map[string]any{"entries": []map[string]any{{"level": "info", "message": "x"}}}
 				if a, err := ada.try(t.Context(), "POST", mission+"/logs", entries); err != nil || a.status != http.StatusCreated {

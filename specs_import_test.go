@@ -766,7 +766,7 @@ func TestImportOfALargeCorpusTakesSeconds(t *testing.T) {
 	}
 	took := time.Since(start)
 	t.Logf("750 files of 11 MB in %v", took.Round(time.Millisecond))
-	if took > 20*time.Second {
+	if took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	if n := ada.get(mission).number("stats.total"); n != 750 {
