@@ -81,9 +81,12 @@ func tallyOf(status string, unmet int, done []bool) tally {
 }
 
 // openStatuses are those of specs that are neither completed nor deferred.
-var openStatuses = slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool {
-	return status == "completed" || status == "deferred"
-})
+var openStatuses = statusesBut("completed", "deferred")
+
+// statusesBut are the statuses of specs that aren't among others.
+func statusesBut(others ...string) []string {
+	return slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool { return slices.Contains(others, status) })
+}
 
 // openSpecsSQL is how many specs of a head are open.
 var openSpecsSQL = strings.Join(openStatuses, " + ")

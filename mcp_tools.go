@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -45,15 +44,18 @@ func (s *Server) agentTools() []tool {
 		newTool(s, mayRead, ofMission, "next_spec", s.nextSpecTool,
 			"What is ready in a mission, who works on what, and why the rest waits. Takes nothing."),
 		newTool(s, mayEdit, ofMission, "claim_spec", s.claimSpecTool,
-			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools ask for, or no spec if nothing is ready."),
+			"Take the mission's next ready spec. Gives its Markdown, its criteria and the lease token that the other tools "+
+				"ask for, or no spec if nothing is ready."),
 		newTool(s, mayRead, ofSpec, "show_spec", s.showSpecTool,
 			"One spec: its Markdown, in pieces if it is long, its state, and why it isn't ready."),
 		newTool(s, mayWork, ofSpec, "report", inOneTx(s, s.reportTool),
-			"Prolong your lease, check criteria and add log lines, all in one. Call it for each criterion met and at least every few minutes: a lease that runs out gives the spec to others."),
+			"Prolong your lease, check criteria and add log lines, all in one. Call it for each criterion met and at least "+
+				"every few minutes: a lease that runs out gives the spec to others."),
 		newTool(s, mayEdit, ofSpec, "complete_spec", inOneTx(s, s.completeSpecTool),
 			"Finish a spec that you hold. All criteria have to be checked, or override has to say why not."),
 		newTool(s, mayWork, ofSpec, "fail_spec", inOneTx(s, s.failSpecTool),
-			"Give a spec up that you hold, and say why. Somebody tries again, unless retry is false or it has had its attempts."),
+			"Give a spec up that you hold, and say why. Somebody tries again, unless retry is false or it has had its "+
+				"attempts."),
 		newTool(s, forAccounts, "", "search_specs", s.searchSpecsTool,
 			"Full-text search in the specs you may see."),
 	}
@@ -192,12 +194,15 @@ func (q rpcRequest) oddArguments() error {
 
 // nextAfter says what an agent can do about a refusal, by its code.
 var nextAfter = map[string]string{
-	"lease_lost":         "Leave this spec: it isn't yours any more, unless an earlier call has ended it for you. Call claim_spec.",
-	"criteria_unmet":     "Meet them and call report with their numbers in check, or call complete_spec with the reason in override.",
+	"lease_lost": "Leave this spec: it isn't yours any more, unless an earlier call has ended it for you. " +
+		"Call claim_spec.",
+	"criteria_unmet": "Meet them and call report with their numbers in check, or call complete_spec with the " +
+		"reason in override.",
 	"mission_not_active": "Stop, and tell the user.",
 	"not_found":          "Call list_missions or search_specs for ids that you may use.",
-	"forbidden":          "Stop, and tell the user: you need an API key of scope write, and the role of editor in the mission.",
-	"validation_failed":  "Correct that and call again.",
+	"forbidden": "Stop, and tell the user: you need an API key of scope write, and the role of editor in " +
+		"the mission.",
+	"validation_failed": "Correct that and call again.",
 }
 
 // refusalText tells an agent what was wrong, in full, and what to do next.
@@ -223,35 +228,6 @@ func refusalText(e *apiError) string {
 		b.WriteString("\nNext: " + next)
 	}
 	return b.String()
-}
-
-// briefMission is a mission as agents need to know it.
-type briefMission struct {
-	ID        string `json:"id"`
-	Name      string `json:"name"`
-	Status    string `json:"status"`
-	Specs     int    `json:"specs"`
-	Completed int    `json:"completed"`
-	Ready     int    `json:"ready"`
-}
-
-func (m missionView) brief() briefMission {
-	return briefMission{m.ID, m.Name, m.Status, m.Stats.Total, m.Stats.Completed, m.Stats.Ready}
-}
-
-// next says what an agent without a spec should do in a mission.
-func (m missionView) next() string {
-	switch {
-	case m.Status == "completed":
-		return "The mission is completed. Stop, and tell the user."
-	case m.Status != "active":
-		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
-	case m.Stats.Ready > 0:
-		return "Call claim_spec."
-	case m.Stats.InProgress > 0:
-		return fmt.Sprintf("Others are at work, and more may become ready when they are done: call claim_spec with wait_seconds %d.", maxWait)
-	}
-	return "Nothing is ready and nobody is at work, so waiting won't help. Stop, and tell the user what next_spec says of the rest."
 }
 
 type listMissionsArguments struct {
@@ -356,10 +332,11 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 var openStretches = []string{
 	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
-	`FROM unnest('{` + strings.Join(slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool { return status == "completed" }), ",") + `}'::text[]) AS open (status)
+	`FROM unnest('{` + strings.Join(statusesBut("completed"), ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (
 		SELECT w.spec_id FROM spec_states w JOIN missions x ON x.id = w.mission_id
-		WHERE w.mission_id = $3 AND w.status = open.status AND NOT (x.status = 'active' AND w.status = 'planned' AND w.unmet = 0)
+		WHERE w.mission_id = $3 AND w.status = open.status
+		  AND NOT (x.status = 'active' AND w.status = 'planned' AND w.unmet = 0)
 		  AND (SELECT true FROM leases WHERE spec_id = w.spec_id) IS NULL
 		ORDER BY w.place, w.spec_id LIMIT $4
 	) AS rest

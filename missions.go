@@ -244,6 +244,37 @@ func (s *Server) getMission(ctx context.Context, c *call) (*missionView, error) 
 	return &m, notFoundOr(err, "reading a mission")
 }
 
+// briefMission is a mission as agents need to know it.
+type briefMission struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Status    string `json:"status"`
+	Specs     int    `json:"specs"`
+	Completed int    `json:"completed"`
+	Ready     int    `json:"ready"`
+}
+
+func (m missionView) brief() briefMission {
+	return briefMission{m.ID, m.Name, m.Status, m.Stats.Total, m.Stats.Completed, m.Stats.Ready}
+}
+
+// next says what an agent without a spec should do in a mission.
+func (m missionView) next() string {
+	switch {
+	case m.Status == "completed":
+		return "The mission is completed. Stop, and tell the user."
+	case m.Status != "active":
+		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
+	case m.Stats.Ready > 0:
+		return "Call claim_spec."
+	case m.Stats.InProgress > 0:
+		return fmt.Sprintf("Others are at work, and more may become ready when they are done: call claim_spec with "+
+			"wait_seconds %d.", maxWait)
+	}
+	return "Nothing is ready and nobody is at work, so waiting won't help. Stop, and tell the user what next_spec " +
+		"says of the rest."
+}
+
 // memberView is somebody who shares a mission, its owner included.
 type memberView struct {
 	UserID    string    `json:"user_id"`
@@ -270,7 +301,8 @@ func (s *Server) listMembers(ctx context.Context, c *call, q *query) (none list[
 			SELECT owner_id AS user_id, 'owner' AS role, created_at FROM mission
 			UNION ALL
 			SELECT b.user_id, b.role, b.created_at FROM mission CROSS JOIN LATERAL (
-				SELECT user_id, role, created_at FROM members WHERE mission_id = mission.id AND email > $4 ORDER BY email LIMIT $5) b
+				SELECT user_id, role, created_at FROM members
+				WHERE mission_id = mission.id AND email > $4 ORDER BY email LIMIT $5) b
 		)
 		SELECT p.user_id, u.email, u.name, p.role, p.created_at FROM people p JOIN users u ON u.id = p.user_id
 		WHERE u.email > $4 ORDER BY u.email LIMIT $5`, a.userID, a.admin(), id, after, limit+1)

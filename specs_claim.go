@@ -246,9 +246,12 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 			return nil, err
 		}
 	}
-	specID, lease, err := t.grant(ctx, m.ID, *held, in, s.leaseTime(in.LeaseSeconds))
-	if (len(*held) > 0 || errors.Is(err, errNothingReady)) && len(t.events) > 0 {
-		err = andCommit(err) // what was taken back stays so
+	if len(*held) > 0 {
+		return nil, t.keepingEvents(*held)
+	}
+	specID, lease, err := t.grant(ctx, m.ID, in, s.leaseTime(in.LeaseSeconds))
+	if errors.Is(err, errNothingReady) {
+		err = t.keepingEvents(err)
 	}
 	if err != nil {
 		return nil, err
@@ -256,13 +259,18 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 	return &claimed{t.askView(specID), lease}, nil
 }
 
-// grant makes an agent the holder of the next ready spec, unless it has to know of
-// others first.
-func (t *tx) grant(ctx context.Context, missionID string, held heldLeases, in *claimRequest,
-	lasts time.Duration) (specID string, lease leaseView, err error) {
-	if len(held) > 0 {
-		return "", leaseView{}, held
+// keepingEvents is why a claim gives nothing, so that what it has taken back stays
+// so.
+func (t *tx) keepingEvents(err error) error {
+	if len(t.events) == 0 {
+		return err
 	}
+	return andCommit(err)
+}
+
+// grant makes an agent the holder of the next ready spec.
+func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest,
+	lasts time.Duration) (specID string, lease leaseView, err error) {
 	tries := [][]string{nil}
 	if in.Phase != "" {
 		tries = slices.Collect(slices.Chunk(phaseNames(in.Phase), 1)) // each by its own stretch of the index
@@ -339,7 +347,8 @@ func (s *Server) heartbeat(ctx context.Context, t *tx, c *call, in *leaseExtensi
 func (t *tx) prolong(ctx context.Context, specID, token string, lease time.Duration) (leaseView, error) {
 	kept := leaseView{Token: token}
 	err := t.QueryRow(ctx, `
-		UPDATE leases SET expires_at = clock_timestamp() + $3, reported_at = coalesce(reported_at, clock_timestamp()) WHERE spec_id = $1 AND token = $2
+		UPDATE leases SET expires_at = clock_timestamp() + $3, reported_at = coalesce(reported_at, clock_timestamp())
+		WHERE spec_id = $1 AND token = $2
 		RETURNING attempt, expires_at`, specID, token, lease).Scan(&kept.Attempt, &kept.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return kept, errLeaseLost()
