@@ -169,7 +169,8 @@ func permit(a account, p permission, writes bool) error {
 // admitToMission checks the caller's access to the mission of the call's target:
 // 404 for what they can't see, 403 for what they can see but not change.
 func admitToMission(ctx context.Context, q querier, c *call) error {
-	row := q.QueryRow(ctx, `SELECT `+accessSQL+` FROM missions m WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
+	row := q.QueryRow(ctx, `SELECT `+accessSQL+`
+		FROM missions m WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
 		c.account.userID, c.account.admin(), orNull(c.target.mission), orNull(c.target.spec))
 	var have access
 	err := row.Scan(&have)

@@ -117,7 +117,7 @@ type credentials struct {
 	mu       sync.Mutex // guards the following
 	entries  map[[sha256.Size]byte]remembered
 	watchers map[string]map[chan struct{}]struct{} // by account: who wants to know when it changes
-	changes  uint64                                // counts calls of forget, so that a look-up which one overtakes isn't kept
+	changes  uint64                                // calls of forget: a look-up that one overtakes isn't kept
 }
 
 type remembered struct {

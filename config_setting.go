@@ -248,7 +248,8 @@ func kindDatabase() settingKind[string] {
 			}
 			if _, err := pgxpool.ParseConfig(text); err != nil {
 				return "", errors.New("can't be parsed; want postgres://user:password@host:5432/database: " +
-					"percent-encode special characters in the password, and check the options (such as sslmode) and the files they name")
+					"percent-encode special characters in the password, and check the options (such as sslmode) and the files " +
+					"they name")
 			}
 			return text, nil
 		},

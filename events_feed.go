@@ -49,9 +49,10 @@ type feed struct {
 
 func newFeed(db *dbPool, h *hub, trouble *databaseTrouble, forget, cancel func(string), cut func(),
 	log *slog.Logger) *feed {
-	return &feed{db: db, hub: h, trouble: trouble, forget: forget, cancel: cancel, cut: cut, log: log, each: announceEach,
-		started: time.Now(),
-		dirty:   make(map[string]int64), wake: make(chan struct{}, 1)}
+	return &feed{
+		db: db, hub: h, trouble: trouble, forget: forget, cancel: cancel, cut: cut, log: log, each: announceEach,
+		started: time.Now(), dirty: make(map[string]int64), wake: make(chan struct{}, 1),
+	}
 }
 
 // fresh reports whether a change on another instance would be known here.
@@ -211,8 +212,8 @@ func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, e
 	f.polledAt.Store(int64(time.Since(f.started)))
 	for stream, seq := range heads {
 		if seq < positions[stream] {
-			f.log.Error("a stream is shorter than it was: the database has lost commits", "stream", stream, "was",
-				positions[stream], "is", seq)
+			f.log.Error("a stream is shorter than it was: the database has lost commits",
+				"stream", stream, "was", positions[stream], "is", seq)
 			f.hub.lost(stream)
 		}
 	}

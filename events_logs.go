@@ -317,7 +317,8 @@ func (t *tx) specsOfMission(ctx context.Context, missionID string, ids []string)
 	var found int
 	err := t.QueryRow(ctx, `
 		SELECT count(*) FROM unnest($2::uuid[]) AS want (id)
-		CROSS JOIN LATERAL (SELECT mission_id FROM specs WHERE id = want.id LIMIT 1) s WHERE s.mission_id = $1`, missionID, ids).Scan(&found)
+		CROSS JOIN LATERAL (SELECT mission_id FROM specs WHERE id = want.id LIMIT 1) s WHERE s.mission_id = $1`,
+		missionID, ids).Scan(&found)
 	if err != nil {
 		return fmt.Errorf("looking for specs: %w", err)
 	}

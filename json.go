@@ -62,8 +62,9 @@ func checkJSON(body []byte) error {
 // once, each with its path; encoding/json/v2 of Go 1.27 also ends at the first.
 // What doesn't fit is a 422 that names every such field by its path: an
 // unknown_field (names are told apart by case), a wrong_type, an integer
-// out_of_range. As in JSON Schema 600.0 and 6e2 are integers. null fits pointers, optional, json.RawMessage and any. Numbers
-// in an any are a json.Number: they keep their text. After an error v is as it was.
+// out_of_range. As in JSON Schema 600.0 and 6e2 are integers. null fits pointers,
+// optional, json.RawMessage and any. Numbers in an any are a json.Number: they
+// keep their text. After an error v is as it was.
 //
 // A field may be a struct, a map with string keys, a slice, a string, a bool,
 // a signed integer, a float64, a time.Time, or one of those named above.

@@ -325,7 +325,8 @@ func (q *rpcRequest) checkRevision(header http.Header) error {
 		return nil
 	}
 	if meta.ProtocolVersion == "" || !bytes.HasPrefix(meta.ClientCapabilities, []byte("{")) {
-		return refuse(rpcInvalidParams, "params._meta must have io.modelcontextprotocol/protocolVersion and io.modelcontextprotocol/clientCapabilities.")
+		return refuse(rpcInvalidParams, "params._meta must have io.modelcontextprotocol/protocolVersion and "+
+			"io.modelcontextprotocol/clientCapabilities.")
 	}
 	var name string
 	switch q.Method {
@@ -478,6 +479,7 @@ func initializeResult(asked string) map[string]any {
 		"instructions": mcpInstructions}
 }
 
-const mcpInstructions = "Tachikoma hands out specs: Markdown work items with acceptance criteria. Find a mission with list_missions, " +
+const mcpInstructions = "Tachikoma hands out specs: Markdown work items with acceptance criteria. Find a mission " +
+	"with list_missions, " +
 	"take a spec with claim_spec, do the work it describes, report as you go, and end with complete_spec or fail_spec. " +
 	"Every answer says in next what to do then."

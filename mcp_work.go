@@ -76,7 +76,8 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0)
 	return &claimAnswer{
 		LeaseToken: given.Lease.Token, ExpiresAt: given.Lease.ExpiresAt,
-		Next: rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from now unless you call report before.",
+		Next: rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from "+
+			"now unless you call report before.",
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
 		Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
 	}, err
@@ -102,7 +103,8 @@ func (t *tx) askUnreported(missionID, agent string) *heldLeases {
 	var held heldLeases
 	t.queue(`
 		SELECT s.key, l.spec_id, l.token, l.claimed_at FROM leases l JOIN specs s ON s.id = l.spec_id
-		WHERE l.mission_id = $1 AND l.user_id = $2 AND l.agent = $3 AND l.reported_at IS NULL AND l.expires_at > clock_timestamp()
+		WHERE l.mission_id = $1 AND l.user_id = $2 AND l.agent = $3 AND l.reported_at IS NULL
+		      AND l.expires_at > clock_timestamp()
 		ORDER BY l.claimed_at LIMIT 20`, missionID, t.account.userID, agent).Query(func(rows pgx.Rows) (err error) {
 		held, err = pgx.CollectRows(rows, pgx.RowToStructByPos[heldLease])
 		return err
@@ -116,7 +118,8 @@ func (h heldLeases) next() string {
 	for _, lease := range h {
 		keys = append(keys, lease.Key)
 	}
-	return fmt.Sprintf("You hold %s, of which nothing was reported. If the answer that gave you that was lost, call show_spec and go on with this lease_token. "+
+	return fmt.Sprintf("You hold %s, of which nothing was reported. If the answer that gave you that was lost, call "+
+		"show_spec and go on with this lease_token. "+
 		"If another agent goes by your name, call claim_spec with a name of your own, or with another: true.",
 		strings.Join(keys, ", "))
 }
@@ -125,7 +128,8 @@ func (h heldLeases) next() string {
 func nextOfHolder(criteria []specfile.Criterion) string {
 	for _, c := range criteria {
 		if !c.Done {
-			return "Do what the spec asks for, and call report with the number of each criterion you have met; when all are checked, call complete_spec."
+			return "Do what the spec asks for, and call report with the number of each criterion you have met; when all " +
+				"are checked, call complete_spec."
 		}
 	}
 	if len(criteria) > 0 {

@@ -152,8 +152,8 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
-			s.log.ErrorContext(r.Context(), "panic", "panic", p, "request_id", callOf(r).requestID, "stack",
-				string(debug.Stack()))
+			s.log.ErrorContext(r.Context(), "panic", "panic", p, "request_id", callOf(r).requestID,
+				"stack", string(debug.Stack()))
 			if rec, ok := w.(*recorder); ok && rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}
@@ -194,7 +194,8 @@ func (s *Server) allowOrigins(next http.Handler) http.Handler {
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			header.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
 			header.Set("Access-Control-Allow-Headers",
-				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Mcp-Method, Mcp-Name, Mcp-Protocol-Version, Mcp-Session-Id, X-Request-Id")
+				"Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Mcp-Method, Mcp-Name, "+
+					"Mcp-Protocol-Version, Mcp-Session-Id, X-Request-Id")
 			header.Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return

@@ -151,7 +151,8 @@ func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log 
 				return fmt.Errorf("migration %s: %w", next.name, err)
 			}
 		}
-		_, err = tx.Exec(ctx, "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, now())",
+		_, err = tx.Exec(ctx, "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, "+
+			"now())",
 			next.version, next.name, next.checksum)
 		if err != nil {
 			return fmt.Errorf("recording migration %s: %w", next.name, err)
@@ -235,7 +236,8 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 	}
 	for i, record := range history {
 		if i >= len(migrations) {
-			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends with %04d: run the newer program",
+			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends with %04d: run "+
+				"the newer program",
 				record.name, len(migrations))
 		}
 		if ours := migrations[i]; record.version != ours.version || record.name != ours.name ||
@@ -278,7 +280,8 @@ func explainMigration(ctx context.Context, conn *pgx.Conn, err error) error {
 			"or ALTER DATABASE %[3]s OWNER TO %[1]s (%[4]w)"
 		notOwner = "the tables belong to the role %[2]s, so the role %[1]s may not change them: connect as %[2]s, " +
 			"or run REASSIGN OWNED BY %[2]s TO %[1]s (%[3]w)"
-		noSchema = "the search_path (%[1]s) names no schema that the role %[2]s may use: run CREATE SCHEMA … AUTHORIZATION %[2]s, " +
+		noSchema = "the search_path (%[1]s) names no schema that the role %[2]s may use: run CREATE SCHEMA … " +
+			"AUTHORIZATION %[2]s, " +
 			"or GRANT USAGE, CREATE ON SCHEMA … TO %[2]s, or ALTER ROLE %[2]s IN DATABASE %[3]s SET search_path = … (%[4]w)"
 	)
 	switch code := refusal.Code; {

@@ -32,8 +32,8 @@ func serveRead[Out any](do func(ctx context.Context, c *call) (Out, error)) hand
 	})
 }
 
-// serveQuery adapts a read with parameters, which has to look at q.err before it does
-// anything.
+// serveQuery adapts a read with parameters, which has to look at q.err before it
+// does anything.
 func serveQuery[Out any](do func(ctx context.Context, c *call, q *query) (Out, error)) handler {
 	return func(w http.ResponseWriter, r *http.Request, c *call) error {
 		out, err := do(r.Context(), c, newQuery(r))
@@ -54,8 +54,9 @@ func withoutQuery(h handler) handler {
 	}
 }
 
-// checkedRequest is a body, or a tool's arguments. validate checks what can be checked
-// without the database, and brings the fields into the form they are stored in.
+// checkedRequest is a body, or a tool's arguments. validate checks what can be
+// checked without the database, and brings the fields into the form they are
+// stored in.
 type checkedRequest[T any] interface {
 	*T
 	validate(v *violations, config *Config)
@@ -94,6 +95,27 @@ func serveBody[T any, In checkedRequest[T], Out any](s *Server,
 		}
 		made.write(w, r, c)
 		return nil
+	}
+}
+
+// validate is a 422 with all that is wrong with a request, if anything is.
+func (s *Server) validate(in interface{ validate(*violations, *Config) }) error {
+	var v violations
+	in.validate(&v, &s.config)
+	return v.err()
+}
+
+// serveWrite adapts what takes a body and does all of its work in one transaction.
+func serveWrite[T any, In checkedRequest[T], Out any](s *Server,
+	do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
+	return serveBody(s, inOneTx(s, do))
+}
+
+// inOneTx puts a function into a transaction of its own.
+func inOneTx[In, Out any](s *Server,
+	do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) func(context.Context, *call, In) (*Out, error) {
+	return func(ctx context.Context, c *call, in In) (*Out, error) {
+		return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) { return do(ctx, t, c, in) })
 	}
 }
 
@@ -152,27 +174,6 @@ func bodyProblem(err error) error {
 	}
 	return problem(http.StatusBadRequest, "incomplete_body",
 		"The body ended early.").because(err)
-}
-
-// validate is a 422 with all that is wrong with a request, if anything is.
-func (s *Server) validate(in interface{ validate(*violations, *Config) }) error {
-	var v violations
-	in.validate(&v, &s.config)
-	return v.err()
-}
-
-// serveWrite adapts what takes a body and does all of its work in one transaction.
-func serveWrite[T any, In checkedRequest[T], Out any](s *Server,
-	do func(ctx context.Context, t *tx, c *call, in In) (*Out, error)) handler {
-	return serveBody(s, inOneTx(s, do))
-}
-
-// inOneTx puts a function into a transaction of its own.
-func inOneTx[In, Out any](s *Server, do func(ctx context.Context, t *tx, c *call,
-	in In) (*Out, error)) func(context.Context, *call, In) (*Out, error) {
-	return func(ctx context.Context, c *call, in In) (*Out, error) {
-		return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) { return do(ctx, t, c, in) })
-	}
 }
 
 // jsonResponse is a success, ready to be sent, or to be kept under an

@@ -85,7 +85,8 @@ type claimView struct {
 	Attempt   int       `json:"attempt"`
 }
 
-const relatedSQL = `SELECT coalesce(json_agg(json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', p.status)
+const relatedSQL = `SELECT coalesce(json_agg(
+	json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', p.status)
 	ORDER BY o.place, o.id), '[]')
 	FROM dependencies d JOIN specs o ON o.id = d.%s JOIN spec_states p ON p.spec_id = o.id WHERE d.%s = s.id`
 
@@ -96,7 +97,8 @@ var (
 )
 
 var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
-	s.estimated_context, cardinality(h.done), cardinality(array_positions(h.done, true)), ` + readySQL + `, h.attempts, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle,
+	s.estimated_context, cardinality(h.done), cardinality(array_positions(h.done, true)), ` + readySQL + `,
+	h.attempts, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle,
 	l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt, (` + dependenciesSQL + `)`
 
 // specsSQL reads specs s, each with its state h, of missions that user $1 ($2:
@@ -129,7 +131,8 @@ func (c nullableClaim) view() *claimView {
 }
 
 // oneSpecSQL reads the spec $3, whole, but for its text if its version is $4.
-var oneSpecSQL = `SELECT ` + summaryColumns + `, CASE WHEN h.version <> $4 THEN s.body END, s.rules, h.done, s.derived_status,
+var oneSpecSQL = `SELECT ` + summaryColumns + `,
+	CASE WHEN h.version <> $4 THEN s.body END, s.rules, h.done, s.derived_status,
 	s.documents, s.file_warnings, s.ref_warnings, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
 
 // noVersion makes oneSpecSQL read the text.

@@ -128,7 +128,8 @@ func archiveProblem(err error) error {
 			"The import unpacks to more than MAX_IMPORT_BYTES allows.").because(err)
 	}
 	return problem(http.StatusBadRequest, "malformed_archive",
-		"Send multipart/form-data with files, or a tar stream, which may be gzipped: tar c specs | curl --data-binary @- …").because(err)
+		"Send multipart/form-data with files, or a tar stream, which may be gzipped: tar c specs | curl "+
+			"--data-binary @- …").because(err)
 }
 
 func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
@@ -345,7 +346,8 @@ func (f exportFile) write(out *tar.Writer) error {
 func (s *Server) exportFiles(ctx context.Context, a account, missionID, after string) ([]exportFile, error) {
 	rows, err := s.db.Query(ctx, `
 		SELECT s.id, coalesce(s.path, s.key || CASE WHEN EXISTS (SELECT FROM specs o WHERE o.mission_id = s.mission_id
-		       AND o.path = s.key || '.md') THEN '-' || s.id ELSE '' END || '.md'), h.updated_at, s.body, s.rules, h.done, h.status, s.derived_status `+specsSQL+`
+		       AND o.path = s.key || '.md') THEN '-' || s.id ELSE '' END || '.md'),
+		       h.updated_at, s.body, s.rules, h.done, h.status, s.derived_status `+specsSQL+`
 		AND s.mission_id = $3 AND s.id > $4 ORDER BY s.id LIMIT $5`, a.userID, a.admin(), missionID, after, exportPage)
 	if err != nil {
 		return nil, fmt.Errorf("reading files: %w", err)

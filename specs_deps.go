@@ -204,7 +204,8 @@ func (t *tx) storeCycles(missionID string, cycles [][]string) {
 // missionEdges reads what every spec of a mission depends on, by id.
 func missionEdges(ctx context.Context, q querier, missionID string) (map[string][]string, error) {
 	return readEdges(ctx, q, `
-		SELECT d.spec_id, d.depends_on FROM dependencies d JOIN specs s ON s.id = d.spec_id WHERE s.mission_id = $1`, missionID)
+		SELECT d.spec_id, d.depends_on FROM dependencies d JOIN specs s ON s.id = d.spec_id
+		WHERE s.mission_id = $1`, missionID)
 }
 
 // readEdges reads edges of a query for pairs of ids, which are text or UUIDs.
@@ -416,13 +417,16 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 func whyNotReady(spec specSummary) ([]notReadyReason, error) {
 	var reasons []notReadyReason
 	if spec.missionStatus != "active" {
-		reasons = append(reasons, notReadyReason{Code: "mission_not_active", Message: fmt.Sprintf("The mission is %s.", spec.missionStatus)})
+		reasons = append(reasons, notReadyReason{Code: "mission_not_active",
+			Message: fmt.Sprintf("The mission is %s.", spec.missionStatus)})
 	}
 	if spec.Claim != nil {
-		reasons = append(reasons, notReadyReason{Code: "claimed", Message: fmt.Sprintf("%s is working on it (attempt %d).", spec.Claim.Agent, spec.Claim.Attempt)})
+		reasons = append(reasons, notReadyReason{Code: "claimed",
+			Message: fmt.Sprintf("%s is working on it (attempt %d).", spec.Claim.Agent, spec.Claim.Attempt)})
 	}
 	if spec.Status != "planned" {
-		reasons = append(reasons, notReadyReason{Code: "status", Message: fmt.Sprintf("Its status is %s; only planned specs are handed out.", spec.Status)})
+		reasons = append(reasons, notReadyReason{Code: "status", Message: fmt.Sprintf("Its status is %s; only planned "+
+			"specs are handed out.", spec.Status)})
 	}
 	var related []reasonSpec
 	if err := unmarshal(spec.Dependencies, &related); err != nil {
@@ -430,7 +434,8 @@ func whyNotReady(spec specSummary) ([]notReadyReason, error) {
 	}
 	open := slices.DeleteFunc(related, func(d reasonSpec) bool { return d.Status == "completed" })
 	for _, d := range open {
-		reasons = append(reasons, notReadyReason{"dependency_open", fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
+		reasons = append(reasons, notReadyReason{"dependency_open",
+			fmt.Sprintf("It depends on %s, which is %s.", d.Key, d.Status), &d})
 	}
 	if len(open) > 0 && spec.cycle > 0 {
 		reasons = append(reasons, notReadyReason{Code: "dependency_cycle",

@@ -117,7 +117,8 @@ func (s *Server) createSpec(ctx context.Context, t *tx, c *call, in *newSpec) (*
 func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int) error {
 	done := doneFlags(specfile.Criteria(f.Body, specfile.RulesSections))
 	t.queue(`
-		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status, rules)
+		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body,
+		                   derived_status, rules)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
 		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status,
 		specfile.RulesSections)
@@ -253,7 +254,8 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, now specView, after s
 	}
 	if !slices.Equal(changed, []string{"dependencies"}) {
 		t.queue(`
-			UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7, estimated_context = $8 WHERE id = $1`,
+			UPDATE specs SET key = $2, number = $3, title = $4, phase = $5, priority = $6, tags = $7,
+			       estimated_context = $8 WHERE id = $1`,
 			spec.id, after.Key, after.Number, after.Title, after.Phase, after.Priority, after.Tags, after.EstimatedContext)
 	}
 	done := spec.done

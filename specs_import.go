@@ -255,7 +255,8 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 	var rules specfile.Rules
 	var before []bool
 	err := t.QueryRow(ctx, `
-		SELECT s.body, s.rules, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`, f.old.id).Scan(&body, &rules, &before)
+		SELECT s.body, s.rules, h.done FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.id = $1`,
+		f.old.id).Scan(&body, &rules, &before)
 	if err != nil {
 		return fmt.Errorf("reading criteria: %w", err)
 	}
@@ -305,7 +306,8 @@ func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSp
 	t.queue(`
 		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags)
 		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.place, s.phase, s.tags
-		FROM unnest($1::uuid[], $2::text[], $3::text[]) AS its (id, status, done) JOIN specs s USING (id)`, ids, statuses, done)
+		FROM unnest($1::uuid[], $2::text[], $3::text[]) AS its (id, status, done) JOIN specs s USING (id)`,
+		ids, statuses, done)
 	return nil
 }
 

@@ -106,7 +106,8 @@ func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockSc
 // move puts a locked spec into a status, ends the lease on it if there is one,
 // and tells its dependents. attempts is what is counted from now on.
 func (t *tx) move(spec specLock, status string, attempts int) {
-	t.queue(`UPDATE spec_states SET status = $2, attempts = $3, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`,
+	t.queue(`
+		UPDATE spec_states SET status = $2, attempts = $3, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`,
 		spec.id, status, attempts)
 	if spec.status == "in_progress" {
 		t.queue(`DELETE FROM leases WHERE spec_id = $1`, spec.id)
@@ -163,7 +164,8 @@ func (t *tx) progress(spec specLock, agent string, p *progress) error {
 		return err
 	}
 	if !slices.Equal(done, spec.done) {
-		t.queue(`UPDATE spec_states SET done = $2, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`, spec.id, done)
+		t.queue(`UPDATE spec_states SET done = $2, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`,
+			spec.id, done)
 		t.count(spec.missionID, spec.tally(), tallyOf(spec.status, spec.unmet, done))
 	}
 	data := map[string]any{"check": orEmpty(p.Check), "uncheck": orEmpty(p.Uncheck), "criteria_done": countDone(done),
@@ -318,7 +320,8 @@ func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) 
 // notifyBlocked tells the mission's owner of a spec that failed for good.
 func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error {
 	var owner, mission, key string
-	err := t.QueryRow(ctx, `SELECT m.owner_id, m.name, s.key FROM specs s JOIN missions m ON m.id = s.mission_id WHERE s.id = $1`,
+	err := t.QueryRow(ctx, `
+		SELECT m.owner_id, m.name, s.key FROM specs s JOIN missions m ON m.id = s.mission_id WHERE s.id = $1`,
 		spec.id).Scan(&owner, &mission, &key)
 	if err != nil {
 		return fmt.Errorf("reading whom to notify: %w", err)

@@ -57,7 +57,8 @@ func (s *Server) sweep(ctx context.Context) {
 func (s *Server) sweepLeases(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	rows, err := s.db.Query(ctx, `SELECT DISTINCT mission_id FROM leases WHERE expires_at < statement_timestamp() LIMIT $1`, sweepBatch)
+	rows, err := s.db.Query(ctx, `SELECT DISTINCT mission_id FROM leases WHERE expires_at < statement_timestamp() LIMIT $1`,
+		sweepBatch)
 	if err != nil {
 		return fmt.Errorf("looking for expired leases: %w", err)
 	}
@@ -114,7 +115,8 @@ var totalsSQL = `
 	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
 	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases)
 	FROM missions LEFT JOIN heads ON stream = id
-	ON CONFLICT (only_row) DO UPDATE SET counted_at = excluded.counted_at, missions = excluded.missions, specs = excluded.specs,
+	ON CONFLICT (only_row) DO UPDATE SET counted_at = excluded.counted_at, missions = excluded.missions,
+	       specs = excluded.specs,
 		ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim`
 
 // totals are the newest that any instance has counted.

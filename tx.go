@@ -81,7 +81,8 @@ func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
 // would take half of the time of a claim.
 const settingsSQL = `
 	SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
-	       set_config('idle_in_transaction_session_timeout', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true)`
+	       set_config('idle_in_transaction_session_timeout', $1, true),
+	       set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 // timeLimits are the parameters of settingsSQL: its waits end before the
 // request's time does, since a context that ends first costs the connection.
@@ -213,7 +214,8 @@ func (t *tx) commit(ctx context.Context) error {
 		return err
 	}
 	return problem(http.StatusServiceUnavailable, "outcome_unknown",
-		"The connection to the database was lost while this was being saved: it may or may not have been saved. Retry with the same Idempotency-Key, or check.").
+		"The connection to the database was lost while this was being saved: it may or may not have been saved. Retry "+
+			"with the same Idempotency-Key, or check.").
 		withHeader("Retry-After", "1").because(err)
 }
 
@@ -238,10 +240,11 @@ func (t *tx) rollback(ctx context.Context) {
 	}
 }
 
-// inTx is the one way to change anything that has events. It runs fn in a transaction for an
-// account, appends its events, commits, and wakes who waits for them. An error
-// from fn rolls everything back, unless it is wrapped by andCommit. fn may run
-// several times, so it has no effect but on t and on what it sets anew.
+// inTx is the one way to change anything that has events. It runs fn in a
+// transaction for an account, appends its events, commits, and wakes who waits
+// for them. An error from fn rolls everything back, unless it is wrapped by
+// andCommit. fn may run several times, so it has no effect but on t and on what
+// it sets again each time.
 // See docs/design.md, One transaction for every write.
 func (s *Server) inTx(ctx context.Context, a account, fn func(ctx context.Context, t *tx) error) error {
 	for attempt := 1; ; attempt++ {
@@ -329,8 +332,8 @@ func transact[Out any](ctx context.Context, s *Server, c *call,
 	return out, nil
 }
 
-// transactOnce runs fn and keeps its response under the key, unless an earlier request
-// with this key got one.
+// transactOnce runs fn and keeps its response under the key, unless an earlier
+// request with this key got one.
 func transactOnce[Out any](ctx context.Context, t *tx, c *call,
 	fn func(ctx context.Context, t *tx) (*Out, error)) (*Out, error) {
 	if err := t.takeKey(ctx, c); err != nil {
@@ -389,7 +392,8 @@ func (t *tx) takeKey(ctx context.Context, c *call) error {
 	}
 	var first []byte
 	var kept keptResponse
-	err = t.QueryRow(ctx, `SELECT request, status, body, location, etag FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
+	err = t.QueryRow(ctx, `
+		SELECT request, status, body, location, etag FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
 		t.account.userID, c.key).Scan(&first, &kept.status, &kept.body, &kept.location, &kept.etag)
 	if err != nil {
 		return fmt.Errorf("reading a kept response: %w", err)
@@ -477,7 +481,8 @@ func (t *tx) askMission(at target, lock string) *missionLock {
 		[]any{t.account.userID, t.account.admin(), orNull(at.mission), orNull(at.spec)},
 		&m.ID, &m.Status, &m.OwnerID, &m.Name, &m.Version, &m.access)
 	if lock == lockNoKeyUpdate {
-		t.ask(`SELECT `+openSpecsSQL+`, completed FROM heads WHERE stream = coalesce($1, (SELECT mission_id FROM specs WHERE id = $2))`,
+		t.ask(`SELECT `+openSpecsSQL+`, completed FROM heads
+			WHERE stream = coalesce($1, (SELECT mission_id FROM specs WHERE id = $2))`,
 			[]any{orNull(at.mission), orNull(at.spec)}, &m.openSpecs, &m.completedSpecs)
 	}
 	return &m

@@ -69,7 +69,8 @@ func insertUser(ctx context.Context, t *tx, email, name, role, hash string) (use
 		name, _, _ = strings.Cut(email, "@")
 	}
 	u := userView{ID: newID(), Email: email, Name: name, Role: role}
-	err := t.QueryRow(ctx, `INSERT INTO users (id, email, name, role, password_hash) VALUES ($1, $2, $3, $4, $5) RETURNING created_at`,
+	err := t.QueryRow(ctx, `INSERT INTO users (id, email, name, role, password_hash) VALUES ($1, $2, $3, $4, $5)
+		RETURNING created_at`,
 		u.ID, email, name, role, hash).Scan(&u.CreatedAt)
 	if violated(err) == "users_email_unique" {
 		return u, problem(http.StatusConflict, "email_taken", "An account with this e-mail already exists.")
@@ -224,7 +225,8 @@ func (t *tx) storeUser(ctx context.Context, id string, in *userPatch, hash *stri
 		return userView{}, fmt.Errorf("updating an account: %w", err)
 	}
 	var admins bool
-	if err := t.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE role = 'admin' AND NOT disabled)`).Scan(&admins); err != nil {
+	if err := t.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE role = 'admin' AND NOT disabled)`).
+		Scan(&admins); err != nil {
 		return userView{}, fmt.Errorf("looking for admins: %w", err)
 	}
 	if !admins {

@@ -213,7 +213,8 @@ func (s *Server) takeFolder() (err error) {
 	}
 	socket, limit := filepath.Join(s.path("run"), socketName), len(syscall.RawSockaddrUnix{}.Path)-1
 	if len(socket) > limit {
-		return fmt.Errorf("the path of Postgres's socket, %s, has %d bytes and this system allows %d: choose a shorter DATA_DIR",
+		return fmt.Errorf("the path of Postgres's socket, %s, has %d bytes and this system allows %d: choose a shorter "+
+			"DATA_DIR",
 			socket, len(socket), limit)
 	}
 	if strings.Contains(s.dir, ",") {

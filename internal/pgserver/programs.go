@@ -86,7 +86,8 @@ func (s *Server) choosePrograms() error {
 		return fmt.Errorf("PostgreSQL %d or later is needed, and here is only %s: %s, or name a database in DATABASE_URL",
 			MinVersion, strings.Join(found, ", "), installAdvice())
 	}
-	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: install version %[2]d beside it and start; "+
+	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: install version %[2]d beside it "+
+		"and start; "+
 		"to move to a newer version, make a backup then (pg_dump -h %[4]s -U postgres -Fc -f %[5]s.dump %[5]s), stop, "+
 		"rename %[6]s, start again, and restore (docs/operations.md)",
 		s.dir, wanted, strings.Join(found, ", "), s.path("run"), Database, s.path("postgres"))

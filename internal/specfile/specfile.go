@@ -3,10 +3,10 @@
 // depends on. docs/spec-files.md describes the format.
 //
 // [Parse] reads a file, and [Collect] the files of an import, of which some are
-// specs together and some hold several. [Resolve] finds out which other files its dependencies
-// mean, and [Cycles] finds those that depend on each other. [Render] writes the
-// progress back: it changes the bytes of checkboxes and of the status line, and
-// no others, so what people wrote stays as they wrote it.
+// specs together and some hold several. [Resolve] finds out which other files
+// dependencies mean, and [Cycles] finds those that depend on each other. [Render]
+// writes the progress back: it changes the bytes of checkboxes and of the status
+// line, and no others, so what people wrote stays as they wrote it.
 //
 // Parsing can't fail. What a file leaves out has a default; what it says but
 // can't be understood has a default and a [Warning]. A dependency is never
