@@ -88,8 +88,7 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 			return nil
 		}
 	}
-	writeBytes(w, r, c, http.StatusOK, a.contentType, a.body)
-	return nil
+	return writeBytes(w, r, c, http.StatusOK, a.contentType, a.body)
 }
 
 // schemaOf describes a type as encoding/json writes it. A struct's fields are

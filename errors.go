@@ -319,5 +319,6 @@ func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) 
 	if e.status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tachikoma"`)
 	}
-	writeBytes(w, r, c, e.status, "application/problem+json", encoded)
+	c.mustSend = true
+	_ = writeBytes(w, r, c, e.status, "application/problem+json", encoded) // which then isn't refused
 }

@@ -41,11 +41,11 @@ type eventStream struct {
 // deleted or the server stops. f says from where; head is the newest seq.
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f *follower, head int64) error {
 	userID := c.account.userID
-	if !s.streams.Take(userID, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
+	if !s.streams.Take(userID, 1, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
 		return problem(http.StatusServiceUnavailable, "busy",
 			"Too many streams are open. Close some, or try again soon.").withHeader("Retry-After", "5")
 	}
-	defer s.streams.Give(userID)
+	defer s.streams.Give(userID, 1)
 	ready := make(chan struct{}, 1)
 	f.queue = newQueue(s.config.WSQueue, func() { trySend(ready) })
 	changed, stop := s.credentials.watch(userID)

@@ -92,8 +92,7 @@ func sendStatus(w http.ResponseWriter, r *http.Request, c *call, is readiness, b
 	if is.Status != "ok" {
 		made.status = http.StatusServiceUnavailable
 	}
-	made.write(w, r, c)
-	return nil
+	return made.write(w, r, c)
 }
 
 // connectionView is an open WebSocket as operators see it.

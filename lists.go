@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -335,25 +334,4 @@ func searchQuery(text string) string {
 func separatesWords(c rune) bool {
 	return c < utf8.RuneSelf && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') ||
 		unicode.IsSpace(c) || strings.ContainsRune(wordBreaks, c)
-}
-
-// beginSearch takes one of the places for searches, of which there are few,
-// since one costs as much as many reads. The caller calls end when done.
-func (s *Server) beginSearch(ctx context.Context, text string) (bounded context.Context, end func(), err error) {
-	if text == "" {
-		return ctx, func() {}, nil
-	}
-	waiting, cancel := context.WithTimeout(ctx, acquireTimeout)
-	defer cancel()
-	select {
-	case s.searches <- struct{}{}:
-	case <-waiting.Done():
-		return nil, nil, problem(http.StatusServiceUnavailable, "busy",
-			"Too many searches are running. Try again in a moment.").withHeader("Retry-After", "1")
-	}
-	bounded, cancel = context.WithTimeout(ctx, searchTime)
-	return bounded, func() {
-		cancel()
-		<-s.searches
-	}, nil
 }

@@ -136,8 +136,7 @@ func (s *Server) serveMCP(w http.ResponseWriter, r *http.Request, c *call) error
 	if err := response.encode(body); err != nil {
 		return err
 	}
-	writeBytes(w, r, c, status, "application/json", body.Bytes())
-	return nil
+	return writeBytes(w, r, c, status, "application/json", body.Bytes())
 }
 
 // rpcBodies are for responses: one that holds all of a spec twice is large, and

@@ -300,26 +300,32 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 	if err != nil {
 		return nil, err
 	}
-	out := &nextSpecAnswer{mission.brief(), []specLine{}, mission.next()}
+	ctx, end, err := s.beginRead(ctx, a, "", s.seen.of(id).costly)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	var open []specSummary
 	for _, stretch := range openStretches {
-		if len(out.Open) == openSpecs {
+		if len(open) == openSpecs {
 			break
 		}
 		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL `+stretch, a.userID, a.admin(), id,
-			openSpecs-len(out.Open))
+			openSpecs-len(open))
 		if err != nil {
 			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
-		specs, err := collectSummaries(rows, openSpecs)
+		more, err := collectSummaries(rows, openSpecs)
 		if err != nil {
 			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
-		for _, v := range specs {
-			line, err := openLine(v)
-			if err != nil {
-				return nil, err
-			}
-			out.Open = append(out.Open, line)
+		open = append(open, more...)
+	}
+	s.seen.noteCost(id, open)
+	out := &nextSpecAnswer{mission.brief(), make([]specLine, len(open)), mission.next()}
+	for i, v := range open {
+		if out.Open[i], err = openLine(v); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
@@ -358,23 +364,6 @@ func openLine(v specSummary) (specLine, error) {
 	reasons, err := whyNotReady(v)
 	line.WaitsFor = sentences(reasons, 2)
 	return line, err
-}
-
-// sentences are what reasons say, of dependencies only so many.
-func sentences(reasons []notReadyReason, dependencies int) []string {
-	said := make([]string, 0, len(reasons))
-	for _, why := range reasons {
-		if why.Code == "dependency_open" {
-			dependencies--
-		}
-		if why.Code != "dependency_open" || dependencies >= 0 {
-			said = append(said, why.Message)
-		}
-	}
-	if dependencies < 0 {
-		said = append(said, fmt.Sprintf("It depends on %d more that aren't completed.", -dependencies))
-	}
-	return said
 }
 
 type searchArguments struct {

@@ -191,8 +191,7 @@ func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request, c *call) err
 	}
 	writeGo(&x)
 	writeProcess(&x, s.started)
-	writeBytes(w, r, c, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.Bytes())
-	return nil
+	return writeBytes(w, r, c, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", x.Bytes())
 }
 
 func (m *counters) writeRequests(x *exposition) {

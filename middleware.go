@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tachikoma/internal/clientaddr"
+	"tachikoma/internal/ratelimit"
 )
 
 // call is what the server knows about one request. The middleware makes it,
@@ -32,6 +33,9 @@ type call struct {
 	hash       []byte          // of method, path, query and body, where the route takes a key
 	cancelled  <-chan struct{} // closed when the client has cancelled a tool; nil on other routes
 	cause      error           // what the access log has to say about a failure
+
+	unread   *ratelimit.Slots // the server's
+	mustSend bool             // its response is sent, whatever waits; see holdResponse
 }
 
 type callKey struct{}

@@ -142,15 +142,19 @@ func (f *listFilter) missionStatus(status string) {
 // findMissions reads a page of missions: their ids first, by the index that
 // leaves the fewest, and then what is shown of them.
 func (s *Server) findMissions(ctx context.Context, f *listFilter, o listOrder[missionView]) (list[missionView], error) {
-	ctx, end, err := s.beginSearch(ctx, o.text)
-	if err != nil {
-		return list[missionView]{}, err
+	if o.text != "" {
+		bounded, end, err := s.beginRead(ctx, f.account, o.text, true)
+		if err != nil {
+			return list[missionView]{}, err
+		}
+		defer end()
+		ctx = bounded
 	}
-	defer end()
 	if err := s.seeMissions(ctx, f); err != nil {
 		return list[missionView]{}, err
 	}
 	var few *idQuery
+	var err error
 	switch {
 	case f.scope != nil:
 		few = &idQuery{condition: condition{`SELECT unnest($?::uuid[]) AS id`, f.scope}}

@@ -83,8 +83,7 @@ func serveBody[T any, In checkedRequest[T], Out any](s *Server,
 		}
 		out, err := do(r.Context(), c, in)
 		if kept, ok := errors.AsType[*keptResponse](err); ok {
-			kept.write(w, r, c)
-			return nil
+			return kept.write(w, r, c)
 		}
 		if err != nil {
 			return err
@@ -93,8 +92,7 @@ func serveBody[T any, In checkedRequest[T], Out any](s *Server,
 		if err != nil {
 			return err
 		}
-		made.write(w, r, c)
-		return nil
+		return made.write(w, r, c)
 	}
 }
 
@@ -210,7 +208,7 @@ func newResponse(c *call, out any) (made jsonResponse, err error) {
 	return made, nil
 }
 
-func (a jsonResponse) write(w http.ResponseWriter, r *http.Request, c *call) {
+func (a jsonResponse) write(w http.ResponseWriter, r *http.Request, c *call) error {
 	if a.location != "" {
 		w.Header().Set("Location", a.location)
 	}
@@ -219,9 +217,9 @@ func (a jsonResponse) write(w http.ResponseWriter, r *http.Request, c *call) {
 	}
 	if a.status == http.StatusNoContent {
 		w.WriteHeader(a.status)
-		return
+		return nil
 	}
-	writeBytes(w, r, c, a.status, "application/json", a.body)
+	return writeBytes(w, r, c, a.status, "application/json", a.body)
 }
 
 // respond answers with what a handler returned. Nothing is sent if it can't be
@@ -231,8 +229,7 @@ func respond(w http.ResponseWriter, r *http.Request, c *call, out any) error {
 	if err != nil {
 		return err
 	}
-	made.write(w, r, c)
-	return nil
+	return made.write(w, r, c)
 }
 
 // etagOf is the entity tag of a version of a mission or spec.
@@ -291,9 +288,16 @@ var gzipWriters = sync.Pool{New: func() any {
 
 // writeBytes sends a whole body, compressed where that pays and the client
 // takes it. What holds secrets beside what a client sent isn't: the length of a
-// compressed response tells them apart (BREACH).
-func writeBytes(w http.ResponseWriter, r *http.Request, c *call, status int, contentType string, body []byte) {
+// compressed response tells them apart (BREACH). An error means that nothing was
+// sent.
+func writeBytes(w http.ResponseWriter, r *http.Request, c *call, status int, contentType string, body []byte) error {
 	header := w.Header()
+	release, err := c.holdResponse(len(body))
+	if err != nil {
+		header.Del("ETag")
+		return err
+	}
+	defer release()
 	header.Set("Content-Type", contentType)
 	if len(body) > gzipFrom && c.traits&holdsSecrets == 0 {
 		header.Add("Vary", "Accept-Encoding")
@@ -306,6 +310,7 @@ func writeBytes(w http.ResponseWriter, r *http.Request, c *call, status int, con
 	w.WriteHeader(status)
 	// A client that has gone is no error of ours, and there is nobody to tell.
 	_, _ = w.Write(body)
+	return nil
 }
 
 func compressed(body []byte) []byte {

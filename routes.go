@@ -234,7 +234,7 @@ func (s *Server) register(mux *http.ServeMux, rt route) {
 	bounds := s.limitsOf(rt.traits)
 	mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r)
-		c.pattern, c.traits, c.permission = rt.pattern, rt.traits, rt.permission
+		c.pattern, c.traits, c.permission, c.unread = rt.pattern, rt.traits, rt.permission, s.unread
 		r, cancel := bounds.bound(w, r)
 		defer cancel()
 		err := s.admit(w, r, c)

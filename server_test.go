@@ -671,3 +671,63 @@ func TestWriteThatWaitsTooLongIsToldSo(t *testing.T) {
 	}
 	ada.post(other+"/start", nil).want(http.StatusOK)
 }
+
+// allIsRead reports whether no response waits for its client, as far as it counts.
+func (s *testServer) allIsRead() bool {
+	all := s.unread.Take("", unreadBytes, unreadBytes, unreadBytes)
+	if all {
+		s.unread.Give("", unreadBytes)
+	}
+	return all
+}
+
+func TestResponsesThatNobodyReadsHaveABound(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	mission, bobs := ada.newActive("Wide"), bob.newMission("Bob's")
+	body := strings.Repeat("0123456789abcde\n", maxSpecBody/16)
+	spec, other := ada.newSpec(mission, "large", fields{"body": body}), bob.newSpec(bobs, "large", fields{"body": body})
+	s.widen(mission, 200)
+
+	// 12 MB, more than the kernel keeps for a reader.
+	conn := s.dial(t)
+	fmt.Fprintf(conn, "GET /api/v1/specs?mission_id=%s&limit=200 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n",
+		idOf(mission), ada.token)
+	pollUntil(t, "the response to wait", func() bool { return !s.allIsRead() })
+	_ = conn.Close()
+	pollUntil(t, "the response to go with its connection", s.allIsRead)
+
+	s.unread.Add(ada.user.ID, unreadOfEach-unreadFrom) // as if so much of hers waited
+	if a := ada.get(spec).wantProblem(http.StatusServiceUnavailable, "busy"); a.header.Get("Etag") != "" {
+		t.Error("the problem has the version of what it isn't")
+	}
+	if text := ada.rpc("tools/call", fields{"name": "show_spec", "arguments": fields{"spec_id": idOf(spec)}}).
+		want(http.StatusServiceUnavailable).text("code"); text != "busy" {
+		t.Errorf("the tool got %s", text)
+	}
+	ada.patch(spec, fields{"title": "Changed"}).want(http.StatusOK) // it is too late to refuse its response
+	s.unread.Add(ada.user.ID, unreadFrom)
+	ada.patch(spec, fields{"title": "Again"}).wantProblem(http.StatusServiceUnavailable, "busy")
+	ada.get(mission).want(http.StatusOK)
+	bob.get(other).want(http.StatusOK)
+	s.unread.Give(ada.user.ID, unreadOfEach)
+	if title := ada.get(spec).want(http.StatusOK).text("title"); title != "Changed" {
+		t.Errorf("it is %q", title)
+	}
+	pollUntil(t, "all to be read", s.allIsRead)
+}
+
+func TestOneAccountsExportsLeavePlacesToOthers(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	hers, his := ada.newMission("Hers"), bob.newMission("His")
+	s.exports.Add(ada.user.ID, maxExportsOfEach) // as if so many ran
+	ada.get(hers+"/export").wantProblem(http.StatusServiceUnavailable, "busy")
+	bob.get(his + "/export").want(http.StatusOK)
+	s.exports.Give(ada.user.ID, maxExportsOfEach)
+	for range 2 * maxExports {
+		ada.get(hers + "/export").want(http.StatusOK)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -88,12 +89,17 @@ type claimView struct {
 const relatedSQL = `SELECT coalesce(json_agg(
 	json_build_object('id', o.id, 'key', o.key, 'title', o.title, 'status', p.status)
 	ORDER BY o.place, o.id), '[]')
-	FROM dependencies d JOIN specs o ON o.id = d.%s JOIN spec_states p ON p.spec_id = o.id WHERE d.%s = s.id`
+	FROM %s d JOIN specs o ON o.id = d.%s JOIN spec_states p ON p.spec_id = o.id WHERE d.%s = s.id`
+
+// maxDependents is how many dependents of a spec are shown. Of its dependencies
+// an edit sets no more; any number of specs may depend on one.
+const maxDependents = 1000
 
 // dependenciesSQL and dependentsSQL list the specs that a spec s is related to.
 var (
-	dependenciesSQL = fmt.Sprintf(relatedSQL, "depends_on", "spec_id")
-	dependentsSQL   = fmt.Sprintf(relatedSQL, "spec_id", "depends_on")
+	dependenciesSQL = fmt.Sprintf(relatedSQL, "dependencies", "depends_on", "spec_id")
+	dependentsSQL   = fmt.Sprintf(relatedSQL, `(SELECT spec_id, depends_on FROM dependencies WHERE depends_on = s.id
+		ORDER BY spec_id LIMIT `+strconv.Itoa(maxDependents)+`)`, "spec_id", "depends_on")
 )
 
 var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
@@ -212,15 +218,13 @@ func (s *Server) getSpec(w http.ResponseWriter, r *http.Request, c *call) error 
 	w.Header().Add("Vary", "Accept")
 	w.Header().Set("ETag", v.etag())
 	if strings.Contains(r.Header.Get("Accept"), "text/markdown") {
-		writeBytes(w, r, c, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.markdown))
-		return nil
+		return writeBytes(w, r, c, http.StatusOK, "text/markdown; charset=utf-8", []byte(v.markdown))
 	}
 	encoded, err := v.encode()
 	if err != nil {
 		return err
 	}
-	writeBytes(w, r, c, http.StatusOK, "application/json", encoded)
-	return nil
+	return writeBytes(w, r, c, http.StatusOK, "application/json", encoded)
 }
 
 // specContent is what a version of a spec says: its Markdown and criteria, which
@@ -335,11 +339,20 @@ func (s *Server) readSpec(ctx context.Context, a account, id string) (specRead, 
 	if kept != nil {
 		key.Known = kept.version
 	}
-	row, err := s.specs.Get(ctx, key)
+	read := s.specs.Get
+	if s.seen.of(id).costly {
+		_, end, err := s.beginRead(ctx, a, "", true)
+		if err != nil {
+			return specRead{}, err
+		}
+		defer end()
+		read = s.specs.GetAlone // others don't wait for it
+	}
+	row, err := read(ctx, key)
 	if err != nil {
 		return specRead{}, notFoundOr(err, "reading a spec")
 	}
-	s.writes.learn(id, row.MissionID)
+	s.seen.note(id, seenID{row.MissionID, len(row.Dependencies)+len(row.dependents) > costlySpec})
 	v := row.view()
 	if row.body == nil {
 		return specRead{v.specSummary, v.specNotes, v.Dependents, kept}, nil

@@ -46,17 +46,13 @@ type upload struct {
 func (s *Server) upload(r *http.Request, account string) (body io.Reader, release func(), err error) {
 	most := int(max(maxImports*s.config.MaxImportBytes, leastUploads) / uploadChunk)
 	taken := 0
-	release = func() {
-		for range taken {
-			s.uploads.Give(account)
-		}
-	}
+	release = func() { s.uploads.Give(account, taken) }
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, release, problem(http.StatusUnsupportedMediaType, "unsupported_media_type",
 			"Send the archive without a Content-Encoding: a .tar.gz is recognised by itself.")
 	}
 	u := upload{take: func() bool {
-		ok := s.uploads.Take(account, most, most*maxImportsOfEach/maxImports)
+		ok := s.uploads.Take(account, 1, most, most*maxImportsOfEach/maxImports)
 		if ok {
 			taken++
 		}
@@ -279,8 +275,13 @@ func unreadable(text []byte, most int64) *specfile.Warning {
 	return nil
 }
 
-// exportPage is how many specs an export reads at a time.
-const exportPage = 100
+// exportPage is how many specs an export reads at a time, and holds until its
+// client has read them. So only some exports run at a time.
+const (
+	exportPage       = 32
+	maxExports       = 16
+	maxExportsOfEach = 4 // account
+)
 
 // exportSpecs is GET /api/v1/missions/{id}/export: a tar of the spec files, in
 // pages, so that a slow client holds no connection to the database.
@@ -289,6 +290,11 @@ func (s *Server) exportSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	if _, err := readMission(r.Context(), s.db, a, id); err != nil {
 		return err
 	}
+	if !s.exports.Take(a.userID, 1, maxExports, maxExportsOfEach) {
+		return problem(http.StatusServiceUnavailable, "busy", "Too many exports are running. Try again soon.").
+			withHeader("Retry-After", "5")
+	}
+	defer s.exports.Give(a.userID, 1)
 	files, err := s.exportFiles(r.Context(), a, id, serverStream)
 	if err != nil {
 		return err

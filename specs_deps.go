@@ -257,6 +257,7 @@ type graphNode struct {
 	Ready  bool   `json:"ready"`
 
 	Place string `json:"-"`
+	Edges int    `json:"-"` // from it
 }
 
 // graphEdge says that one spec depends on another; both by key.
@@ -265,8 +266,12 @@ type graphEdge struct {
 	To   string `json:"to"`
 }
 
-// graphPage is how many specs of a mission's graph one answer has at most.
-const graphPage = 1000
+// graphPage is how many specs of a mission's graph one answer has at most, and
+// graphEdges how many edges, unless one spec has more.
+const (
+	graphPage  = 1000
+	graphEdges = 10_000
+)
 
 // graphView is a mission's graph, in pages of its specs: each page has the
 // edges from its own, and the first one the cycles.
@@ -294,8 +299,7 @@ func (s *Server) getGraph(w http.ResponseWriter, r *http.Request, c *call) error
 		return err
 	}
 	if format == "mermaid" {
-		writeBytes(w, r, c, http.StatusOK, "text/vnd.mermaid; charset=utf-8", []byte(mermaid(graph)))
-		return nil
+		return writeBytes(w, r, c, http.StatusOK, "text/vnd.mermaid; charset=utf-8", []byte(mermaid(graph)))
 	}
 	return respond(w, r, c, graph)
 }
@@ -304,10 +308,16 @@ func (s *Server) getGraph(w http.ResponseWriter, r *http.Request, c *call) error
 // first one.
 func (s *Server) readGraph(ctx context.Context, a account, missionID string, after []string,
 	limit int) (graphView, error) {
+	ctx, end, err := s.beginRead(ctx, a, "", true)
+	if err != nil {
+		return graphView{}, err
+	}
+	defer end()
 	if _, err := readMission(ctx, s.db, a, missionID); err != nil {
 		return graphView{}, err
 	}
-	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.number, s.title, h.status, `+readySQL+`, s.place`+specsSQL+`
+	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.number, s.title, h.status, `+readySQL+`, s.place,
+		(SELECT count(*) FROM dependencies WHERE spec_id = s.id)`+specsSQL+`
 		AND s.mission_id = $3 AND (s.place, s.id) > ($4, coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
 		ORDER BY s.place, s.id LIMIT $6`, a.userID, a.admin(), missionID, after[0], orNull(after[1]), limit+1)
 	if err != nil {
@@ -316,6 +326,11 @@ func (s *Server) readGraph(ctx context.Context, a account, missionID string, aft
 	nodes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[graphNode])
 	if err != nil {
 		return graphView{}, fmt.Errorf("reading the graph: %w", err)
+	}
+	for i, edges := 0, 0; i < min(limit, len(nodes)); i++ {
+		if edges += nodes[i].Edges; edges > graphEdges && i > 0 {
+			limit = i
+		}
 	}
 	shown := pageOf(nodes, limit, func(n graphNode) string { return encodeCursor("graph", n.Place, n.ID) })
 	graph := graphView{Nodes: shown.Items, Edges: []graphEdge{}, Cycles: [][]string{}, NextCursor: shown.NextCursor}
@@ -442,4 +457,21 @@ func whyNotReady(spec specSummary) ([]notReadyReason, error) {
 			Message: fmt.Sprintf("It is one of %d specs in a dependency cycle; none of them can become ready.", spec.cycle)})
 	}
 	return reasons, nil
+}
+
+// sentences are what reasons say, of dependencies only so many.
+func sentences(reasons []notReadyReason, dependencies int) []string {
+	said := make([]string, 0, len(reasons))
+	for _, why := range reasons {
+		if why.Code == "dependency_open" {
+			dependencies--
+		}
+		if why.Code != "dependency_open" || dependencies >= 0 {
+			said = append(said, why.Message)
+		}
+	}
+	if dependencies < 0 {
+		said = append(said, fmt.Sprintf("It depends on %d more that aren't completed.", -dependencies))
+	}
+	return said
 }

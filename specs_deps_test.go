@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestDependencyThatClosesACycleIsRefused(t *testing.T) {
@@ -235,5 +237,130 @@ func TestDeferredDependencyDoesNotCountAsCompleted(t *testing.T) {
 		if got := ada.get(second).at("ready"); got != step.ready {
 			t.Errorf("with the dependency %s, ready is %v", step.status, got)
 		}
+	}
+}
+
+// Of the reads that may cost much, few run for one account, and some for others.
+func TestCostlyReadsOfOneAccountLeavePlacesToOthers(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	hers, his := ada.newActive("Hers"), bob.newMission("His")
+	conn, err := pgx.Connect(t.Context(), s.config.DatabaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := sync.OnceFunc(func() { _ = conn.Close(t.Context()) })
+	defer release()
+	if _, err := conn.Exec(t.Context(), "BEGIN; LOCK TABLE dependencies IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	s.seen.note(idOf(hers), seenID{costly: true})
+	var reads, other atOnce
+	for range 8 {
+		reads.try(ada, "GET", hers+"/graph", nil)
+		reads.try(ada, "GET", "/api/v1/specs?mission_id="+idOf(hers), nil)
+		reads.try(ada, "POST", "/mcp", fields{"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+			"params": fields{"name": "next_spec", "arguments": fields{"mission_id": idOf(hers)}}})
+	}
+	s.waitForALock()
+	if n := s.blocked(); n != 1 {
+		t.Errorf("%d reads of one account run", n)
+	}
+	ada.get(hers).want(http.StatusOK) // which isn't one of them
+	other.try(bob, "GET", his+"/graph", nil)
+	pollUntil(t, "another account's read to run", func() bool { return s.blocked() == 2 })
+	release()
+	reads.work.Wait()
+	other.work.Wait()
+	delete(reads.statuses, "503 busy 1")
+	if len(reads.statuses) != 1 || reads.statuses["done"] == 0 || other.statuses["done"] != 1 {
+		t.Errorf("hers: %v, his: %v", reads.statuses, other.statuses)
+	}
+}
+
+// widen gives a mission 2n specs with long titles, of which the first n depend on
+// all others.
+func (s *testServer) widen(mission string, n int) {
+	s.t.Helper()
+	s.runSQL(fmt.Sprintf(`
+		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
+		SELECT gen_random_uuid(), '%s', 'k' || n, n::text, repeat('0123456789', 20), '', 5, '{}', '', '', ''
+		FROM generate_series(1, %d) n`, idOf(mission), 2*n),
+		`INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags)
+		SELECT id, mission_id, 'deferred', '{}', priority, place, phase, tags FROM specs WHERE key LIKE 'k%'`,
+		fmt.Sprintf(`INSERT INTO dependencies (spec_id, depends_on) SELECT a.id, b.id FROM specs a, specs b
+		WHERE a.key LIKE 'k%%' AND b.key LIKE 'k%%' AND a.number::int <= %[1]d AND b.number::int > %[1]d`, n))
+}
+
+// However many specs depend on one, reading it costs and says only so much.
+func TestDependentsAreShownUpToABound(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Hub")
+	hub := ada.newSpec(mission, "hub", nil)
+	s.runSQL(`
+		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body, derived_status)
+		SELECT gen_random_uuid(), '`+idOf(mission)+`', 'k' || n, n::text, 'x', '', 5, '{}', '', '', ''
+		FROM generate_series(1, 1500) n`,
+		`INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags)
+			SELECT id, mission_id, 'planned', '{}', 1, priority, place, phase, tags FROM specs WHERE key LIKE 'k%'`,
+		`INSERT INTO dependencies (spec_id, depends_on) SELECT id, '`+idOf(hub)+`' FROM specs WHERE key LIKE 'k%'`,
+		`UPDATE heads SET planned = planned + 1500 WHERE stream = '`+idOf(mission)+`'`)
+	for range 2 { // the second one knows that it is costly
+		if n := len(ada.get(hub).at("dependents").([]any)); n != maxDependents {
+			t.Errorf("%d dependents", n)
+		}
+	}
+	if !s.seen.of(idOf(hub)).costly {
+		t.Error("others wait for it in their rounds")
+	}
+	s.anonymous().withToken(s.signUp("eve", "user").token).get(hub).wantProblem(http.StatusNotFound, "not_found")
+	_, token := ada.claim(mission, "bot")
+	ada.post(hub+"/complete", fields{"lease_token": token}).want(http.StatusOK)
+	if n := ada.get(mission).number("stats.ready"); n != 1500 {
+		t.Errorf("%d got ready", n)
+	}
+}
+
+func TestPagesOfTheGraphHaveSoManyEdges(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Wide")
+	s.widen(mission, 150)
+	nodes, edges, path := 0, 0, mission+"/graph"
+	for next := "?limit=1000"; next != ""; {
+		var page graphView
+		ada.get(path + next).want(http.StatusOK).into(&page)
+		if len(page.Edges) > graphEdges || len(page.Nodes) == 0 {
+			t.Fatalf("a page has %d specs and %d edges", len(page.Nodes), len(page.Edges))
+		}
+		nodes, edges, next = nodes+len(page.Nodes), edges+len(page.Edges), ""
+		if page.NextCursor != nil {
+			next = "?cursor=" + *page.NextCursor
+		}
+	}
+	if nodes != 300 || edges != 150*150 {
+		t.Errorf("all pages have %d specs and %d edges", nodes, edges)
+	}
+}
+
+// A mission whose specs depend on many others is known to be costly then, and
+// stays so, whatever is read of it next.
+func TestCostlyListsAreKnown(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	wide, small := ada.newMission("Wide"), ada.newMission("Small")
+	ada.newSpec(small, "one", nil)
+	s.widen(wide, 100)
+	for _, mission := range []string{wide, small} {
+		ada.get("/api/v1/specs?limit=200&mission_id=" + idOf(mission)).want(http.StatusOK)
+		ada.get("/api/v1/specs?limit=1&mission_id=" + idOf(mission)).want(http.StatusOK)
+	}
+	if !s.seen.of(idOf(wide)).costly || s.seen.of(idOf(small)).costly {
+		t.Errorf("%+v, %+v", s.seen.of(idOf(wide)), s.seen.of(idOf(small)))
 	}
 }

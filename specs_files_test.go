@@ -361,14 +361,14 @@ func TestUploadsHaveABound(t *testing.T) {
 	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
 	chunks := 256 << 20 / uploadChunk // all that one account gets
 	for range chunks {
-		if !s.uploads.Take(ada.user.ID, 4*chunks, chunks) {
+		if !s.uploads.Take(ada.user.ID, 1, 4*chunks, chunks) {
 			t.Fatal("there is no place")
 		}
 	}
 	mission, content := ada.newMission("Full"), tarOf(t, "1-one.md", "# One")
 	ada.do("POST", mission+"/import", content).wantProblem(http.StatusServiceUnavailable, "busy")
 	bob.importTar(bob.newMission("Free"), content)
-	s.uploads.Give(ada.user.ID)
+	s.uploads.Give(ada.user.ID, 1)
 	for range 3 {
 		ada.importTar(mission, content)
 	}

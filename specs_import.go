@@ -115,10 +115,10 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 		return err
 	}
 	userID := c.account.userID
-	if !s.imports.Take(userID, maxImports, maxImportsOfEach) {
+	if !s.imports.Take(userID, 1, maxImports, maxImportsOfEach) {
 		return errImportsBusy()
 	}
-	defer s.imports.Give(userID)
+	defer s.imports.Give(userID, 1)
 	sources, err := readArchive(r.Header, body, s.config.MaxImportBytes)
 	if err != nil {
 		return err

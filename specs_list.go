@@ -3,6 +3,7 @@ package main
 // Lists of specs, and the search in them.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -120,7 +121,8 @@ func (s *Server) listSpecs(ctx context.Context, c *call, q *query) (list[specSum
 // findSpecs reads a page of specs: their ids first, by the index that leaves
 // the fewest, and then what is shown of them, with snippets if it is a search.
 func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary]) (list[specSummary], error) {
-	ctx, end, err := s.beginSearch(ctx, o.text)
+	listed := cmp.Or(f.mission, f.account.userID)
+	ctx, end, err := s.beginRead(ctx, f.account, o.text, s.seen.of(listed).costly)
 	if err != nil {
 		return list[specSummary]{}, err
 	}
@@ -143,6 +145,7 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 	if err != nil {
 		return list[specSummary]{}, err
 	}
+	s.seen.noteCost(listed, specs)
 	return pageOf(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
 }
 

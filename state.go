@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"tachikoma/internal/argon2id"
+	"tachikoma/internal/clientaddr"
 	"tachikoma/internal/gather"
 	"tachikoma/internal/pending"
 	"tachikoma/internal/ratelimit"
@@ -45,10 +46,13 @@ type serverState struct {
 	logs        *logWriter
 	calls       pending.Calls // of tools
 	imports     *ratelimit.Slots
+	exports     *ratelimit.Slots
 	uploads     *ratelimit.Slots // chunks of imports that arrive
 	streams     *ratelimit.Slots // for server-sent events
-	searches    chan struct{}    // holds as many as run
+	reads       ratelimit.Turns  // see beginRead
+	unread      *ratelimit.Slots // bytes of responses on their way to clients
 	writes      *writeGate
+	seen        *seenIDs
 	started     time.Time
 
 	opened   atomic.Bool   // the database is there and migrated
@@ -71,10 +75,12 @@ func newState(config Config, log *slog.Logger) serverState {
 		sockets:  newSockets(),
 		contents: newSpecContents(),
 		imports:  ratelimit.NewSlots(),
+		exports:  ratelimit.NewSlots(),
 		uploads:  ratelimit.NewSlots(),
 		streams:  ratelimit.NewSlots(),
-		searches: make(chan struct{}, max(1, config.DatabaseMaxConns/4)),
+		unread:   ratelimit.NewSlots(),
 		writes:   newWriteGate(config.DatabaseMaxConns),
+		seen:     newSeenIDs(),
 		started:  time.Now(),
 		stopping: make(chan struct{}),
 	}
@@ -117,13 +123,21 @@ type writeGate struct {
 	turns     ratelimit.Turns
 	ofAccount int // writes that may have a connection
 	ofMission int // likewise, of each kind
-
-	mu         sync.Mutex        // guards the following
-	young, old map[string]string // spec → its mission, which never changes; see learn
 }
 
 func newWriteGate(connections int) *writeGate {
-	return &writeGate{ofAccount: max(1, connections/2), ofMission: max(1, connections/8), young: make(map[string]string)}
+	return &writeGate{ofAccount: max(1, connections/2), ofMission: max(1, connections/8)}
+}
+
+// beginWrite lets a write begin that a request asks for, in its turn, unless much
+// of what its account has asked for waits to be read: its response would too.
+func (s *Server) beginWrite(ctx context.Context, c *call) (leave func(), err error) {
+	release, err := c.holdResponse(unreadFrom)
+	if err != nil {
+		return nil, err
+	}
+	release()
+	return s.takeTurn(ctx, c.account, c.target, c.permission.shared)
 }
 
 // takeTurn waits for the turn of a write by an account, to the mission that at
@@ -132,7 +146,7 @@ func newWriteGate(connections int) *writeGate {
 // leave when the write has ended.
 func (s *Server) takeTurn(ctx context.Context, a account, at target, shared bool) (leave func(), err error) {
 	names := make([]ratelimit.Share, 0, 2)
-	if mission := s.writes.missionOf(at); mission != "" {
+	if mission := s.missionOf(at); mission != "" {
 		if shared {
 			mission = "shared " + mission
 		}
@@ -165,33 +179,129 @@ func (s *Server) lockWait(ctx context.Context) time.Duration {
 }
 
 // missionOf is the mission that at names. For a spec that nothing is known of it
-// is the spec itself, which then has a queue of its own.
-func (g *writeGate) missionOf(at target) string {
+// is the spec itself, which then has a line of its own.
+func (s *Server) missionOf(at target) string {
 	if at.spec == "" {
 		return at.mission
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if mission, ok := g.young[at.spec]; ok {
-		return mission
-	}
-	return cmp.Or(g.old[at.spec], at.spec)
+	return cmp.Or(s.seen.of(at.spec).mission, at.spec)
 }
 
-// learnedSpecs is how many specs' missions each generation remembers.
-const learnedSpecs = 10_000
+// seenIDs is what gates have to know of specs and missions before these are
+// looked up: of those that were read or changed here lately. An agent writes to a
+// spec that it has claimed here, most often. When the young ones are as many as
+// they may be, the old ones go. Safe for concurrent use.
+type seenIDs struct {
+	mu         sync.Mutex // guards the following
+	young, old map[string]seenID
+}
 
-// learn notes the mission of a spec that was read or changed: an agent writes to
-// a spec that it has claimed here, most often. When the young ones are as many as
-// they may be, the old ones go.
-func (g *writeGate) learn(spec, mission string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.young[spec] != "" {
-		return
+type seenID struct {
+	mission string // of a spec, which never changes
+	costly  bool   // to read it, or a list of its specs, was: it told of many dependencies
+}
+
+const (
+	maxSeenIDs  = 10_000    // of each generation
+	costlySpec  = 32 << 10  // bytes of what is said of the specs that one is related to, from which it is costly,
+	costlySpecs = 256 << 10 // and of those that a list is related to
+)
+
+func newSeenIDs() *seenIDs { return &seenIDs{young: make(map[string]seenID)} }
+
+// of returns what is known of an id.
+func (k *seenIDs) of(id string) seenID {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if v, ok := k.young[id]; ok {
+		return v
 	}
-	if len(g.young) == learnedSpecs {
-		g.old, g.young = g.young, make(map[string]string)
+	return k.old[id]
+}
+
+// note remembers an id.
+func (k *seenIDs) note(id string, v seenID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.young[id]; !ok && len(k.young) == maxSeenIDs {
+		k.old, k.young = k.young, make(map[string]seenID)
 	}
-	g.young[spec] = mission
+	k.young[id] = v
+}
+
+// learn remembers the missions of specs, as far as nothing is known of them.
+func (k *seenIDs) learn(missions map[string]string) {
+	for spec, mission := range missions {
+		if k.of(spec).mission == "" {
+			k.note(spec, seenID{mission: mission})
+		}
+	}
+}
+
+// noteCost remembers that a list of the specs of a mission, or of all that an
+// account sees, was costly, if it was.
+func (k *seenIDs) noteCost(id string, specs []specSummary) {
+	size := 0
+	for i := range specs {
+		size += len(specs[i].Dependencies)
+	}
+	if size > costlySpecs {
+		k.note(id, seenID{costly: true})
+	}
+}
+
+// beginRead waits for a place for a read that may cost as much as many others: of
+// the pool half is for those of one account. Of those known to be costly, such as
+// a search, whose text it is given, a quarter of the pool runs at a time, and half
+// of that for one account. The caller calls end when it has read.
+// See docs/design.md, Costly reads and unread responses.
+func (s *Server) beginRead(
+	ctx context.Context, a account, text string, costly bool,
+) (bounded context.Context, end func(), err error) {
+	conns := s.config.DatabaseMaxConns
+	names := []ratelimit.Share{{Name: a.userID, Most: max(1, conns/2)}}
+	if costly || text != "" {
+		names = append(names, ratelimit.Share{Name: "costly " + a.userID, Most: max(1, conns/8)},
+			ratelimit.Share{Name: "costly", Most: max(1, conns/4)})
+	}
+	waiting, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	leave, err := s.reads.Take(waiting, names...)
+	if err != nil && ctx.Err() == nil {
+		err = problem(http.StatusServiceUnavailable, "busy", "Too many large reads are running. Try again in a moment.").
+			withHeader("Retry-After", "1")
+	}
+	if err != nil || text == "" {
+		return ctx, leave, err
+	}
+	bounded, cancel = context.WithTimeout(ctx, searchTime)
+	return bounded, func() {
+		cancel()
+		leave()
+	}, nil
+}
+
+// Bounds of the responses that wait for their clients to read them, in bytes.
+const (
+	unreadFrom   = 16 << 10 // smaller ones don't count: the kernel takes them
+	unreadBytes  = 64 << 20
+	unreadOfEach = 16 << 20 // account, or address where nobody is signed in
+)
+
+// holdResponse counts a response of n bytes among those that wait to be read, or
+// refuses it where too much waits already; but not what tells of a change, nor an
+// error. The caller calls release when the response is sent.
+func (c *call) holdResponse(n int) (release func(), err error) {
+	if n < unreadFrom || c.unread == nil {
+		return func() {}, nil
+	}
+	n = min(n, unreadOfEach)
+	who := cmp.Or(c.account.userID, clientaddr.Key(c.addr))
+	if c.mustSend {
+		c.unread.Add(who, n)
+	} else if !c.unread.Take(who, n, unreadBytes, unreadOfEach) {
+		return nil, problem(http.StatusServiceUnavailable, "busy",
+			"Too much of what you asked for waits to be read. Read it, then try again.").withHeader("Retry-After", "1")
+	}
+	return func() { c.unread.Give(who, n) }, nil
 }

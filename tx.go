@@ -285,9 +285,7 @@ func (s *Server) published(t *tx) {
 	for _, userID := range t.revoked {
 		s.credentials.forget(userID)
 	}
-	for spec, mission := range t.specs {
-		s.writes.learn(spec, mission)
-	}
+	s.seen.learn(t.specs)
 	s.hub.wake(t.heads)
 	s.feed.announce(t.heads)
 	for range t.claimed {
@@ -305,7 +303,7 @@ func (s *Server) published(t *tx) {
 // finished, within the request's time.
 func transact[Out any](ctx context.Context, s *Server, c *call,
 	fn func(ctx context.Context, t *tx) (*Out, error)) (out *Out, err error) {
-	leave, err := s.takeTurn(ctx, c.account, c.target, c.permission.shared)
+	leave, err := s.beginWrite(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -329,6 +327,7 @@ func transact[Out any](ctx context.Context, s *Server, c *call,
 	if err != nil {
 		return nil, err
 	}
+	c.mustSend = true
 	return out, nil
 }
 

@@ -99,6 +99,19 @@ func (g *Gatherer[T]) Get(ctx context.Context, key Lookup) (found T, err error) 
 	return found, nil
 }
 
+// GetAlone is Get in a query of its own, for what is known to take long.
+func (g *Gatherer[T]) GetAlone(ctx context.Context, key Lookup) (found T, err error) {
+	all, err := g.read(ctx, map[Lookup]struct{}{key: {}})
+	if err != nil {
+		return found, err
+	}
+	found, ok := all[key]
+	if !ok {
+		return found, pgx.ErrNoRows
+	}
+	return found, nil
+}
+
 // run reads a round, and then whatever has gathered meanwhile.
 func (g *Gatherer[T]) run(ctx context.Context, r *round[T]) {
 	for r != nil {

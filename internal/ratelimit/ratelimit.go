@@ -164,24 +164,36 @@ type Slots struct {
 
 func NewSlots() *Slots { return &Slots{by: make(map[string]int)} }
 
-// Take takes a place for an account, if there is one.
-func (s *Slots) Take(account string, most, each int) bool {
+// Take takes n places for an account, if there are so many: of all most, and of
+// these each for one account.
+func (s *Slots) Take(account string, n, most, each int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.taken >= most || s.by[account] >= each {
+	if s.taken+n > most || s.by[account]+n > each {
 		return false
 	}
-	s.taken++
-	s.by[account]++
+	s.add(account, n)
 	return true
 }
 
-// Give gives a place back.
-func (s *Slots) Give(account string) {
+// Add takes n places for an account, whether there are so many or not.
+func (s *Slots) Add(account string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.taken--
-	if s.by[account]--; s.by[account] == 0 {
+	s.add(account, n)
+}
+
+// Give gives n places back.
+func (s *Slots) Give(account string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.add(account, -n)
+}
+
+// add changes how many places are taken. The caller holds mu.
+func (s *Slots) add(account string, n int) {
+	s.taken += n
+	if s.by[account] += n; s.by[account] == 0 {
 		delete(s.by, account)
 	}
 }
