@@ -237,6 +237,12 @@ func (o listOrder[T]) pick(up, down string) string {
 	return up
 }
 
+// first is a page's LIMIT, one row more than it shows. It is written out: of a
+// parameter PostgreSQL expects a tenth of all rows, takes no plan that serves
+// every page for as good as one of its own, and plans each request again: a list
+// of 50 specs among 170,000 then took 1.7 to 2.6 times as long.
+func (o listOrder[T]) first() string { return fmt.Sprintf(" LIMIT %d", o.limit+1) }
+
 // cursor continues after an item.
 func (o listOrder[T]) cursor(item T, id string) string {
 	return encodeCursor(o.shape, o.key.value(item), id)

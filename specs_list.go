@@ -240,7 +240,7 @@ func (f *specFilter) fewIDs(q *statement, o listOrder[specSummary]) string {
 		sql += " AND " + readableSQL
 	}
 	return `SELECT id, key FROM (` + sql + ` OFFSET 0) AS narrowed` +
-		o.sorted("key", "id") + ` LIMIT ` + q.bind(o.limit+1)
+		o.sorted("key", "id") + o.first()
 }
 
 // walkedIDs is the query for the ids and sort keys of a page along an index w
@@ -283,20 +283,18 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		where += " AND " + readableSQL
 	}
 	page := func(mission, limit string) string {
-		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission +
-			o.sorted(key, id) + ` LIMIT ` + limit
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission + o.sorted(key, id) + limit
 	}
-	limit := q.bind(o.limit + 1)
 	if f.mission != "" || f.scope == nil {
-		return page("", limit)
+		return page("", o.first())
 	}
 	const ofOne = " AND w.mission_id = one.id"
 	return `SELECT its.id, its.key FROM (
 			SELECT one.id FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id)
-			CROSS JOIN LATERAL (` + page(ofOne, "1") + `) AS first` +
-		o.sorted("first.key", "first.id") + ` LIMIT ` + limit + `
-		) AS one CROSS JOIN LATERAL (` + page(ofOne, limit) + `) AS its` +
-		o.sorted("its.key", "its.id") + ` LIMIT ` + limit
+			CROSS JOIN LATERAL (` + page(ofOne, " LIMIT 1") + `) AS first` +
+		o.sorted("first.key", "first.id") + o.first() + `
+		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` +
+		o.sorted("its.key", "its.id") + o.first()
 }
 
 // collectSummaries reads all rows of summaryColumns and a snippet, of which
