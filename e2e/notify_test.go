@@ -17,7 +17,7 @@ import (
 	"tachikoma/internal/pgserver/pgtest"
 )
 
-// serviceManager is the end of NOTIFY_SOCKET that belongs to a service manager.
+// serviceManager is the service manager's end of NOTIFY_SOCKET.
 type serviceManager struct {
 	t    *testing.T
 	conn *net.UnixConn
@@ -46,7 +46,7 @@ func (m *serviceManager) hears(want ...string) {
 	}
 }
 
-// hearsNoMore wants that all has been said, by a process that has ended.
+// hearsNoMore wants no further message, after the process has ended.
 func (m *serviceManager) hearsNoMore() {
 	m.t.Helper()
 	if err := m.conn.SetReadDeadline(time.Now()); err != nil {
@@ -58,7 +58,7 @@ func (m *serviceManager) hearsNoMore() {
 	}
 }
 
-// The private Postgres, which speaks the same protocol, keeps out of it.
+// The private Postgres, which knows the same protocol, sends nothing.
 func TestManagerHearsOfReadinessAndOfTheEnd(t *testing.T) {
 	t.Parallel()
 	folder, err := os.MkdirTemp("", "notify") // the path of a socket is short
@@ -101,6 +101,6 @@ func TestServerWithoutItsManagerServes(t *testing.T) {
 	t.Parallel()
 	p, c := serve(t, "DATABASE_URL="+newDatabase(t), "NOTIFY_SOCKET=/nowhere/socket")
 	c.get("/internal/health/ready").want(http.StatusOK)
-	p.says(&p.err, `level=WARN msg="the service manager can't be told" NOTIFY_SOCKET=/nowhere/socket message=.*READY=1`)
+	p.says(&p.err, `level=WARN msg="can't notify the service manager" NOTIFY_SOCKET=/nowhere/socket message=.*READY=1`)
 	p.stop()
 }

@@ -21,10 +21,10 @@ import (
 //go:embed page.html
 var pageTemplate string
 
-// Page makes the page of an OpenAPI document. The same document always gives the
-// same bytes. It fails on a document that the page can't show, such as one with
-// an unknown permission, a parameter that isn't there, or a request body without
-// an example.
+// Page returns the page of an OpenAPI document. The same document always gives the
+// same bytes. The error is for a document that the page can't show, such as one
+// with an unknown permission, a parameter that isn't defined, or a request body
+// without an example.
 func Page(document []byte) ([]byte, error) {
 	var d description
 	if err := json.Unmarshal(document, &d); err != nil {
@@ -45,8 +45,8 @@ func Page(document []byte) ([]byte, error) {
 }
 
 // Curl is a command that makes the request of the operation's example, or ""
-// for a WebSocket, with which curl can't talk. What isn't for a terminal becomes
-// a file.
+// for a WebSocket, which curl doesn't support. It writes to a file what isn't
+// readable in a terminal.
 func (o *operation) Curl() template.HTML {
 	if slices.ContainsFunc(o.Responses, func(r entry[*response]) bool { return r.Name == "101" }) {
 		return ""
@@ -81,13 +81,13 @@ func (o *operation) Curl() template.HTML {
 		}
 	}
 	if o.Method == http.MethodGet || o.Method == http.MethodPost && len(o.RequestBody.Content) > 0 {
-		method = "" // curl's own choice
+		method = "" // the one that curl chooses
 	}
 	command := strings.Join(append([]string{"curl " + method + `"$TACHIKOMA` + path + `"`}, words...), " \\\n  ")
 	return template.HTML(escaper.Replace(command))
 }
 
-// readable reports whether what has the media type may go to a terminal.
+// readable reports whether content of the media type can be written to a terminal.
 func readable(mediaType string) bool {
 	return strings.HasPrefix(mediaType, "text/") || strings.HasSuffix(mediaType, "json")
 }
@@ -103,9 +103,9 @@ func (c *content) example() string {
 	return text.String()
 }
 
-// prose makes paragraphs of a text in as much of Markdown as descriptions use:
-// blank lines between paragraphs, and code in backquotes. All else is shown as
-// it is written.
+// prose makes HTML paragraphs of a text in the part of Markdown that descriptions
+// use: blank lines between paragraphs, and code in backquotes. All else is shown
+// as it is written.
 func prose(text string) template.HTML {
 	return "<p>" + line(text)
 }
@@ -119,8 +119,8 @@ func line(text string) template.HTML {
 	return template.HTML(strings.Join(paragraphs, "<p>"))
 }
 
-// escaper is for text between tags, where quotes mean nothing. html/template
-// escapes them too, which the commands are full of.
+// escaper is for text between tags, where quotes have no meaning. html/template
+// would escape them too, and the commands are full of them.
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
 // withCode is a paragraph, escaped, with code where it has backquotes.
@@ -131,7 +131,7 @@ func withCode(text string) string {
 		if i%2 == 1 && i < len(parts)-1 {
 			parts[i] = "<code>" + parts[i] + "</code>"
 		} else if i%2 == 1 {
-			parts[i] = "`" + parts[i] // has no partner
+			parts[i] = "`" + parts[i] // is unpaired
 		}
 	}
 	return strings.Join(parts, "")
@@ -139,7 +139,7 @@ func withCode(text string) string {
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
 
-// shellQuote writes a word so that a shell takes it as it is.
+// shellQuote quotes a word so that a shell takes it literally.
 func shellQuote(word string) string {
 	if plainWord.MatchString(word) {
 		return word

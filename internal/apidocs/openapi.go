@@ -1,7 +1,7 @@
 package apidocs
 
-// The OpenAPI document, read as far as its page shows it: operations in their
-// groups, with what they refer to.
+// The part of an OpenAPI document that its page shows: operations in their groups,
+// with what they refer to.
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// description is as much of an OpenAPI document as the page shows.
+// description is the part of an OpenAPI document that the page shows.
 type description struct {
 	Info       struct{ Title, Description string }
 	Tags       []*group
@@ -27,13 +27,13 @@ type description struct {
 	Problems   []*response  `json:"-"` // the same
 }
 
-// Lead is the first paragraph of what the document says of the API.
+// Lead is the first paragraph of the document's description of the API.
 func (d *description) Lead() string {
 	lead, _, _ := strings.Cut(d.Info.Description, "\n\n")
 	return lead
 }
 
-// Conventions are the others.
+// Conventions are its other paragraphs.
 func (d *description) Conventions() string {
 	_, rest, _ := strings.Cut(d.Info.Description, "\n\n")
 	return rest
@@ -63,7 +63,7 @@ type operation struct {
 	Responses object[*response] // once arranged, without those that are Shared
 
 	Method, Path, Who string            `json:"-"`
-	Body              *schema           `json:"-"` // in JSON, unless nothing can be in it
+	Body              *schema           `json:"-"` // in JSON; nil if it can't contain anything
 	Shared            object[*response] `json:"-"` // problems that several operations have
 }
 
@@ -79,7 +79,7 @@ type parameter struct {
 	ID string `json:"-"` // the anchor of one that several operations have
 }
 
-// response is an answer: a success of one operation, or a problem.
+// response is a success of one operation, or a problem.
 type response struct {
 	Ref         string `json:"$ref"`
 	Description string
@@ -96,7 +96,7 @@ type content struct {
 }
 
 // Callers says, for each value of x-permission, who may call such an operation,
-// in the words of the page. Nobody changes it.
+// as the page words it. It must not be changed.
 var Callers = map[string]string{
 	"probe": "anyone", "public": "anyone", "guest": "anyone",
 	"signed in": "signed in", "session": "session", "maker": "user", "admin": "admin", "manager": "admin's session",
@@ -143,8 +143,8 @@ func (d *description) arrange() error {
 	return nil
 }
 
-// resolve follows an operation's references, and makes what its part of the
-// page needs besides.
+// resolve follows an operation's references, and sets what else its part of the
+// page needs.
 func (d *description) resolve(o *operation) error {
 	var err error
 	for i, p := range o.Parameters {
@@ -168,7 +168,7 @@ func (d *description) resolve(o *operation) error {
 			}
 		}
 		if s.Fields() == nil && !o.RequestBody.Required {
-			o.RequestBody.Content = nil // an empty object at most, and better left out
+			o.RequestBody.Content = nil // it can only be an empty object, and is better left out
 		} else {
 			o.Body = s
 			s.bodies++
@@ -192,7 +192,7 @@ func (d *description) resolve(o *operation) error {
 	return nil
 }
 
-// JSONBody is the request's content as JSON, or nil where it isn't JSON.
+// JSONBody is the request's JSON content, or nil if it has none.
 func (o *operation) JSONBody() *content {
 	for _, c := range o.RequestBody.Content {
 		if strings.HasSuffix(c.Name, "json") {
@@ -202,8 +202,8 @@ func (o *operation) JSONBody() *content {
 	return nil
 }
 
-// BodyName is the name of the schema that is this operation's body and no
-// other's, and "" otherwise: the page has it with the operation.
+// BodyName is the name of the schema that is only this operation's body, which the
+// page shows with the operation, or "".
 func (o *operation) BodyName() string {
 	if o.Body == nil || !o.Body.IsBody() {
 		return ""
@@ -211,7 +211,7 @@ func (o *operation) BodyName() string {
 	return o.JSONBody().Schema.Name()
 }
 
-// Codes are the codes that a problem can have, and nil for other answers.
+// Codes are the codes that a problem can have, and nil for other responses.
 func (r *response) Codes() []any {
 	for _, c := range r.Content {
 		if c.Value.Schema == nil {
@@ -228,14 +228,14 @@ func (r *response) Codes() []any {
 	return nil
 }
 
-// UntoldCodes are those of the codes that the description doesn't name.
+// UntoldCodes are the Codes that the description doesn't name.
 func (r *response) UntoldCodes() []any {
 	return slices.DeleteFunc(slices.Clone(r.Codes()), func(code any) bool {
 		return strings.Contains(r.Description, fmt.Sprintf("`%s`", code))
 	})
 }
 
-// schema is a JSON Schema, of the keywords that the document uses.
+// schema is a JSON Schema, with the keywords that the document uses.
 type schema struct {
 	Ref                  string `json:"$ref"`
 	Description          string
@@ -270,7 +270,7 @@ func (s *schema) UnmarshalJSON(data []byte) error {
 
 // field is a property as the page lists it.
 type field struct {
-	Name   string // with the names of what it is in
+	Name   string // with the names of the objects it is in
 	Schema *schema
 	Mark   string // "required" in what clients send, "optional" in what they get
 }
@@ -302,16 +302,16 @@ func (s *schema) Fields() []field {
 	return all
 }
 
-// Name is that of the schema which this one refers to.
+// Name is the name of the schema that this one refers to.
 func (s *schema) Name() string { return lastName(s.Ref) }
 
 // IsBody reports whether it is the body of one operation.
 func (s *schema) IsBody() bool { return s.bodies == 1 }
 
-// Choices are the schemas of which one has to fit.
+// Choices are the schemas of which one has to match.
 func (s *schema) Choices() []*schema { return slices.Concat(s.OneOf, s.AnyOf) }
 
-// Values are all the values that fit, where they are listed.
+// Values are all the values that match, if they are listed.
 func (s *schema) Values() []any {
 	if s.Const != nil {
 		return []any{s.Const}
@@ -319,7 +319,7 @@ func (s *schema) Values() []any {
 	return s.Enum
 }
 
-// Word is the type, or the format where that says more.
+// Word is the type, or the format if that says more.
 func (s *schema) Word() string {
 	names, ok := s.Type.([]any)
 	if !ok && s.Type != nil {
@@ -394,7 +394,7 @@ func (o *object[T]) UnmarshalJSON(data []byte) error {
 		if err != nil {
 			return err
 		}
-		e := entry[T]{Name: name.(string)} // encoding/json has seen to it
+		e := entry[T]{Name: name.(string)} // encoding/json has made sure
 		if err := d.Decode(&e.Value); err != nil {
 			return fmt.Errorf("%s: %w", e.Name, err)
 		}
@@ -411,7 +411,7 @@ func (o object[T]) at(ref string) (T, error) {
 		}
 	}
 	var none T
-	return none, fmt.Errorf("%s isn't there", ref)
+	return none, fmt.Errorf("%s isn't defined", ref)
 }
 
 func lastName(ref string) string { return ref[strings.LastIndexByte(ref, '/')+1:] }

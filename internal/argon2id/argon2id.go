@@ -1,5 +1,5 @@
 // Package argon2id makes and verifies password hashes, behind a gate that keeps
-// a flood of log-ins from eating the memory.
+// a flood of logins from using up the memory.
 package argon2id
 
 import (
@@ -28,17 +28,17 @@ type Params struct {
 	Threads uint8
 }
 
-// Recommended is what new hashes cost: one of the choices, all equally strong,
-// that OWASP's password storage cheat sheet gives for argon2id.
+// Recommended is what new hashes cost: one of several equally strong choices in
+// OWASP's password storage cheat sheet.
 var Recommended = Params{Memory: 19456, Time: 2, Threads: 1}
 
-// ErrBusy means that as many wait for a core already as may, or that the context
-// ended before there was one.
+// ErrBusy means that the queue for a core is full, or that the context ended
+// before one was free.
 var ErrBusy = errors.New("no core is free for password hashing")
 
-// Hasher makes and verifies hashes. At most one a core runs at a time, and one
-// core is left to all other requests if there is more than one. It is
-// safe for concurrent use.
+// Hasher makes and verifies hashes. At most one per core runs at a time, and one
+// core is left for other requests if there is more than one. It is safe for
+// concurrent use.
 type Hasher struct {
 	params Params
 
@@ -71,9 +71,10 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 }
 
 // Verify reports whether password is the one that phc was made from, and
-// whether it should be hashed anew because phc doesn't have today's cost. An
-// empty phc, for an account that isn't there, takes the time of one hash and is
-// never right. Besides what Hash returns, its error is that phc can't be read.
+// whether it should be hashed again because phc doesn't have the current cost. An
+// empty phc, for an account that doesn't exist, takes the time of one hash and
+// never matches. The errors are those of Hash, and one for a phc that can't be
+// parsed.
 func (h *Hasher) Verify(ctx context.Context, phc, password string) (ok, needsRehash bool, err error) {
 	unknown := phc == ""
 	stored := phcHash{h.params, make([]byte, saltBytes), make([]byte, keyBytes)}
@@ -161,10 +162,10 @@ func (h phcHash) String() string {
 		h.params.Memory, h.params.Time, h.params.Threads, b64.EncodeToString(h.salt), b64.EncodeToString(h.key))
 }
 
-// parsePHC reads a stored hash, in its one canonical spelling. What it costs is
-// bounded, since whoever can write the table shouldn't be able to stop the
-// server with a row: 256 MiB, 16 passes, 16 threads. The error doesn't have
-// the hash in it.
+// parsePHC reads a stored hash, in its one canonical spelling. Its cost is bounded
+// to 256 MiB, 16 passes and 16 threads, since someone who can write to the table
+// shouldn't be able to stop the server with a row. The error doesn't contain the
+// hash.
 func parsePHC(phc string) (phcHash, error) {
 	var h phcHash
 	parts := strings.Split(phc, "$")
@@ -183,7 +184,7 @@ func parsePHC(phc string) (phcHash, error) {
 	h.salt, saltErr = base64.RawStdEncoding.DecodeString(parts[4])
 	h.key, keyErr = base64.RawStdEncoding.DecodeString(parts[5])
 	if errors.Join(saltErr, keyErr) != nil || len(h.salt) < 8 || len(h.salt) > 64 || len(h.key) < 16 || len(h.key) > 64 {
-		return phcHash{}, errors.New("a stored password hash has a salt or a key of odd length")
+		return phcHash{}, errors.New("a stored password hash has a salt or a key of the wrong length")
 	}
 	if h.String() != phc {
 		return phcHash{}, errors.New("a stored password hash isn't an argon2id PHC string as this server writes it")

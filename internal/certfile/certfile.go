@@ -17,11 +17,11 @@ import (
 // have changed.
 const checkEvery = time.Second
 
-// Certificate is the server's key pair. A renewed pair of files is taken by the
-// next handshake that is a second or more after the last look at them, so there
-// is no goroutine to end. A new pair that can't be used leaves the old one in
-// place and is tried again with each look, since its other half, or the
-// permission to read it, may be about to come. It is safe for concurrent use.
+// Certificate is the server's key pair. The next handshake that comes a second or
+// more after the last check of the files loads a renewed pair, so there is no
+// goroutine to end. If a new pair can't be used, the old one stays, and each check
+// tries again, since the other file, or the permission to read it, may be about to
+// follow. It is safe for concurrent use.
 type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
@@ -30,12 +30,12 @@ type Certificate struct {
 	nextLook atomic.Int64 // nanoseconds since start
 	start    time.Time
 
-	looking   sync.Mutex // one handshake looks, the others don't wait for it
+	looking   sync.Mutex // held by the handshake that checks; the others don't wait for it
 	loaded    [2]fs.FileInfo
 	complaint string // the last thing logged about a pair that can't be used
 }
 
-// New loads the pair; an error says which file is to blame.
+// New loads the pair; the error says which file is the cause.
 func New(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log, start: time.Now()}
 	files, err := c.stat()
@@ -52,7 +52,7 @@ func New(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
 	return c, nil
 }
 
-// Config is for the listener: TLS 1.2 or later, HTTP/2 and HTTP/1.1.
+// Config returns the listener's configuration: TLS 1.2 or later, HTTP/2 and HTTP/1.1.
 func (c *Certificate) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -63,7 +63,7 @@ func (c *Certificate) Config() *tls.Config {
 	}
 }
 
-// current is the pair to use now.
+// current returns the pair to use now.
 func (c *Certificate) current(now time.Time) *tls.Certificate {
 	elapsed := int64(now.Sub(c.start))
 	if elapsed >= c.nextLook.Load() && c.looking.TryLock() {
@@ -74,9 +74,9 @@ func (c *Certificate) current(now time.Time) *tls.Certificate {
 	return c.pair.Load()
 }
 
-// look takes a changed pair. The caller holds looking.
+// look loads the pair if it has changed. The caller holds looking.
 func (c *Certificate) look() {
-	files, err := c.stat() // before reading: a change in between shows at the next look
+	files, err := c.stat() // before reading: a change in between is found by the next look
 	if err == nil && sameFile(files[0], c.loaded[0]) && sameFile(files[1], c.loaded[1]) {
 		c.complaint = ""
 		return
@@ -106,7 +106,7 @@ func (c *Certificate) stat() (files [2]fs.FileInfo, err error) {
 	return files, nil
 }
 
-// sameFile reports whether a and b are one file, and unchanged. Following
+// sameFile reports whether a and b are the same file, unchanged. Since stat follows
 // links, it also notices a link that points elsewhere.
 func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// Of is the address that a request counts against and that the access
-// log shows: the peer's, unless that is one of trusted. Then it is the rightmost
-// hop of X-Forwarded-For that isn't trusted, since whatever stands to the left of
-// it is only the client's word. If all are trusted, it is the leftmost; what no
-// hop can be read from ends the search at the proxy that wrote it.
+// Of returns the address that a request counts against and that the access log
+// shows: the peer's, unless that is one of trusted. Then it is the rightmost hop of
+// X-Forwarded-For that isn't trusted, since everything to the left of it is only
+// what the client claims. If all are trusted, it is the leftmost; an element that
+// isn't an address ends the search at the proxy that wrote it.
 //
 // The address is never an IPv4 one in IPv6 form and has no zone. It is invalid
-// where the peer has none, as on a Unix socket; such a peer isn't trusted.
+// if the peer has none, as on a Unix socket; such a peer isn't trusted.
 func Of(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	addr := parseHop(r.RemoteAddr)
 	// Lines of one header are one list, in order.
@@ -43,8 +43,8 @@ func Of(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	return addr
 }
 
-// parseHop reads an address, with or without a port; IPv6 also in brackets. It
-// returns an invalid one for anything else.
+// parseHop parses an address, with or without a port, IPv6 also in brackets. For
+// anything else it returns the zero Addr.
 func parseHop(text string) netip.Addr {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
@@ -71,8 +71,9 @@ func trusts(trusted []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Key is the same for all addresses of one client. An IPv6 /64 is one
-// client, since that is what one customer gets. All that have no address are one.
+// Key returns a key that is the same for all addresses of one client. An IPv6 /64
+// is one client, since that is what one customer gets. All invalid addresses are
+// one client.
 func Key(addr netip.Addr) string {
 	switch addr = addr.Unmap().WithZone(""); {
 	case !addr.IsValid():

@@ -17,7 +17,7 @@ type Lookup struct {
 	UserID string
 	Admin  bool
 	ID     string
-	Known  int64 // version of what the caller has already; 0 for none
+	Known  int64 // the version that the caller already has; 0 for none
 }
 
 // Querier is the connections to the database.
@@ -28,9 +28,9 @@ type Querier interface {
 // Scan reads a row, after the columns that go to before.
 type Scan[T any] func(into *T, row pgx.CollectableRow, before ...any) error
 
-// Gatherer reads single rows by id with few queries: the lookups that wait
-// right now go together. There is no timer and no delay: who comes while the
-// queries that may run do run goes with the next one. Safe for concurrent use.
+// Gatherer reads single rows by id with few queries: the lookups that wait right
+// now share one. There is no timer and no delay: a lookup that comes while maxRounds
+// queries are running joins the next one. Safe for concurrent use.
 // See docs/design.md, Gathered reads.
 type Gatherer[T any] struct {
 	db   Querier
@@ -38,11 +38,11 @@ type Gatherer[T any] struct {
 	scan Scan[T]
 
 	mu      sync.Mutex // guards the following
-	next    *round[T]  // gathers; nil when nobody waits
-	running int        // rounds on their way
+	next    *round[T]  // gathers lookups; nil when none waits
+	running int        // rounds in progress
 }
 
-// round is one query and those who wait for it.
+// round is one query and the lookups that wait for it.
 type round[T any] struct {
 	keys  map[Lookup]struct{}
 	done  chan struct{} // closed when the following can be read
@@ -50,16 +50,16 @@ type round[T any] struct {
 	err   error
 }
 
-// maxRounds is how many rounds of a Gatherer are on their way at most: more
-// would only make each smaller.
+// maxRounds is how many rounds of a Gatherer are in progress at most: more would
+// only make each smaller.
 var maxRounds = max(2, runtime.GOMAXPROCS(0))
 
-// roundTimeout bounds a round, which doesn't end with the requests it is for.
+// roundTimeout bounds a round, which isn't cancelled with the requests that it serves.
 const roundTimeout = 4 * time.Second
 
-// New gathers single, a query for one row with the parameters of a
-// Lookup: $1 the account, $2 whether it is an admin's, $3 the id, $4 the version
-// known.
+// New returns a Gatherer for single, a query for one row whose parameters are a
+// Lookup's: $1 the account, $2 whether it is an admin's, $3 the id, $4 the known
+// version.
 func New[T any](db Querier, single string, scan Scan[T]) *Gatherer[T] {
 	wanted := strings.NewReplacer(
 		"$1", "want.user_id", "$2", "want.admin", "$3", "want.id", "$4", "want.known").Replace(single)
@@ -99,7 +99,7 @@ func (g *Gatherer[T]) Get(ctx context.Context, key Lookup) (found T, err error) 
 	return found, nil
 }
 
-// GetAlone is Get in a query of its own, for what is known to take long.
+// GetAlone is Get with a query of its own, for what is known to take long.
 func (g *Gatherer[T]) GetAlone(ctx context.Context, key Lookup) (found T, err error) {
 	all, err := g.read(ctx, map[Lookup]struct{}{key: {}})
 	if err != nil {
@@ -112,7 +112,7 @@ func (g *Gatherer[T]) GetAlone(ctx context.Context, key Lookup) (found T, err er
 	return found, nil
 }
 
-// run reads a round, and then whatever has gathered meanwhile.
+// run runs a round, and then those that have gathered meanwhile.
 func (g *Gatherer[T]) run(ctx context.Context, r *round[T]) {
 	for r != nil {
 		r.found, r.err = g.read(ctx, r.keys)

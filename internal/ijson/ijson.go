@@ -1,4 +1,4 @@
-// Package ijson checks for I-JSON (RFC 7493), the JSON that every reader reads alike.
+// Package ijson checks for I-JSON (RFC 7493), the JSON that all parsers interpret alike.
 package ijson
 
 import (
@@ -14,27 +14,27 @@ import (
 
 const (
 	maxDepth     = 32   // levels of nesting
-	maxNumberLen = 1000 // bytes of one number; PostgreSQL's numeric ends at 16,383 decimals
+	maxNumberLen = 1000 // bytes of one number; PostgreSQL's numeric has at most 16,383 decimals
 )
 
-// Error says which byte keeps a text from being I-JSON, and why.
+// Error is the first byte that keeps a text from being I-JSON, and why.
 type Error struct {
 	Offset int
 	Reason string
 	Syntax bool     // it isn't JSON at all
-	Path   []string // of JSON: to the value that the byte is in, by names and by places such as [0]
+	Path   []string // if it is JSON: the path to the value that the byte is in, of names and indexes such as [0]
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("at byte %d: %s", e.Offset, e.Reason) }
 
 // Check returns nil, or an *Error with what keeps body from being I-JSON that
 // PostgreSQL can store: syntax, invalid UTF-8, lone surrogates, noncharacters,
-// NUL, a name twice in an object, over maxDepth levels, and numbers that a
+// NUL, duplicate names in an object, over maxDepth levels, and numbers that a
 // float64 can't hold. See docs/design.md, I-JSON.
 //
-// With Go 1.27, encoding/json/jsontext finds the first three and the names in one
-// pass; when Go 1.26 isn't supported any more, its Decoder can take the place of
-// all but the checks of characters, depth and numbers.
+// In Go 1.27, encoding/json/jsontext finds the first three and duplicate names in
+// one pass; when Go 1.26 is no longer supported, its Decoder can replace all but
+// the checks of characters, depth and numbers.
 func Check(body []byte) error {
 	if !json.Valid(body) {
 		offset, reason := 0, "this isn't JSON"
@@ -42,7 +42,7 @@ func Check(body []byte) error {
 			offset, reason = max(0, int(syntax.Offset)-1), syntax.Error()
 		}
 		for offset > 0 && !utf8.RuneStart(body[offset]) {
-			offset-- // Go 1.27 counts to the end of a character that can't be there
+			offset-- // Go 1.27 counts the unexpected character too
 		}
 		return &Error{Offset: offset, Reason: reason, Syntax: true}
 	}
@@ -62,7 +62,7 @@ type container struct {
 	index  int                 // in a list
 }
 
-// in says that e is in the innermost of the containers.
+// in sets e's path to the innermost of the containers.
 func (e *Error) in(open []container) *Error {
 	for _, c := range open {
 		if c.object {
@@ -74,10 +74,11 @@ func (e *Error) in(open []container) *Error {
 	return e
 }
 
-// checkIJSON goes once over body, which encoding/json takes for JSON, for what it
-// lets pass. Syntax being settled, it only has to know strings, numbers and where
-// containers begin and end. For a spec of 16 KB it takes half the time of decoding
-// it, the syntax before it 0.4 of that, and decode's walk after it 0.2.
+// checkIJSON makes one pass over body, which encoding/json accepts, for what that
+// lets pass. As the syntax is valid, it only has to recognize strings, numbers and
+// where containers begin and end. For a spec of 16 KB it takes half the time of
+// decoding it, the syntax check before it 0.4 of that, and decode's walk after it
+// 0.2.
 func checkIJSON(body []byte) *Error {
 	var open []container
 	name := false // the next string is a member's name
@@ -103,7 +104,7 @@ func checkIJSON(body []byte) *Error {
 				return wrong.in(open)
 			}
 			if name && !open[len(open)-1].add(text) {
-				return malformed(i, "this name is twice in its object").in(open)
+				return malformed(i, "this name is a duplicate in its object").in(open)
 			}
 			name = false
 			i = end
@@ -124,7 +125,7 @@ func checkIJSON(body []byte) *Error {
 	return nil
 }
 
-// add goes to the member of a name and reports whether that is new.
+// add moves to the member with a name and reports whether the name is new.
 func (c *container) add(name string) bool {
 	c.name = name
 	if c.names == nil {
@@ -136,7 +137,7 @@ func (c *container) add(name string) bool {
 }
 
 // checkString checks the string that starts at body[start] and returns its end
-// and, where it is wanted, its unescaped text.
+// and, if wanted, its unescaped text.
 func checkString(body []byte, start int, wanted bool) (text string, end int, wrong *Error) {
 	var unescaped []byte
 	for i := start + 1; ; {
@@ -161,9 +162,9 @@ func checkString(body []byte, start int, wanted bool) (text string, end int, wro
 	}
 }
 
-// nextRune is the first character of s, part of a JSON string, and the bytes it
-// takes there. A lone surrogate is unicode.MaxRune+1, a byte that isn't UTF-8 a
-// utf8.RuneError of one byte.
+// nextRune returns the first character of s, part of a JSON string, and how many
+// bytes it takes there. For a lone surrogate that is unicode.MaxRune+1, for a byte
+// that isn't UTF-8 a utf8.RuneError of one byte.
 func nextRune(s []byte) (r rune, size int) {
 	if s[0] != '\\' {
 		return utf8.DecodeRune(s)
@@ -192,9 +193,9 @@ func hex4(s []byte) rune {
 	return rune(n)
 }
 
-// storable reports whether a number is one that a float64 can hold without
-// becoming infinite or vanishing, written in a form that other readers of JSON
-// take too: PostgreSQL's jsonb, for one, can't hold the decimals of 0e-20000.
+// storable reports whether a float64 can hold a number without overflow to infinity
+// or underflow to zero, and other JSON parsers accept its form too: PostgreSQL's
+// jsonb, for example, can't hold the decimals of 0e-20000.
 func storable(number string) bool {
 	f, err := strconv.ParseFloat(number, 64)
 	if err != nil || len(number) > maxNumberLen {

@@ -1,17 +1,17 @@
-// Package pending knows which calls run, so that others can end them.
+// Package pending keeps track of running calls, so that they can be cancelled.
 package pending
 
 import "sync"
 
-// Calls are what runs right now, by names that several may have. The zero value
-// is ready to use. Safe for concurrent use.
+// Calls are the running calls, by name; several can have the same name. The zero
+// value is ready to use. Safe for concurrent use.
 type Calls struct {
 	mu      sync.Mutex // guards running
 	running map[string]map[chan struct{}]struct{}
 }
 
-// Begin notes a call. cancelled is closed if somebody cancels it. The caller
-// calls end when done.
+// Begin adds a call. cancelled is closed if it is cancelled. The caller calls end
+// when done.
 func (c *Calls) Begin(name string) (cancelled <-chan struct{}, end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -32,7 +32,7 @@ func (c *Calls) Begin(name string) (cancelled <-chan struct{}, end func()) {
 	}
 }
 
-// Cancel cancels every call of a name, and reports whether there was one.
+// Cancel cancels every call with a name, and reports whether there was one.
 func (c *Calls) Cancel(name string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

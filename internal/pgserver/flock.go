@@ -27,14 +27,14 @@ func lockFile(name string) (*os.File, error) {
 	return f, nil
 }
 
-// unlock gives a lock up for good, in children between fork and exec too.
+// unlock releases a lock, also as held by children between fork and exec.
 func unlock(f *os.File) {
-	// Neither can fail on an open file, and on one that is closed the work is done.
+	// Neither can fail on an open file, and a closed one is already unlocked.
 	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
 	_ = f.Close()
 }
 
-// syncFolder makes what was renamed in a folder last.
+// syncFolder syncs a folder to disk, so that a rename in it survives a power cut.
 func syncFolder(name string) error {
 	f, err := os.Open(name)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package pgserver runs a private PostgreSQL server for as long as the program
-// does, so that a quick start and the tests need no set-up. It finds
-// PostgreSQL's own programs on this machine, makes a cluster with them in a
-// folder of the caller's choice, and starts and ends it.
+// does, so that a quick start and the tests need no setup. It finds the
+// PostgreSQL programs on this machine, makes a cluster with them in a folder of
+// the caller's choice, and starts and stops it.
 //
 // The folder holds everything. Nothing in it is removed at the end:
 //
@@ -9,13 +9,13 @@
 //	postgres.lock  flock that initdb and Postgres inherit: held while one of their processes lives
 //	postgres/      the cluster; postgres.new/ until initdb has finished it
 //	run/           the Unix socket, open to its owner alone; there is no other way in
-//	postgres.log   what Postgres logs; postgres.log.old is from the start before
+//	postgres.log   what Postgres logs; postgres.log.old is from the previous start
 //
 // One process at a time owns a folder. If it is killed, its Postgres keeps
-// running; the next owner ends that Postgres, clears what is stale, and starts
+// running; the next owner stops that Postgres, removes stale files, and starts
 // the cluster again with all its data.
 //
-// Postgres refuses to run as root; [Account] says who it runs as.
+// Postgres refuses to run as root; [Account] is the account it runs as.
 //
 // Errors are written for the person who runs the program, and say what to do.
 // They use the names of the program's settings: DATA_DIR is the folder, and
@@ -50,7 +50,7 @@ const (
 	// Database is the name of the program's database.
 	Database = "tachikoma"
 
-	// StopTimeout is how long Stop takes for a Postgres that only force ends.
+	// StopTimeout is how long Stop takes for a Postgres that has to be killed.
 	StopTimeout = stopFast + stopImmediate + stopForced
 
 	stopFast      = 20 * time.Second
@@ -60,8 +60,8 @@ const (
 	socketName    = ".s.PGSQL.5432"
 )
 
-// shutdownSteps is how a postmaster is ended: fast (clients are cut off, all
-// is written), immediate (the next start recovers), by force.
+// shutdownSteps are how a postmaster is stopped: fast (clients are disconnected,
+// everything is written), immediate (the next start recovers), by force.
 var shutdownSteps = []struct {
 	signal   syscall.Signal
 	patience time.Duration
@@ -77,9 +77,9 @@ var shutdownSteps = []struct {
 type Server struct {
 	log       *slog.Logger
 	dir       string
-	throwaway bool                // for tests: fast, and not safe from a crash of the machine
+	throwaway bool                // for tests: fast, but a crash of the machine loses data
 	folders   []string            // where the programs may be, the best first
-	account   *syscall.Credential // who Postgres runs as; nil: who the server runs as
+	account   *syscall.Credential // that Postgres runs as; nil: the server's own
 
 	bin     string        // the folder of the programs in use
 	lock    *os.File      // server.lock
@@ -95,9 +95,8 @@ type Server struct {
 // afterwards; recovery from a crash can take minutes.
 //
 // Only one process at a time can own dir; a Postgres that a killed owner left
-// running is ended first. The caller must call Stop. After an error nothing that
-// Start has started is left running, and what is half made is cleared by the
-// next start.
+// running is stopped first. The caller must call Stop. After an error nothing that
+// Start has started is left running, and the next start removes what is half made.
 func Start(ctx context.Context, log *slog.Logger, dir string) (*Server, error) {
 	return start(ctx, log, dir, false)
 }
@@ -116,8 +115,8 @@ func start(ctx context.Context, log *slog.Logger, dir string, throwaway bool) (*
 	return s, nil
 }
 
-// URL is the connection string of a database, for pgx and psql alike. Its user
-// is the superuser postgres, without a password.
+// URL returns the connection string of a database, for pgx and psql alike. Its
+// user is the superuser postgres, without a password.
 func (s *Server) URL(database string) string {
 	query := "host=" + url.QueryEscape(s.path("run")) + "&port=5432&user=postgres"
 	return "postgres:///" + url.PathEscape(database) + "?" + strings.ReplaceAll(query, "+", "%20")
@@ -152,14 +151,14 @@ func (s *Server) Hints() []string {
 	}
 }
 
-// Done is closed when the postmaster has ended, by itself or through Stop. Stop
-// must be called in either case.
+// Done returns a channel that is closed when the postmaster has ended, by itself or
+// through Stop. Stop must be called in either case.
 func (s *Server) Done() <-chan struct{} { return s.exited }
 
-// Stop ends Postgres, with growing force until [StopTimeout], waits for its end
-// and releases the folder. It cuts off whoever is still connected. It may be
-// called again and returns the same result. If Postgres failed, now or before,
-// the error quotes the end of its log.
+// Stop stops Postgres, with growing force until [StopTimeout], waits until it has
+// ended and releases the folder. It disconnects all clients. It may be called again
+// and returns the same result. If Postgres failed, now or before, the error quotes
+// the end of its log.
 func (s *Server) Stop() error { return s.end() }
 
 func (s *Server) start(ctx context.Context) (err error) {
@@ -200,13 +199,13 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.awaitReady(ctx); err != nil {
-		_ = s.Stop() // says the same again
+		_ = s.Stop() // returns the same error again
 		return err
 	}
 	return nil
 }
 
-// takeFolder makes dir if it isn't there and locks it for this process.
+// takeFolder makes dir if it doesn't exist, and locks it for this process.
 func (s *Server) takeFolder() (err error) {
 	if s.dir, err = filepath.Abs(s.dir); err != nil {
 		return s.unusable(err)
@@ -218,12 +217,12 @@ func (s *Server) takeFolder() (err error) {
 			socket, len(socket), limit)
 	}
 	if strings.Contains(s.dir, ",") {
-		return fmt.Errorf("the folder %s has a comma in its path, which Postgres's clients take for the end of a host: "+
+		return fmt.Errorf("the folder %s has a comma in its path, which Postgres's clients treat as the end of a host: "+
 			"choose another DATA_DIR", s.dir)
 	}
 	mode := fs.FileMode(0o700)
 	if s.account != nil {
-		mode = 0o711 // root owns it, and Postgres's account must get through
+		mode = 0o711 // root owns it, and Postgres's account must be able to enter
 	}
 	if err := makeFolders(s.dir, mode); err != nil {
 		return s.unusable(err)
@@ -231,7 +230,7 @@ func (s *Server) takeFolder() (err error) {
 	if err := s.checkOwner(); err != nil {
 		return err
 	}
-	// A killed server's lock can last a moment longer, in a child that hadn't got to its exec.
+	// A killed server's lock can last a moment longer, in a child that hasn't reached its exec.
 	for deadline := time.Now().Add(time.Second); ; time.Sleep(pollInterval) {
 		if s.lock, err = lockFile(s.path("server.lock")); !errors.Is(err, errLocked) || time.Now().After(deadline) {
 			break
@@ -266,10 +265,10 @@ func (s *Server) unusable(err error) error {
 		s.dir, err)
 }
 
-// endLeftover ends what a killed server left running and returns
-// postgres.lock, locked. That lock is the proof: Postgres inherits it, so while
-// it is held the pid in postmaster.pid is a Postgres of this folder, and when
-// it is free that pid is somebody else's by now.
+// endLeftover stops what a killed server left running and returns postgres.lock,
+// locked. That lock is the proof: Postgres inherits it, so while it is held the pid
+// in postmaster.pid is a Postgres of this folder, and when it is free that pid
+// belongs to some other process by now.
 func (s *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 	free := func(patience time.Duration) bool {
 		for deadline := time.Now().Add(patience); ; time.Sleep(pollInterval) {
@@ -280,8 +279,8 @@ func (s *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 		}
 	}
 	if !free(0) && errors.Is(err, errLocked) {
-		s.log.WarnContext(ctx, "ending the Postgres that a killed server left running", "dir", s.dir)
-		// One that has only just begun, and initdb, have no postmaster.pid: they get a while.
+		s.log.WarnContext(ctx, "stopping the Postgres that a killed server left running", "dir", s.dir)
+		// One that has only just started, and initdb, have no postmaster.pid: they get some time.
 		for start := time.Now(); time.Since(start) < 30*time.Second && ctx.Err() == nil; {
 			if pid, _ := s.postmaster(); pid > 0 {
 				process, _ := os.FindProcess(pid) // never an error on Unix
@@ -305,9 +304,9 @@ func (s *Server) endLeftover(ctx context.Context) (life *os.File, err error) {
 	return life, nil
 }
 
-// clearLeftover removes what a Postgres leaves that was killed: lock files
-// whose pids may since belong to anybody, or that a power cut has emptied; the
-// socket; a half-made cluster.
+// clearLeftover removes what a killed Postgres has left: lock files whose pids may
+// belong to another process by now, or that a power cut has emptied; the socket; a
+// half-made cluster.
 func (s *Server) clearLeftover() error {
 	if pid, socket := s.postmaster(); pid > 0 {
 		if conn, err := net.DialTimeout("unix", socket, time.Second); err == nil {
@@ -364,15 +363,15 @@ func (s *Server) openLog() (*os.File, error) {
 }
 
 // launch starts the postmaster. Its settings are given here and not in
-// postgresql.conf, so that a cluster made by an older server gets them too;
-// all others are the owner's to change with ALTER SYSTEM.
+// postgresql.conf, so that a cluster made by an older server gets them too; the
+// operator can change all others with ALTER SYSTEM.
 func (s *Server) launch(life, out *os.File) error {
 	settings := []string{
 		"listen_addresses=",
 		"port=5432",
 		`unix_socket_directories="` + strings.ReplaceAll(s.path("run"), `"`, `""`) + `"`,
 		"max_connections=200", // ten servers with the default pool
-		"jit=off",             // it writes code, which a hardened unit forbids, and then the query fails
+		"jit=off",             // it needs executable memory, which a hardened unit forbids: the query would fail
 		"logging_collector=off",
 		"log_destination=stderr",
 	}
@@ -423,7 +422,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	}
 }
 
-// makeDatabase makes the server's database unless it is there.
+// makeDatabase creates the server's database unless it exists.
 func (s *Server) makeDatabase(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -457,11 +456,11 @@ func (s *Server) shutDown() error {
 	return nil
 }
 
-// endPostmaster ends a postmaster with growing force. ended waits so long and
-// reports whether it has ended.
+// endPostmaster stops a postmaster with growing force. ended waits for up to
+// patience and reports whether the postmaster has ended.
 func endPostmaster(process *os.Process, ended func(patience time.Duration) bool) {
 	for _, step := range shutdownSteps {
-		// One that has ended can't be signalled; ended tells.
+		// One that has ended can't be signalled; ended will report it.
 		_ = process.Signal(step.signal)
 		if ended(step.patience) {
 			return
@@ -469,7 +468,7 @@ func endPostmaster(process *os.Process, ended func(patience time.Duration) bool)
 	}
 }
 
-// failure is err with the end of Postgres's log.
+// failure returns err with the end of Postgres's log.
 func (s *Server) failure(doing string, err error) error {
 	content, readErr := os.ReadFile(s.path("postgres.log"))
 	if readErr != nil {

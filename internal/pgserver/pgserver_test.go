@@ -49,7 +49,7 @@ func mustExec(t *testing.T, url, sql string) {
 	}
 }
 
-// queryText runs a query that answers with one text.
+// queryText runs a query that returns one text.
 func queryText(t *testing.T, url, sql string) (answer string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
@@ -63,7 +63,7 @@ func queryText(t *testing.T, url, sql string) (answer string) {
 	return answer
 }
 
-// wantError fails the test unless err says all of the words.
+// wantError fails the test unless err contains all of the words.
 func wantError(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if err == nil {
@@ -384,7 +384,7 @@ func TestUnusableFoldersAreNamed(t *testing.T) {
 	}
 	if os.Geteuid() == 0 { // may enter every folder, but its Postgres may not
 		tests = append(tests, test{"closed to Postgres's account", closed + "/data",
-			[]string{"the user postgres, who may not enter " + closed, "DATA_DIR"}})
+			[]string{"the user postgres, which may not enter " + closed, "DATA_DIR"}})
 		foreign := filepath.Join(folder, "foreign")
 		if err := errors.Join(os.MkdirAll(foreign+"/postgres", 0o711), os.Chown(foreign+"/postgres",
 			4242, 4242)); err != nil {

@@ -1,7 +1,7 @@
 package pgserver
 
-// PostgreSQL's own programs: where they are, who runs
-// them, and how to install them.
+// PostgreSQL's own programs: where they are, the account that runs them, and how
+// to install them.
 
 import (
 	"cmp"
@@ -63,8 +63,8 @@ func withPrograms(folders []string) []string {
 	return found
 }
 
-// choosePrograms sets bin: for a cluster that exists the first folder of its
-// version, else the first that is new enough.
+// choosePrograms sets bin: for an existing cluster to the first folder with its
+// version, else to the first that is new enough.
 func (s *Server) choosePrograms() error {
 	wanted, err := s.clusterVersion()
 	if err != nil {
@@ -83,17 +83,18 @@ func (s *Server) choosePrograms() error {
 		found = append(found, fmt.Sprintf("%d in %s", version, folder))
 	}
 	if wanted == 0 {
-		return fmt.Errorf("PostgreSQL %d or later is needed, and here is only %s: %s, or name a database in DATABASE_URL",
+		return fmt.Errorf("PostgreSQL %d or later is needed, but only %s is installed: %s, "+
+			"or name a database in DATABASE_URL",
 			MinVersion, strings.Join(found, ", "), installAdvice())
 	}
-	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, and here is only %s: install version %[2]d beside it "+
+	return fmt.Errorf("the cluster in %s is PostgreSQL %d's, but only %s is installed: install version %[2]d beside it "+
 		"and start; "+
-		"to move to a newer version, make a backup then (pg_dump -h %[4]s -U postgres -Fc -f %[5]s.dump %[5]s), stop, "+
+		"to move to a newer version, then make a backup (pg_dump -h %[4]s -U postgres -Fc -f %[5]s.dump %[5]s), stop, "+
 		"rename %[6]s, start again, and restore (docs/operations.md)",
 		s.dir, wanted, strings.Join(found, ", "), s.path("run"), Database, s.path("postgres"))
 }
 
-// clusterVersion is the major version of the cluster in dir, or 0 if there is none.
+// clusterVersion returns the major version of the cluster in dir, or 0 if there is none.
 func (s *Server) clusterVersion() (int, error) {
 	content, err := os.ReadFile(s.path("postgres", "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -127,8 +128,8 @@ func (s *Server) version(folder string) (int, error) {
 	return number, nil
 }
 
-// denied finds out which folder keeps the account that Postgres runs as from
-// its work: the homes of root and of users are closed to it.
+// denied returns an error that names the folder that the account of Postgres may
+// not enter: the homes of root and of users are closed to it.
 func (s *Server) denied(program string) error {
 	const advice = "choose another DATA_DIR (not in a home folder), or start the server as an ordinary user"
 	at := "/"
@@ -138,17 +139,17 @@ func (s *Server) denied(program string) error {
 		cmd.Dir = at
 		if err := cmd.Run(); errors.Is(err, fs.ErrPermission) {
 			if at == "/" {
-				return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not run %s", program)
+				return fmt.Errorf("started by root, Postgres runs as the user postgres, which may not run %s", program)
 			}
-			return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", at, advice)
+			return fmt.Errorf("started by root, Postgres runs as the user postgres, which may not enter %s: %s", at, advice)
 		}
 	}
-	return fmt.Errorf("started by root, Postgres runs as the user postgres, who may not enter %s: %s", s.dir, advice)
+	return fmt.Errorf("started by root, Postgres runs as the user postgres, which may not enter %s: %s", s.dir, advice)
 }
 
-// command is one of PostgreSQL's programs, as the account it has to run as, in
-// a process group of its own, so that Ctrl-C doesn't reach it, and with an
-// environment that holds neither secrets nor settings. Cancelling ctx kills it.
+// command returns a command for one of PostgreSQL's programs. It runs as Postgres's
+// account, in a process group of its own, so that Ctrl-C doesn't reach it, and with
+// an environment without secrets and settings. Cancelling ctx kills it.
 func (s *Server) command(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = s.dir
@@ -160,10 +161,10 @@ func (s *Server) command(ctx context.Context, path string, args ...string) *exec
 
 func (s *Server) program(name string) string { return filepath.Join(s.bin, name) }
 
-// Account is the account that Postgres runs as. Postgres refuses to run as root,
-// so for root it is the user postgres; for everybody else it is nil, which means
-// the account of this process. The cluster and the folder of its socket belong
-// to it and are closed to others.
+// Account returns the account that Postgres runs as. Postgres refuses to run as
+// root, so for root it is the user postgres; otherwise it is nil, which means the
+// account of this process. The cluster and the folder of its socket belong to it
+// and are closed to others.
 func Account() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -171,7 +172,7 @@ func Account() (*syscall.Credential, error) {
 	account, err := user.Lookup("postgres")
 	if err != nil {
 		return nil, fmt.Errorf("started by root, Postgres must run as the user postgres: %w: "+
-			"make that user, start the server as an ordinary one, or name a database in DATABASE_URL", err)
+			"create that user, start the server as an ordinary one, or name a database in DATABASE_URL", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
@@ -205,9 +206,9 @@ func (s *Server) checkOwner() error {
 	return nil
 }
 
-// installAdvice says how to install PostgreSQL on this system.
+// installAdvice returns how to install PostgreSQL on this system.
 func installAdvice() string {
-	release, _ := os.ReadFile("/etc/os-release") // not there: an unknown system
+	release, _ := os.ReadFile("/etc/os-release") // without it the system is unknown
 	command := installCommand(runtime.GOOS, string(release))
 	if command == "" {
 		return fmt.Sprintf("install PostgreSQL %d or later", MinVersion)
@@ -256,7 +257,7 @@ func firstNumber(text string) (int, bool) {
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
 
-// shellQuote writes a word so that a shell takes it as it is.
+// shellQuote quotes a word so that a shell takes it literally.
 func shellQuote(word string) string {
 	if plainWord.MatchString(word) {
 		return word
@@ -265,7 +266,7 @@ func shellQuote(word string) string {
 }
 
 // initCluster makes the cluster under another name and renames it when it is
-// whole: one that was cut short is never taken for a cluster.
+// complete, so an unfinished one is never taken for a cluster.
 func (s *Server) initCluster(ctx context.Context, life, out *os.File) error {
 	s.log.InfoContext(ctx, "making a Postgres cluster, which takes a few seconds", "dir", s.dir, "programs", s.bin)
 	err := s.initdb(ctx, life, out, "C.UTF-8")
@@ -285,7 +286,7 @@ func (s *Server) initCluster(ctx context.Context, life, out *os.File) error {
 }
 
 // initdb makes a cluster that sorts by bytes, so that an update of the C library
-// changes no order, and that knows letters as the locale ctype does.
+// doesn't change the order, with the character classes of the locale ctype.
 func (s *Server) initdb(ctx context.Context, life, out *os.File, ctype string) error {
 	if err := errors.Join(os.RemoveAll(s.path("postgres.new")), s.makeOwned("postgres.new")); err != nil {
 		return s.unusable(err)

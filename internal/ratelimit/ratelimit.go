@@ -1,5 +1,5 @@
-// Package ratelimit bounds how often a client may ask, and how much of something
-// it may have at a time.
+// Package ratelimit bounds how often a client may call, and how much of something
+// it may use at a time.
 package ratelimit
 
 import (
@@ -13,42 +13,42 @@ import (
 	"time"
 )
 
-// maxLimitKey is the length, in bytes, over which a Limiter keeps a key's hash
-// instead, so that a number of keys is a bound on memory.
+// maxLimitKey is the length, in bytes, above which a Limiter stores a key's hash
+// instead, so that the number of keys bounds the memory.
 const maxLimitKey = 64
 
-// sample is how many keys are compared to find one that makes way.
+// sample is how many keys are compared to find one to evict.
 const sample = 16
 
-// Limiter gives each key so many requests a minute, evenly, and a burst of as
+// Limiter allows each key a number of requests a minute, evenly, and a burst of as
 // many: the generic cell rate algorithm (GCRA). A key's state is one number,
-// the moment at which its bucket will be full again; a request moves it one
+// the time at which its bucket will be full again; a request moves it one
 // interval ahead, and is refused if that would be more than a minute from now.
 //
-// It holds at most capacity keys. When there is no room for a new one, all whose
-// buckets are full are let go, and nothing is lost. If none is, so many clients
-// are active that some can't be told apart: of some keys the one that has spent
-// least makes way, and whoever isn't held counts as having spent as much as any
-// that made way, until that is refilled (floor). Then nobody gains by being pushed
-// out, so a flood of addresses resets no bucket; and a newcomer is charged what
-// one of the least active clients has spent, most often one request.
+// It holds at most capacity keys. When there is no room for a new one, it drops all
+// whose buckets are full, which loses nothing. If there are none, so many clients
+// are active that some can't be told apart: it evicts the key that has spent least
+// among a few, and a key that isn't held counts as having spent as much as any that
+// was evicted, until that is refilled (floor). So nobody gains by being evicted: a
+// flood of addresses resets no bucket, and a new client is charged what one of the
+// least active clients has spent, most often one request.
 //
-// Measured in turns with a heap that always finds the least active one, and takes
-// 60 lines more: a known key took half the time, and a new one in the place of
-// another as much. It is safe for concurrent use.
+// Compared in alternating runs with a heap that always finds the least active key,
+// and takes 60 lines more: a known key took half the time, and a new one that
+// evicts another the same. It is safe for concurrent use.
 type Limiter struct {
 	perMinute int
 	capacity  int
 	interval  time.Duration // one request's share of a minute
-	start     time.Time     // moments are counted from here, on the monotonic clock
+	start     time.Time     // the following times count from here, on the monotonic clock
 
 	mu    sync.Mutex               // guards what follows
-	full  map[string]time.Duration // key → the moment at which its bucket is full again
-	floor time.Duration            // no key that isn't held is full before this moment
-	sweep time.Duration            // no earlier are full buckets let go again
+	full  map[string]time.Duration // key → the time at which its bucket is full again
+	floor time.Duration            // no key that isn't held is full before this time
+	sweep time.Duration            // full buckets aren't dropped again before this time
 }
 
-// Verdict is the state of a key's bucket after a request, or as it stands.
+// Verdict is the state of a key's bucket after a request, or without one.
 type Verdict struct {
 	Allowed    bool
 	Limit      int           // requests a minute; 0: no limit
@@ -57,8 +57,8 @@ type Verdict struct {
 	RetryAfter time.Duration // until a request passes; 0 if Allowed
 }
 
-// New allows perMinute requests a minute for each of up to capacity
-// keys, which is at least 1. With perMinute 0 it allows everything.
+// New returns a Limiter that allows perMinute requests a minute for each of up to
+// capacity keys, which must be at least 1. With perMinute 0 it allows everything.
 func New(perMinute, capacity int) *Limiter {
 	l := &Limiter{perMinute: perMinute, capacity: capacity, start: time.Now(),
 		full: make(map[string]time.Duration), floor: math.MinInt64, sweep: math.MinInt64}
@@ -73,7 +73,7 @@ func (l *Limiter) Take(key string, now time.Time) Verdict {
 	return l.judge(key, now, true)
 }
 
-// Peek is what Take would say, without counting.
+// Peek returns what Take would, without counting a request.
 func (l *Limiter) Peek(key string, now time.Time) Verdict {
 	return l.judge(key, now, false)
 }
@@ -102,7 +102,7 @@ func (l *Limiter) judge(key string, now time.Time, count bool) Verdict {
 	} else if count {
 		full += l.interval
 		if !held {
-			key = strings.Clone(key) // it may be a small piece of a large string, which must not stay
+			key = strings.Clone(key) // it may be part of a large string, which must not stay in memory
 			l.makeRoom(at)
 		}
 		l.full[key] = full
@@ -112,18 +112,18 @@ func (l *Limiter) judge(key string, now time.Time, count bool) Verdict {
 	return v
 }
 
-// makeRoom sees to it that one more key can be held. The caller holds mu.
+// makeRoom makes room for one more key. The caller holds mu.
 func (l *Limiter) makeRoom(now time.Duration) {
 	if len(l.full) >= l.capacity && now >= l.sweep {
 		maps.DeleteFunc(l.full, func(_ string, full time.Duration) bool { return full <= now })
-		l.sweep = now + time.Second // letting 100,000 go takes some 10 ms
+		l.sweep = now + time.Second // dropping 100,000 takes some 10 ms
 	}
 	if len(l.full) < l.capacity {
 		return
 	}
 	var least string
 	first, looked := time.Duration(math.MaxInt64), 0
-	for key, full := range l.full { // which begins anywhere
+	for key, full := range l.full { // the order is random
 		if full < first {
 			least, first = key, full
 		}
@@ -135,8 +135,8 @@ func (l *Limiter) makeRoom(now time.Duration) {
 	l.floor = max(l.floor, first)
 }
 
-// SetHeaders tells the client where it stands, in whole seconds, rounded up.
-// Where there is no limit it sets nothing.
+// SetHeaders sets the RateLimit headers, with times in whole seconds, rounded up.
+// Without a limit it sets none.
 func (v Verdict) SetHeaders(h http.Header) {
 	if v.Limit == 0 {
 		return
@@ -149,13 +149,13 @@ func (v Verdict) SetHeaders(h http.Header) {
 	}
 }
 
-// Seconds is d in whole seconds, no fewer than d.
+// Seconds returns d in whole seconds, rounded up.
 func Seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
-// Slots are places of which some can be taken at a time, and fewer by one
-// account, so that it can't keep the others out. Safe for concurrent use.
+// Slots are a limited number of places, of which one account can take only some, so
+// that it can't keep the others out. Safe for concurrent use.
 type Slots struct {
 	mu    sync.Mutex // guards the following
 	taken int
@@ -164,8 +164,8 @@ type Slots struct {
 
 func NewSlots() *Slots { return &Slots{by: make(map[string]int)} }
 
-// Take takes n places for an account, if there are so many: of all most, and of
-// these each for one account.
+// Take takes n places for an account and reports whether it could: at most most
+// places are taken in all, and at most each by one account.
 func (s *Slots) Take(account string, n, most, each int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,7 +176,7 @@ func (s *Slots) Take(account string, n, most, each int) bool {
 	return true
 }
 
-// Add takes n places for an account, whether there are so many or not.
+// Add takes n places for an account even if there aren't as many.
 func (s *Slots) Add(account string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,37 +6,37 @@ import (
 	"sync"
 )
 
-// Turns are places of which some can be held at a time under each of several
-// names. Who finds none free waits in line, and holds nothing under its other
-// names meanwhile: it gets all of its places at once. The zero value is ready to
-// use. Safe for concurrent use.
+// Turns are a limited number of places under each of several names. A caller that
+// finds none free waits in line, and holds nothing under its other names
+// meanwhile: it gets all of its places at once. The zero value is ready to use.
+// Safe for concurrent use.
 type Turns struct {
 	mu    sync.Mutex       // guards the following
-	lines map[string]*line // name → its places; of those that are in use
+	lines map[string]*line // name → its places; only names in use
 }
 
-// line is the places of one name. Somebody waits only where all are held.
+// line is the places of one name. Turns wait in it only if all are held.
 type line struct {
 	held    int
 	waiting []*turn // in the order of arrival, more or less
 }
 
-// turn is who holds a place under each of its names, or waits in one line.
+// turn is a caller that holds a place under each of its names, or waits in one line.
 type turn struct {
 	shares []Share
 	in     *line         // where it waits; nil once it has its places
 	given  chan struct{} // closed when it has; nil if it never waited
 }
 
-// Share is a name, and how many places there are under it, which is the same
-// whoever asks.
+// Share is a name and the number of places under it, which must be the same in all
+// calls.
 type Share struct {
 	Name string
 	Most int
 }
 
-// Take takes a place under each name, in turn, until ctx ends; then its error is
-// the cause of that. The caller gives the places back.
+// Take takes a place under each name, and waits for its turn until ctx ends; then
+// the error is the cause of that. The caller calls giveBack when done.
 func (t *Turns) Take(ctx context.Context, shares ...Share) (giveBack func(), err error) {
 	one := &turn{shares: shares}
 	t.mu.Lock()
@@ -55,7 +55,7 @@ func (t *Turns) Take(ctx context.Context, shares ...Share) (giveBack func(), err
 	return func() { t.giveBack(one) }, nil
 }
 
-// Waiting is how many wait under a name that has no free place.
+// Waiting returns how many wait for a place under a name.
 func (t *Turns) Waiting(name string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -65,7 +65,7 @@ func (t *Turns) Waiting(name string) int {
 	return 0
 }
 
-// place gives one its places, or puts it in the line of a name that has none
+// place gives a turn its places, or puts it in the line of a name that has none
 // left. The caller holds mu.
 func (t *Turns) place(one *turn) {
 	for _, s := range one.shares {
@@ -93,7 +93,7 @@ func (t *Turns) place(one *turn) {
 	}
 }
 
-// withdraw takes one out of its line, unless it has its places.
+// withdraw takes a turn out of its line, and reports whether it could: not if it has its places.
 func (t *Turns) withdraw(one *turn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -105,7 +105,7 @@ func (t *Turns) withdraw(one *turn) bool {
 	return true
 }
 
-// giveBack frees the places of one for who waits for them.
+// giveBack frees the places of a turn, for those that wait for them.
 func (t *Turns) giveBack(one *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

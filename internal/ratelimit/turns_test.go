@@ -44,7 +44,7 @@ func TestTurnsAreTakenInTheOrderOfArrival(t *testing.T) {
 	})
 }
 
-// Who waits under one name keeps nobody waiting under another.
+// A turn that waits under one name keeps nobody waiting under another.
 func TestWaitingForATurnHoldsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

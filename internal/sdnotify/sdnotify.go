@@ -1,9 +1,9 @@
-// Package sdnotify tells systemd when a service of Type=notify serves and when it
+// Package sdnotify tells systemd when a service of Type=notify is ready and when it
 // stops, in the protocol of sd_notify(3).
 //
-// There is no watchdog. What a hung server waits for is the database, and a
-// restart doesn't bring that back: it only takes the requests, streams and
-// waiting claims that were left.
+// There is no watchdog. If the server hangs, it waits for the database, and a
+// restart doesn't bring that back: it only ends the remaining requests, streams
+// and waiting claims.
 package sdnotify
 
 import (
@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// patience is how long the socket may be full, since a datagram to it
-// waits for room.
+// patience is how long a write may wait while the socket's buffer is full.
 const patience = time.Second
 
 // Notifier talks to the service manager that started this process, over the
@@ -26,14 +25,14 @@ type Notifier struct {
 	Log    *slog.Logger
 }
 
-// tell sends assignments such as READY=1, all at once. That it can't is logged
-// and no more: the requests don't need a manager.
+// tell sends assignments such as READY=1, all at once. An error is only logged:
+// serving requests doesn't depend on the manager.
 func (n Notifier) tell(assignments ...string) {
 	if n.Socket == "" {
 		return
 	}
 	if err := n.send(strings.Join(assignments, "\n")); err != nil {
-		n.Log.Warn("the service manager can't be told", "NOTIFY_SOCKET", n.Socket, "message", assignments, "error", err)
+		n.Log.Warn("can't notify the service manager", "NOTIFY_SOCKET", n.Socket, "message", assignments, "error", err)
 	}
 }
 
@@ -53,8 +52,8 @@ func (n Notifier) send(message string) error {
 // Starting says what the wait is for.
 func (n Notifier) Starting() { n.tell("STATUS=Bringing up the database") }
 
-// Waiting says why the start takes longer, and that the next word comes
-// within limit: the unit's TimeoutStartSec is prolonged to it.
+// Waiting says why the start takes longer, and that the next message comes within
+// limit: the unit's TimeoutStartSec is extended to it.
 func (n Notifier) Waiting(reason string, limit time.Duration) {
 	n.tell("STATUS=Waiting for the database: "+reason, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", limit.Microseconds()))
 }
@@ -62,9 +61,8 @@ func (n Notifier) Waiting(reason string, limit time.Duration) {
 // Ready says that requests are served at url.
 func (n Notifier) Ready(url string) { n.tell("READY=1", "STATUS=Serving at "+url) }
 
-// Stopping says that the server ends within limit. The unit's
-// TimeoutStopSec is prolonged to it, so that nobody has to keep that and
-// DRAIN_DELAY in step.
+// Stopping says that the server ends within limit. The unit's TimeoutStopSec is
+// extended to it, so that it doesn't have to be adjusted to DRAIN_DELAY.
 func (n Notifier) Stopping(limit time.Duration) {
 	n.tell("STOPPING=1", "STATUS=Draining", fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", limit.Microseconds()))
 }

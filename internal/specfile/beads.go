@@ -23,8 +23,8 @@ type bead struct {
 	} `json:"dependencies"`
 }
 
-// readBeads makes a file of each issue. Epics only hold others together, and
-// tombstones are what was deleted: both are no work.
+// readBeads makes a file of each issue. Epics only group other issues, and
+// tombstones are deleted ones: neither is work.
 func readBeads(ctx context.Context, t *tracked, text string) error {
 	line := 0
 	for text := range strings.Lines(text) {

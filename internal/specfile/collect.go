@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// The bounds of an import. A tracker's items count as files, also those that are no
-// work, and have paths that are made here.
+// The limits of an import. A tracker's items count as files, including those that
+// aren't work, and get paths that are made here.
 const (
 	MaxFiles = 20_000
 	MaxPath  = 1024 // bytes
@@ -22,24 +22,24 @@ const (
 var ErrTooManyFiles = errors.New("too many files and items of trackers")
 
 const (
-	maxDocuments     = 200     // of one spec, that are named
+	maxDocuments     = 200     // that one spec names
 	maxAllReferences = 200_000 // of all specs that are read together
 )
 
-// Source is a file as it came.
+// Source is a file as it was sent.
 type Source struct{ Path, Text string }
 
-// Spec is what became of one or more files: the text that is kept, and what it says.
+// Spec is a spec made of one or more files: the text that is stored, and what it says.
 type Spec struct {
 	File
 	Text string
 }
 
-// Collection is what became of the files of an import.
+// Collection is what Collect makes of the files of an import.
 type Collection struct {
 	Specs    []Spec
-	Skipped  []string  // the paths of files that are no specs
-	Warnings []Warning // of files that aren't specs, for what they hold
+	Skipped  []string  // the paths of files that aren't specs
+	Warnings []Warning // about the content of files that aren't specs
 }
 
 // Collect makes specs of files, whose paths must be unique and not to be skipped
@@ -159,7 +159,7 @@ func (w workFolders) of(name string) (outermost string) {
 	}
 }
 
-// parseFolder reads a list of tasks for nothing but its boxes.
+// parseFolder reads only the boxes of a list of tasks.
 func parseFolder(list Source, title string, documents []string) File {
 	f := File{Path: list.Path, Rules: RulesBoxes, Priority: DefaultPriority, Phase: folderPhase(list.Path)}
 	f.takeName()
@@ -174,8 +174,8 @@ func parseFolder(list Source, title string, documents []string) File {
 	return f
 }
 
-// documentNames are what a heading calls a document itself, in words, and so says
-// nothing of the work.
+// documentNames are headings that only name the kind of document, and say nothing
+// about the work.
 var documentNames = []string{
 	"specification", "spec", "feature specification", "feature spec", "feature", "technical specification",
 	"requirements", "requirements document", "requirements specification", "spec requirements document",

@@ -52,5 +52,5 @@ func Example() {
 	// - [x] A lookup takes one read
 	//
 	// 042-index depends on [041-record-log]
-	// phase-03-storage/042-index.md:4: "043-snapshots" is no dependency: no spec has that number.
+	// phase-03-storage/042-index.md:4: "043-snapshots" isn't a dependency: no spec has that number.
 }

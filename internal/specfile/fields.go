@@ -1,7 +1,7 @@
 package specfile
 
-// The fields of a file: what it says about itself in its front matter, before it
-// comes to the point, and in sections of their own.
+// The fields of a file: what it says about itself in its front matter, before its
+// first section, and in sections of their own.
 
 import (
 	"slices"
@@ -16,7 +16,7 @@ type header struct {
 	fields       map[string]headerField // by canonical name; the first of each
 	dependencies []headerField          // one for each line that lists some
 	tags         []string
-	passed       []passedLine // what looks like a field and isn't taken
+	passed       []passedLine // what looks like a field but isn't used
 	oddMatter    []int        // lines of the front matter that aren't understood
 
 	openFence, openComment int // the line of one that is never closed, or 0
@@ -210,7 +210,7 @@ func cutField(text string) (name, value string, ok bool) {
 
 const maxLabel = 80 // bytes of a field's name, with what marks it
 
-// readLine reads a line of the header: a field, or what goes on the one above.
+// readLine reads a line of the header: a field, or what continues the one above.
 func (h *headerReader) readLine(s *scanner) {
 	text := strings.TrimLeft(s.text, "> \t")
 	if strings.HasPrefix(text, "|") {

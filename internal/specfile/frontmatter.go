@@ -46,7 +46,7 @@ func cutName(line string) (name, value string, ok bool) {
 }
 
 // matter is what a front matter says: the values of each field that is known
-// here, one but for lists, and the lines that aren't understood.
+// here, one except for lists, and the lines that aren't understood.
 type matter struct {
 	fields map[string][]headerField
 	odd    []int
@@ -270,7 +270,7 @@ func cutFlowScalar(text string) (value string, size int, ok bool) {
 	return strings.TrimSpace(text[:size]), size, true
 }
 
-// cutScalar reads a scalar that fills a line but for a comment. inner is where
+// cutScalar reads a scalar that fills a line except for a comment. inner is where
 // in the text its value begins.
 func cutScalar(text string) (value string, inner int, ok bool) {
 	if startsWithAny(text, `"'`) {

@@ -186,7 +186,7 @@ func (s *scanner) scanHeading() {
 	}
 }
 
-// scanBold takes a line that is in bold as a whole, or but for a colon.
+// scanBold takes a line that is in bold as a whole, except perhaps for a colon.
 func (s *scanner) scanBold(text string) {
 	if name, value, isField := cutField(text); isField && strings.TrimSpace(value) == "" {
 		s.level, s.heading = boldLevel, name
@@ -195,7 +195,7 @@ func (s *scanner) scanBold(text string) {
 	}
 }
 
-// atxHeading reads "## Title" and "## Title ##". What is none has the level 0.
+// atxHeading reads "## Title" and "## Title ##". For other lines the level is 0.
 func atxHeading(line string) (level int, title string) {
 	text, ok := cutIndent(line)
 	if text == "" || text[0] != '#' {

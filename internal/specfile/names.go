@@ -1,6 +1,6 @@
 package specfile
 
-// Names: which files are specs, what keys and numbers their names make, and the
+// Names: which files are specs, the keys and numbers made from their names, and the
 // order of numbers.
 
 import (
@@ -102,7 +102,7 @@ type Keys struct {
 	last  map[string]int // the number that was last put behind a key
 }
 
-// NewKeys returns a Keys for a mission in which those of taken aren't free.
+// NewKeys returns a Keys for a mission in which the keys of taken aren't free.
 func NewKeys(taken iter.Seq[string]) *Keys {
 	k := &Keys{make(map[string]bool), make(map[string]int)}
 	for key := range taken {
@@ -111,7 +111,7 @@ func NewKeys(taken iter.Seq[string]) *Keys {
 	return k
 }
 
-// Take returns the first key for a file that is free, and takes it: its Key, then
+// Take returns the first free key for a file, and takes it: its Key, then
 // that with one folder of the path after the other in front of it, then with a
 // number behind it.
 func (k *Keys) Take(f File) string {

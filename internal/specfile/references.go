@@ -1,7 +1,7 @@
 package specfile
 
-// Dependencies as they are written: lists taken apart, and each item read. What
-// an item means is found out in resolve.go.
+// Dependencies as they are written: lists taken apart, and each item read.
+// resolve.go finds out what an item means.
 
 import (
 	"cmp"
@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 )
 
-const maxReference = 500 // characters that are kept of one
+const maxReference = 500 // characters that are kept of each
 
 // splitReferences splits a field at what separates items: commas and semicolons
 // outside parentheses and brackets, and "and" where a reference follows. "None",
@@ -103,7 +103,7 @@ func startsReference(text string) bool {
 	return strings.HasPrefix(text, "[") && !strings.HasPrefix(text, "[ ") || strings.ContainsAny(word, "0123456789")
 }
 
-// noneWords say that there are no dependencies.
+// noneWords mean that there are no dependencies.
 var noneWords = []string{"", "none", "n/a", "na", "nothing", "nil", "null", "keine", "keiner", "aucune", "aucun",
 	"ninguna", "ninguno", "nenhuma", "nenhum", "нет", "无", "無", "なし", "没有", "없음", "nessuna", "nessuno", "कोई", "لا", "কোনো"}
 
@@ -181,7 +181,7 @@ type reference struct {
 	key    string // the first word, as a key; "" where it is prose
 	whole  string // all words, as a key
 	number string // "316", "031a", "1.2"
-	title  string // what the spec is said to be about
+	title  string // of the spec, according to the reference
 
 	first, last string // a range: numbers or keys
 	phase       string // a phase, in the canonical form

@@ -60,8 +60,8 @@ func statusField(body, status string) headerField {
 	return field
 }
 
-// statusText is a status as it is written where another stands: after a space
-// where there is none, in lower case if that is, and with its kind of dash.
+// statusText returns a status as it is written in place of before: after a space
+// if that is empty, in lower case if that is, and joined by the same character.
 func statusText(status, before string) string {
 	text := statusWords[status]
 	switch {

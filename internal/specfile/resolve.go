@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// Bounds on what files can make resolving cost.
+// Limits on the cost of resolving, whatever the files contain.
 const (
 	maxFollowed = 4 * maxReferences // members of a spec's groups, those named twice included
 	maxEdges    = 100_000           // of all specs that are resolved together
@@ -24,7 +24,7 @@ const (
 )
 
 // Node is a spec for Resolve: what others call it, and what it refers to. The
-// fields are those of the same name of a File, but for the key, which is unique.
+// fields are those of the same name in a File, except that the key is unique.
 type Node struct {
 	Key, ID, Number, Title, Phase, Style string
 
@@ -96,7 +96,7 @@ type resolver struct {
 	edges int
 }
 
-// askedReference is what decides what a reference means, but for those to "all
+// askedReference is what decides what a reference means, except for those to "all
 // previous" ones, which depend on the referrer's number.
 type askedReference struct{ item, folder, style string }
 
@@ -282,7 +282,7 @@ func dangling(format string, args ...any) *refProblem {
 }
 
 func ambiguous(candidates []*indexedNode) *refProblem {
-	return &refProblem{"ambiguous_reference", fmt.Sprintf("%s and %s both fit", candidates[0].Key, candidates[1].Key)}
+	return &refProblem{"ambiguous_reference", fmt.Sprintf("%s and %s both match", candidates[0].Key, candidates[1].Key)}
 }
 
 // warning is what people are told about node.Refs[i].
@@ -292,7 +292,7 @@ func (p *refProblem) warning(node *Node, i int) Warning {
 		line = node.RefLines[i]
 	}
 	item := firstRunes(oneLine(node.Refs[i]), 100)
-	return Warning{node.Path, line, p.code, fmt.Sprintf("%q is no dependency: %s.", item, p.reason)}
+	return Warning{node.Path, line, p.code, fmt.Sprintf("%q isn't a dependency: %s.", item, p.reason)}
 }
 
 // single resolves a reference to one spec. The order of the rules counts: the

@@ -2,11 +2,11 @@
 // title, a status, acceptance criteria as checkboxes, and the specs that it
 // depends on. docs/spec-files.md describes the format.
 //
-// [Parse] reads a file, and [Collect] the files of an import, of which some are
-// specs together and some hold several. [Resolve] finds out which other files
-// dependencies mean, and [Cycles] finds those that depend on each other. [Render]
-// writes the progress back: it changes the bytes of checkboxes and of the status
-// line, and no others, so what people wrote stays as they wrote it.
+// [Parse] reads a file, and [Collect] the files of an import, where several files
+// can be one spec, and one file several specs. [Resolve] finds out which other
+// files dependencies mean, and [Cycles] finds those that depend on each other.
+// [Render] writes the progress back: it changes the bytes of checkboxes and of the
+// status line, and no others, so what people wrote stays as they wrote it.
 //
 // Parsing can't fail. What a file leaves out has a default; what it says but
 // can't be understood has a default and a [Warning]. A dependency is never
@@ -14,8 +14,8 @@
 //
 // Files may be hostile: parsing takes time in proportion to the text, resolving is
 // bounded, and nothing recurses. All functions are pure: they do no I/O, keep no
-// state, leave their arguments alone, and are safe for concurrent use. Only [Keys]
-// remembers what it gave.
+// state, don't change their arguments, and are safe for concurrent use. Only [Keys]
+// has state.
 package specfile
 
 import (
@@ -54,8 +54,8 @@ const (
 type File struct {
 	Path string // as given to Parse
 
-	// Key is what the file's name makes: the name without ".md", in lower case,
-	// and with "-" for each character other than letters, digits, ".", "_" and "-".
+	// Key is made from the file's name: without ".md", in lower case, and with "-"
+	// for each character other than letters, digits, ".", "_" and "-".
 	// It has at most 128 characters. Files in several folders can share it; see Keys.
 	Key string
 
@@ -108,8 +108,8 @@ func homeOf(name string, rules Rules) string {
 	return home
 }
 
-// Warning says what couldn't be taken as it stands in a file, and what was made
-// of it.
+// Warning says what in a file couldn't be used as it is written, and what was done
+// instead.
 type Warning struct {
 	File    string `json:"file"` // its path
 	Line    int    `json:"line"` // from 1; 0 where no single line is meant
@@ -140,7 +140,7 @@ func Parse(name, source string) File {
 	return f
 }
 
-// takeName makes the key of the path.
+// takeName makes the key from the path.
 func (f *File) takeName() {
 	stem := path.Base(f.home())
 	f.Key = keyFromStem(stem)
@@ -167,7 +167,7 @@ func (f *File) cut(line int, field, text string) string {
 }
 
 // takeNumberAndTitle reads "# 316 - Server Crate" and "# Spec 316: Server
-// Crate". The file's name has the last word on the number, and the front matter on
+// Crate". The file's name takes precedence for the number, and the front matter for
 // the title.
 func (f *File) takeNumberAndTitle(h header) {
 	number, slug := cutNumber(f.Key)
@@ -189,7 +189,7 @@ func (f *File) takeNumberAndTitle(h header) {
 	if title == "" {
 		title = cmp.Or(oneLine(strings.ReplaceAll(slug, "-", " ")), f.Key)
 		if f.Rules != RulesBoxes {
-			f.warn(line, "title_missing", "There is no title; the file's name stands in.")
+			f.warn(line, "title_missing", "There is no title; the file's name is used instead.")
 		}
 	}
 	f.Title = f.cut(line, "title", title)
@@ -199,7 +199,7 @@ func (f *File) takeCriteria(found []*foundCriterion, odd []int) {
 	f.Criteria = plainCriteria(found)
 	for _, line := range odd {
 		f.warn(line, "odd_checkbox",
-			"This looks like a checkbox and isn't one: it needs a list marker, spaces and a text.")
+			"This looks like a checkbox but isn't one: it needs a list marker, spaces and a text.")
 	}
 }
 
@@ -209,7 +209,7 @@ func (f *File) takeStatus(h header, found []*foundCriterion) {
 	field := h.fields["status"]
 	status, known := statusFromWords(field.value)
 	if !known && field.value != "" {
-		f.warn(field.line, "unknown_status", "%q is no status that is known here; the spec is planned.",
+		f.warn(field.line, "unknown_status", "%q isn't a known status; the spec is planned.",
 			firstRunes(field.value, 60))
 	}
 	f.Status = status
@@ -227,7 +227,7 @@ func (f *File) takePriority(h header) {
 	field := h.fields["priority"]
 	priority, known := priorityFromWords(field.value)
 	if !known {
-		f.warn(field.line, "unknown_priority", "%q is no priority that is known here; it is %d.",
+		f.warn(field.line, "unknown_priority", "%q isn't a known priority; it is %d.",
 			firstRunes(field.value, 60), priority)
 	}
 	f.Priority = priority
@@ -262,14 +262,14 @@ func (f *File) takeTags(h header) {
 	}
 }
 
-// warnOfHeader tells what looks like a field and isn't taken.
+// warnOfHeader adds warnings for what looks like a field but isn't used.
 func (f *File) warnOfHeader(h header) {
 	for _, line := range h.oddMatter {
 		f.warn(line, "odd_front_matter", "This line of the front matter isn't understood; it is left out.")
 	}
 	for _, passed := range h.passed {
 		f.warn(passed.line, "field_passed_over",
-			"This field (%s) isn't taken here: fields stand before the first section, or in one of their own.", passed.name)
+			"This field (%s) isn't read here: fields belong before the first section, or in one of their own.", passed.name)
 	}
 	if h.openFence > 0 {
 		f.warn(h.openFence, "unclosed_fence",

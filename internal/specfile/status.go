@@ -39,7 +39,7 @@ var statusPhrases = invert(map[string][]string{
 		"declined", "dropped", "duplicate", "archived", "icebox", "someday", "已取消", "abgebrochen", "отменено"},
 })
 
-// statusSigns mean a status where no word is said.
+// statusSigns mean a status if there is no word.
 var statusSigns = map[string]string{
 	"✅": "completed", "✔": "completed", "☑": "completed", "✓": "completed", "🚧": "in_progress", "🔄": "in_progress",
 	"⏸": "deferred", "🚫": "blocked", "⛔": "blocked",

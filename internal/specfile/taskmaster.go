@@ -23,7 +23,7 @@ type masterTask struct {
 	Subtasks     []masterTask `json:"subtasks"`
 }
 
-// readTaskMaster makes a file of each task. Its subtasks are its criteria, but for
+// readTaskMaster makes a file of each task. Its subtasks are its criteria, except
 // those that are cancelled.
 func readTaskMaster(ctx context.Context, t *tracked, text string) error {
 	whole := []byte(text)
@@ -77,9 +77,9 @@ func readTaskMaster(ctx context.Context, t *tracked, text string) error {
 	return err
 }
 
-// eachValue goes over what is in a list or an object, of which open is the first
-// character, one value at a time: all of them decoded would take many times the
-// memory of the text, which is known to be JSON. It reports whether it is one.
+// eachValue goes over the values in a list or an object, whose first character is
+// open, one at a time: all of them decoded would take many times the memory of the
+// text, which is known to be JSON. ok reports whether text is a list or an object.
 func eachValue(text []byte, open json.Delim, each func(name string, value []byte) error) (ok bool, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	if first, _ := decoder.Token(); first != open {

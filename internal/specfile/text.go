@@ -7,7 +7,7 @@ import (
 	"unicode"
 )
 
-// cutFold is strings.CutPrefix without regard to ASCII case.
+// cutFold is strings.CutPrefix, ignoring ASCII case.
 func cutFold(text, prefix string) (rest string, found bool) {
 	if len(text) >= len(prefix) && strings.EqualFold(text[:len(prefix)], prefix) {
 		return text[len(prefix):], true
@@ -22,7 +22,7 @@ func wordsOf(text string) []string {
 	})
 }
 
-// oneLine makes a text fit for a line: no control characters, single spaces.
+// oneLine makes a text fit on one line: no control characters, single spaces.
 func oneLine(text string) string {
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool {
 		return unicode.IsSpace(r) || unicode.IsControl(r)

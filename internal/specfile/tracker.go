@@ -1,6 +1,6 @@
 package specfile
 
-// JSON trackers: their items as Markdown files, which are read like all others.
+// JSON trackers: their items become Markdown files, which are read like all others.
 
 import (
 	"context"
@@ -98,7 +98,7 @@ func (t *tracked) add(line int, list, id, text string) {
 	}
 }
 
-// fileName makes a part of a path of a text.
+// fileName makes a part of a path from a text.
 func fileName(text string) string {
 	text = strings.ReplaceAll(oneLine(text), "/", "-")
 	if strings.Trim(text, ".") == "" {
@@ -110,7 +110,7 @@ func fileName(text string) string {
 // item writes an item's Markdown.
 type item struct{ strings.Builder }
 
-// begin writes a front matter. Of a list, values are the entries.
+// begin writes the front matter and the title.
 func (m *item) begin(id, title, status, priority string, dependencies []string) {
 	refs := make([]string, len(dependencies))
 	for i, ref := range dependencies {

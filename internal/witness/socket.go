@@ -15,8 +15,8 @@ import (
 // BySocket subscribes over a WebSocket. It is nil in builds without them.
 var BySocket Follow = OverSocket(http.DefaultClient, nil)
 
-// OverSocket is BySocket over a way of one's own. It doesn't read before held
-// is closed, if that isn't nil.
+// OverSocket is BySocket with another HTTP client. It doesn't read before held is
+// closed, if that isn't nil.
 func OverSocket(over *http.Client, held <-chan struct{}) Follow {
 	return func(ctx context.Context, w *Witness) error {
 		base, token := w.Server()

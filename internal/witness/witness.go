@@ -1,5 +1,5 @@
 // Package witness follows the events of a mission in tests, as clients do, and
-// sees to it that nothing is missing.
+// checks that none is missing.
 package witness
 
 import (
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Event is what a witness looks at of an event.
+// Event is the part of an event that a witness looks at.
 type Event struct {
 	Stream string    `json:"stream"`
 	Seq    int64     `json:"seq"`
@@ -30,26 +30,26 @@ type Event struct {
 type Follow func(ctx context.Context, w *Witness) error
 
 // Witness follows one stream from its beginning, over one protocol and as many
-// connections as it takes. It is an error of the test if an event is missing.
+// connections as it takes. A missing event fails the test.
 type Witness struct {
 	T       testing.TB
 	Name    string
-	Server  func() (base, token string) // it moves when it is started again
+	Server  func() (base, token string) // its address changes when it is restarted
 	Mission string                      // its path, "/api/v1/missions/…"
 	Follow  Follow
 	Heard   func(Event) // gets each event, if not nil
 
-	Connections, Slow int // of the latter, those closed for that; to be read after Stop
+	Connections, Slow int // Slow: those closed because they were slow; to be read after Stop
 
 	seen      atomic.Int64
 	stop      context.CancelFunc
 	following sync.WaitGroup
 }
 
-// errBroken is a response that no client should ever get.
+// errBroken is for a response that no client should ever get.
 var errBroken = errors.New("the promise is broken")
 
-// Seen is the seq of the last event, each being that of the one before plus one.
+// Seen returns the seq of the last event. Each is the previous one plus one.
 func (w *Witness) Seen() int64 { return w.seen.Load() }
 
 // Start follows until Stop is called, and resumes where a connection ended.
@@ -74,7 +74,7 @@ func (w *Witness) Start(ctx context.Context) {
 	})
 }
 
-// Stop returns once nothing is followed any more.
+// Stop stops following, and returns once that has ended.
 func (w *Witness) Stop() {
 	w.stop()
 	w.following.Wait()
@@ -135,7 +135,7 @@ func BySSE(ctx context.Context, w *Witness) error {
 		}
 		var e Event
 		if err := json.Unmarshal([]byte(data), &e); err != nil {
-			return nil // a server that is killed leaves half a line
+			return nil // a killed server leaves half a line
 		}
 		if err := w.take(e); err != nil {
 			return err
@@ -166,7 +166,7 @@ func (w *Witness) get(ctx context.Context, query string, headers ...string) (*ht
 	return response, nil
 }
 
-// refused sorts out a response that has no events.
+// refused returns what a response without events means.
 func refused(status int) error {
 	if status == http.StatusServiceUnavailable {
 		return errors.New("not now")

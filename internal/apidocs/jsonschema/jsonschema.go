@@ -1,6 +1,6 @@
-// Package jsonschema checks values against JSON Schemas: against the part of
-// draft 2020-12 that openapi.json is written in, and what OpenAPI adds to it. The
-// tests hold all requests and responses against openapi.json with it.
+// Package jsonschema checks values against JSON Schemas, in the part of draft
+// 2020-12 that openapi.json uses, and what OpenAPI adds to it. The tests check all
+// requests and responses against openapi.json with it.
 package jsonschema
 
 import (
@@ -20,9 +20,9 @@ import (
 	"unicode/utf8"
 )
 
-// Schema is a JSON Schema. Decoding one fails on keywords other than those below;
-// Link makes it ready for everything else. After that it is only read, and safe
-// for concurrent use.
+// Schema is a JSON Schema. Decoding one fails on keywords other than those below,
+// and Link must be called before any other method. After that it is only read, and
+// safe for concurrent use.
 type Schema struct {
 	Ref                  string             `json:"$ref"`
 	Type                 Types              `json:"type"`
@@ -54,7 +54,7 @@ type Schema struct {
 	Examples    []any  `json:"examples"`
 
 	nothing  bool           // the schema false
-	anything bool           // it has no keyword that refuses anything
+	anything bool           // no keyword in it refuses anything
 	target   *Schema        // what Ref names
 	pattern  *regexp.Regexp // Pattern
 }
@@ -81,8 +81,8 @@ func (s *Schema) UnmarshalJSON(data []byte) error {
 	return Decode(data, (*plain)(s))
 }
 
-// Decode is json.Unmarshal that refuses unknown fields and keeps numbers as
-// json.Number, which Problems wants.
+// Decode is json.Unmarshal, but refuses unknown fields and keeps numbers as
+// json.Number, which Problems expects.
 func Decode(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -92,7 +92,7 @@ func Decode(data []byte, v any) error {
 
 // Link resolves the references of s and of every schema in it, each of which is
 // "#/components/schemas/" and a name in named, and compiles the patterns. path
-// says in errors where s is. The schemas in named need a Link of their own.
+// says in errors where s is. The schemas in named must be linked separately.
 func (s *Schema) Link(path string, named map[string]*Schema) error {
 	var err error
 	bare := *s
@@ -154,9 +154,9 @@ func (s *Schema) IsFalse() bool { return s.nothing }
 // IsOpen reports whether s has no keyword that any value could break.
 func (s *Schema) IsOpen() bool { return s.anything }
 
-// Problems says what keeps v from fitting, one sorted line for each problem,
-// which begins with its path. v is made of what Decode makes of JSON. closed also
-// refuses members of objects that no schema describes.
+// Problems returns what keeps v from matching, one line for each problem, sorted,
+// each beginning with its path. v is a value from Decode. closed also refuses
+// members of objects that no schema describes.
 func (s *Schema) Problems(v any, closed bool) []string {
 	c := checking{closed: closed}
 	c.value(s, "", v)
@@ -177,7 +177,7 @@ func (c *checking) fail(path, message string, args ...any) {
 	c.problems = append(c.problems, strings.TrimPrefix(path, ".")+" "+fmt.Sprintf(message, args...))
 }
 
-// value holds a value against all that its place says of it.
+// value checks a value against all schemas of its place.
 func (c *checking) value(s *Schema, path string, v any) {
 	described := make(map[string]bool)
 	open := c.against(s, path, v, described)
@@ -190,8 +190,8 @@ func (c *checking) value(s *Schema, path string, v any) {
 	}
 }
 
-// against holds a value against one schema, notes the members that it
-// describes, and reports whether it describes all there could be.
+// against checks a value against one schema, adds the members that it describes
+// to described, and reports whether it describes all there could be.
 func (c *checking) against(s *Schema, path string, v any, described map[string]bool) (open bool) {
 	if s.nothing {
 		c.fail(path, "isn't allowed")
@@ -235,8 +235,8 @@ func (c *checking) against(s *Schema, path string, v any, described map[string]b
 	return open || s.anything
 }
 
-// choice holds a value against schemas of which one has to fit, and only one
-// if exactly. Where none does it repeats what the nearest one says.
+// choice checks a value against schemas of which one has to match, and only one
+// if exactly is set. If none does, it reports the problems of the closest one.
 func (c *checking) choice(choice []*Schema, exactly bool, path string, v any, described map[string]bool) (open bool) {
 	var nearest []string
 	fitting := 0
@@ -268,8 +268,8 @@ func (c *checking) choice(choice []*Schema, exactly bool, path string, v any, de
 	return open
 }
 
-// meantFor reports whether a schema speaks of values like v: those of its type
-// that have the constants by which objects tell what they are.
+// meantFor reports whether a schema is meant for values like v: those of its type
+// that have the constants that say what kind of object they are.
 func (s *Schema) meantFor(v any) bool {
 	s = s.Target()
 	if len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(name string) bool { return hasType(v, name) }) {
@@ -371,7 +371,7 @@ func hasFormat(text, format string) bool {
 	return false
 }
 
-// brief is the beginning of a value as JSON.
+// brief returns the beginning of a value as JSON.
 func brief(v any) string {
 	var text bytes.Buffer
 	e := json.NewEncoder(&text)

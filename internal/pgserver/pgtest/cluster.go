@@ -77,7 +77,7 @@ func (c *Cluster) forTest(t testing.TB, create func(context.Context) (string, fu
 	return databaseURL
 }
 
-// Clone clones the migrated template for whoever isn't a test.
+// Clone clones the migrated template for callers that aren't tests. The caller calls drop.
 func (c *Cluster) Clone(ctx context.Context) (databaseURL string, drop func() error, err error) {
 	if err := c.start(); err != nil {
 		return "", nil, err
