@@ -29,7 +29,7 @@ const (
 	roleAdmin              // everything
 )
 
-// roles are the names of the roles, by which the API and the database know them.
+// roles maps the names that the API and the database use to roles.
 var roles = map[string]accountRole{"viewer": roleViewer, "user": roleUser, "admin": roleAdmin}
 
 // access is what an account may do with one mission, from least to most.
@@ -42,7 +42,7 @@ const (
 	accessOwner
 )
 
-// String is the name of the access, as my_role tells it.
+// String returns the name of the access, as in my_role.
 func (a access) String() string {
 	return [...]string{"none", "viewer", "editor", "owner"}[a]
 }
@@ -61,15 +61,15 @@ func (a account) admin() bool { return a.role == roleAdmin }
 // credential names what the account signed in with, for the rate limit.
 func (a account) credential() string { return a.session + a.key }
 
-// permission is what a route asks of who calls it. The zero value would let
-// everybody in, so routes name one of the following and nothing else.
+// permission is what a route requires of its caller. The zero value would let
+// everybody in, so routes use one of the values below and nothing else.
 type permission struct {
-	role      accountRole // the least role; roleNone: nobody needs to be signed in
+	role      accountRole // the least role; roleNone: no sign-in needed
 	session   bool        // an API key won't do
 	access    access      // the least access to the mission in the path
 	sensitive bool        // counts against AUTH_RATE_LIMIT
 	unlimited bool        // counts against no limit
-	later     bool        // what is asked of a writer is asked by the handler
+	later     bool        // the handler checks whether the caller may write
 	shared    bool        // its writes don't lock the mission against others
 	name      string
 }
@@ -84,20 +84,20 @@ var (
 	mayAdminister = permission{name: "admin", role: roleAdmin}
 	mayManage     = permission{name: "manager", role: roleAdmin, session: true}
 
-	// Some tools write and some don't: admitTool looks at each.
+	// Some tools write and some don't: admitTool checks each.
 	forAgents = permission{name: "signed in", role: roleViewer, later: true}
 
-	// The membership is checked where the mission is read, in the WHERE clause,
-	// or locked, by askMission. What is wrong before that is hidden from who has
-	// no access, by hideFrom.
+	// Membership is checked where the mission is read, in the WHERE clause, or
+	// locked, by askMission. hideFrom hides earlier errors from callers without
+	// access.
 	mayRead = permission{name: "reader", role: roleViewer, access: accessReader}
 	mayEdit = permission{name: "editor", role: roleViewer, access: accessEditor}
 	mayWork = permission{name: "editor", role: roleViewer, access: accessEditor, shared: true}
 	mayOwn  = permission{name: "owner", role: roleViewer, access: accessOwner}
 )
 
-// admit lets a request through to its handler, or says why not, in the order
-// 401, 429, 404, 403, and completes the call.
+// admit completes the call of a request, or returns why the request is refused:
+// 503 while the server starts, then 401, 429, 404 and 403, checked in this order.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, c *call) (err error) {
 	p := c.permission
 	if !p.unlimited && !s.opened.Load() {
@@ -137,8 +137,8 @@ func (s *Server) signIn(ctx context.Context, c *call) (err error) {
 	return err
 }
 
-// readmit checks a request again that was admitted more than a second ago: its
-// body came slowly, or it has waited, and its credential may have ended since.
+// readmit checks a request again if it was admitted more than a second ago: its
+// body came slowly, or it waited, and its credential may have ended since.
 func (s *Server) readmit(ctx context.Context, c *call) error {
 	if c.token == "" || time.Since(c.admitted) < time.Second {
 		return nil
@@ -149,7 +149,7 @@ func (s *Server) readmit(ctx context.Context, c *call) error {
 	return permit(c.account, c.permission, !c.permission.later)
 }
 
-// permit holds an account and its key against what a route asks.
+// permit checks an account and its key against what a route requires.
 func permit(a account, p permission, writes bool) error {
 	switch {
 	case p.role == roleNone:
@@ -159,7 +159,7 @@ func permit(a account, p permission, writes bool) error {
 	case a.readOnly && writes:
 		return errForbidden("This API key is read-only.")
 	case p.session && a.session == "":
-		return errForbidden("API keys can't do this: log in, and use the access token.")
+		return errForbidden("API keys can't do this: log in and use the access token.")
 	case p.access > accessReader && a.role < roleUser:
 		return errForbidden("Your account's role is viewer, which can't change anything.")
 	}
@@ -191,14 +191,15 @@ func errReadOnly() *apiError {
 	return errForbidden("You can read this mission, but you don't have permission to do this.")
 }
 
-// hideFrom returns what a request is refused with: who has no access to the
-// mission that it names learns that, and nothing of other mistakes.
+// hideFrom returns the error to answer a refused request with. A caller without
+// access to the mission that it names is told so, and nothing about its other
+// mistakes.
 func (s *Server) hideFrom(ctx context.Context, c *call, refused *apiError) *apiError {
 	switch refused.status {
 	case http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge,
 		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		if c.permission.access != accessNone && c.target != (target{}) {
-			// A body that broke off or stalled has ended the request's own context.
+			// A body that broke off or stalled has cancelled the request's context.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.RequestTimeout)
 			defer cancel()
 			if err := admitToMission(ctx, s.db, c); err != nil {
@@ -224,8 +225,8 @@ const readableSQL = `
 // target is what a request names by its id; "" for what it doesn't.
 type target struct{ mission, spec, user, key string }
 
-// parseTarget reads the ids in the path, in lower case. What isn't an id names
-// nothing: 404.
+// parseTarget returns the ids in the path, in lower case, or a 404 if one isn't
+// an id.
 func parseTarget(r *http.Request) (at target, err error) {
 	id, member := strings.ToLower(r.PathValue("id")), strings.ToLower(r.PathValue("user_id"))
 	switch {
@@ -268,8 +269,7 @@ func (s *Server) limitRate(w http.ResponseWriter, c *call) error {
 
 // refuseForeign refuses browsers' requests from other sites: scheme, host and
 // port of the Origin must be the server's own, or one of CORS_ALLOWED_ORIGINS.
-// A site that rebinds its own name to this host passes: what keeps it out is
-// that it has no token.
+// A site that rebinds its own name to this host passes, but has no token.
 func (s *Server) refuseForeign(r *http.Request) error {
 	origin := r.Header.Get("Origin")
 	if origin == "" || slices.Contains(s.config.CORSAllowedOrigins, origin) {
@@ -279,16 +279,16 @@ func (s *Server) refuseForeign(r *http.Request) error {
 	if s.overTLS(r) {
 		scheme, port = "https", ":443"
 	}
-	host := strings.TrimSuffix(r.Host, port) // some proxies name it; browsers don't
+	host := strings.TrimSuffix(r.Host, port) // some proxies keep the default port; browsers don't
 	if u, err := url.Parse(origin); err == nil && u.Scheme == scheme && strings.EqualFold(u.Host, host) {
 		return nil
 	}
 	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
 }
 
-// overTLS reports whether the client uses TLS: by the word of a trusted proxy,
-// or else by the connection. Of a list of proxies the first is the client's,
-// and some write wss or ws for a WebSocket.
+// overTLS reports whether the client uses TLS, as a trusted proxy says or else
+// as the connection shows. With several proxies the first value is the client's;
+// some proxies write wss or ws for a WebSocket.
 func (s *Server) overTLS(r *http.Request) bool {
 	if clientaddr.FromProxy(r, s.config.TrustedProxies) {
 		first, _, _ := strings.Cut(strings.TrimLeft(r.Header.Get("X-Forwarded-Proto"), " \t,"), ",")
@@ -320,9 +320,8 @@ func bearerToken(r *http.Request) (string, error) {
 	return token, nil
 }
 
-// authenticate finds the account behind an access token or an API key: what is
-// remembered of it by its hash, or else what looking it up says. addr pays for
-// what isn't known, since that costs a query.
+// authenticate returns the account of an access token or an API key, from the
+// cache or by a query. A look-up that fails counts against addr's rate limit.
 func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr) (account, error) {
 	hash := sha256.Sum256([]byte(token))
 	return s.credentials.account(hash, func() (account, time.Duration, error) {
@@ -340,7 +339,7 @@ func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr
 	})
 }
 
-// lookUpFor looks a credential up at the expense of addr, unless it is known.
+// lookUpFor calls look, unless addr is over its rate limit. A failure counts against it.
 func (s *Server) lookUpFor(addr netip.Addr,
 	look func() (account, time.Duration, error)) (account, time.Duration, error) {
 	if v := s.rate.Peek(clientaddr.Key(addr), time.Now()); !v.Allowed {
@@ -357,7 +356,7 @@ func errInvalidToken() *apiError {
 	return problem(http.StatusUnauthorized, "invalid_token", "This token is invalid or has ended. Sign in again.")
 }
 
-// lookUpSession finds a session's account and for how long it lasts.
+// lookUpSession returns a session's account and how long the session still lasts.
 func (s *Server) lookUpSession(ctx context.Context, id, userID string) (account, time.Duration, error) {
 	a := account{userID: userID, session: id}
 	return s.scanAccount(&a, s.db.QueryRow(ctx, `
@@ -367,7 +366,7 @@ func (s *Server) lookUpSession(ctx context.Context, id, userID string) (account,
 		&a.role, &a.readOnly)
 }
 
-// lookUpKey finds an API key's account, and notes that the key is in use.
+// lookUpKey returns an API key's account and how long the key still lasts, and records its use.
 func (s *Server) lookUpKey(ctx context.Context, hash []byte) (account, time.Duration, error) {
 	var a account
 	found, lasts, err := s.scanAccount(&a, s.db.QueryRow(ctx, `
@@ -382,19 +381,20 @@ func (s *Server) lookUpKey(ctx context.Context, hash []byte) (account, time.Dura
 	return found, lasts, err
 }
 
-// noteUse notes that a key is in use. It needs no event, so it is no
-// transaction of inTx, and that it can't be written fails no request.
+// noteUse records that a key is in use. It needs no event, so it doesn't go
+// through inTx, and a failure to record it fails no request.
 func (s *Server) noteUse(ctx context.Context, key string) {
 	err := s.trouble.refuseWrites()
 	if err == nil {
 		_, err = s.db.Exec(ctx, `UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = $1`, key)
 	}
 	if err != nil {
-		s.log.DebugContext(ctx, "the use of a key wasn't noted", "key", key, "error", err)
+		s.log.DebugContext(ctx, "an API key's last use wasn't recorded", "key", key, "error", err)
 	}
 }
 
-// scanAccount reads an account's fields, and behind them the seconds it lasts.
+// scanAccount scans an account's fields and, after them, how many seconds its
+// credential still lasts. Without a row the error is errInvalidToken.
 func (s *Server) scanAccount(a *account, row pgx.Row, fields ...any) (account, time.Duration, error) {
 	var seconds float64
 	err := row.Scan(append(fields, &seconds)...)

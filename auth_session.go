@@ -21,8 +21,8 @@ import (
 const (
 	refreshPrefix = "rt_"
 	// refreshGrace is how long a spent refresh token gets its successor again:
-	// a client that lost the answer isn't a thief. It is longer than a client's
-	// time-out and a failover of the database take.
+	// a client that lost the response isn't a thief. It is longer than a client's
+	// timeout or a failover of the database.
 	refreshGrace = time.Minute
 )
 
@@ -43,7 +43,7 @@ type newAccount struct {
 	SetupToken string `json:"setup_token"`
 }
 
-func (*newAccount) validate(*violations, *Config) {} // not before REGISTRATION allows one
+func (*newAccount) validate(*violations, *Config) {} // registerUser checks, once REGISTRATION allows it
 
 // registerUser is POST /api/v1/auth/register. The first account becomes admin.
 func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*sessionView, error) {
@@ -119,7 +119,7 @@ func firstAccount(ctx context.Context, q querier) (first bool, err error) {
 // setupToken is the same on every instance, and useless once there is an account.
 func (s *Server) setupToken() string { return s.derive("setup", "")[:24] }
 
-// derive makes a value that only this server's secret can make, for one purpose.
+// derive returns a value for one purpose that can't be made without this server's secret.
 func (s *Server) derive(purpose, from string) string {
 	mac := hmac.New(sha256.New, s.secret)
 	mac.Write([]byte(purpose + "\x00" + from))
@@ -132,7 +132,7 @@ type loginRequest struct {
 	Password string `json:"password"`
 }
 
-func (*loginRequest) validate(*violations, *Config) {} // what can't be right is wrong
+func (*loginRequest) validate(*violations, *Config) {} // to login, malformed is just wrong
 
 // login is POST /api/v1/auth/login.
 func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*sessionView, error) {
@@ -174,9 +174,9 @@ func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*session
 	})
 }
 
-// lockLogin locks an account whose password was right a moment ago, and checks
+// lockLogin locks an account whose password has just been verified, and checks
 // that it still has that hash and isn't disabled: a change of either ends all
-// sessions, and this one comes after it.
+// sessions, but would miss the one about to be opened.
 func (t *tx) lockLogin(ctx context.Context, id, checked string) error {
 	var current bool
 	err := t.QueryRow(ctx, `SELECT password_hash = $2 AND NOT disabled FROM users WHERE id = $1 FOR NO KEY UPDATE`,
@@ -196,7 +196,7 @@ func errInvalidCredentials() error {
 
 // accountByEmail finds an account, its password hash, and whether it has
 // logged in from address lately. An unknown e-mail gives the zero account and
-// an empty hash, for which the hasher works as long as for any other.
+// an empty hash, which takes the hasher as long to verify as any other.
 func (s *Server) accountByEmail(ctx context.Context,
 	email, address string) (u userView, hash string, known bool, err error) {
 	row := s.db.QueryRow(ctx, `
@@ -211,10 +211,10 @@ func (s *Server) accountByEmail(ctx context.Context,
 	return u, hash, known, nil
 }
 
-// chargeFailure takes one of the failures that an e-mail has a minute, whether
-// or not there is such an account. It is taken before the password is looked
-// at, so that attempts at the same time can't outrun it, and given back by
-// noteLogin.
+// chargeFailure takes one of the failed logins that an e-mail is allowed a
+// minute, whether or not it has an account; if none is left the error is a 429.
+// It is taken before the password is checked, so that parallel attempts can't
+// exceed the limit, and given back by refundFailure.
 func (s *Server) chargeFailure(ctx context.Context, email string) error {
 	limit := float64(s.config.AuthRateLimit)
 	if limit == 0 {
@@ -231,11 +231,12 @@ func (s *Server) chargeFailure(ctx context.Context, email string) error {
 		WHERE least($2, f.tokens + extract(epoch FROM clock_timestamp() - f.since) * $2 / 60) >= 1`,
 		hashToken(email), limit)
 	if err != nil {
-		return fmt.Errorf("counting log-ins: %w", err)
+		return fmt.Errorf("counting failed logins: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
 		s.counters.rateLimited()
-		return problem(http.StatusTooManyRequests, "rate_limited", "Too many failed log-ins for this account.").
+		return problem(http.StatusTooManyRequests, "rate_limited",
+			"Too many failed logins for this account. Try again later.").
 			withHeader("Retry-After", strconv.Itoa(int(math.Ceil(60/limit))))
 	}
 	return nil
@@ -246,8 +247,8 @@ func (t *tx) refundFailure(email string) {
 	t.queue(`UPDATE login_failures SET tokens = tokens + 1 WHERE account = $1`, hashToken(email))
 }
 
-// noteLogin gives back what chargeFailure took, remembers the address, and
-// keeps a hash that was made anew; "" is none.
+// noteLogin gives back what chargeFailure took, unless the address was known,
+// remembers the address, and stores a stronger hash if there is one.
 func (t *tx) noteLogin(u userView, hash, address string, known bool) {
 	if !known {
 		t.refundFailure(u.Email)
@@ -289,8 +290,8 @@ type refreshRequest struct {
 func (*refreshRequest) validate(*violations, *Config) {}
 
 // refresh is POST /api/v1/auth/refresh. A token is good once; its successor is
-// derived from it, so that a repeat whose first answer was lost gets the same
-// one. Any other repeat is taken for theft and ends the session.
+// derived from it, so that a retry after a lost response gets the same one. Any
+// other repeat is treated as theft and ends the session.
 // See docs/design.md, Refresh tokens and theft.
 func (s *Server) refresh(ctx context.Context, t *tx, _ *call, in *refreshRequest) (*sessionView, error) {
 	successor := refreshPrefix + s.derive("refresh", in.RefreshToken)
@@ -301,12 +302,12 @@ func (s *Server) refresh(ctx context.Context, t *tx, _ *call, in *refreshRequest
 	return s.viewSession(u, sessionID, successor)
 }
 
-// spendToken replaces a refresh token by its successor and returns whose it is.
+// spendToken replaces a refresh token by its successor and returns its account and session.
 func (s *Server) spendToken(ctx context.Context, t *tx,
 	token, successor string) (u userView, sessionID string, err error) {
 	var spent bool
 	t.queue(`SELECT FROM sessions WHERE id = (SELECT session_id FROM refresh_tokens WHERE hash = $1) FOR NO KEY UPDATE`,
-		hashToken(token)) // before its tokens, as whoever deletes it does
+		hashToken(token)) // locked before its tokens, as a delete does
 	err = t.QueryRow(ctx, `
 		UPDATE refresh_tokens SET spent_at = clock_timestamp() WHERE hash = $1 AND spent_at IS NULL
 		RETURNING session_id`, hashToken(token)).Scan(&sessionID)
@@ -334,8 +335,8 @@ func (s *Server) spendToken(ctx context.Context, t *tx,
 	return u, sessionID, nil
 }
 
-// replayToken decides about a token that isn't good any more: the session it
-// may go on with, or a revocation to commit.
+// replayToken handles a token that is spent or unknown: it returns the session
+// to continue, or a 401, which is wrapped by andCommit if it ends the session.
 func (s *Server) replayToken(ctx context.Context, t *tx, token, successor string) (string, error) {
 	var sessionID, userID string
 	var lost bool
@@ -370,13 +371,13 @@ func (s *Server) logout(ctx context.Context, t *tx, c *call, _ *nothing) (*nothi
 	return nil, nil
 }
 
-// passwordChange replaces a password by its owner.
+// passwordChange is a new password from the account's owner.
 type passwordChange struct {
 	CurrentPassword string `json:"current_password"`
 	NewPassword     string `json:"new_password"`
 }
 
-func (*passwordChange) validate(*violations, *Config) {} // it depends on the e-mail
+func (*passwordChange) validate(*violations, *Config) {} // the rules depend on the e-mail
 
 // changePassword is POST /api/v1/auth/change-password. It ends all other
 // sessions of the account.
@@ -422,8 +423,8 @@ func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange
 	})
 }
 
-// endSessions ends the sessions of an account but for the one to keep, and
-// forgets the addresses it is known from.
+// endSessions ends the sessions of an account except keep, and forgets the
+// addresses it has logged in from.
 func (t *tx) endSessions(userID, keep string) {
 	t.queue(`DELETE FROM sessions WHERE user_id = $1 AND id IS DISTINCT FROM $2`, userID, orNull(keep))
 	t.queue(`DELETE FROM known_addresses WHERE user_id = $1`, userID)

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// openedSession logs an account in and returns all that it gets.
+// openedSession logs an account in and returns the whole session.
 func (s *testServer) openedSession(email string) (session sessionView) {
 	s.t.Helper()
 	s.anonymous().post("/api/v1/auth/login", map[string]any{"email": email, "password": testPassword}).
@@ -27,7 +27,7 @@ func (c *client) refreshed(token string) *answer {
 	return c.post("/api/v1/auth/refresh", map[string]any{"refresh_token": token})
 }
 
-// spentEarlier moves the moment in which a refresh token was spent into the past.
+// spentEarlier moves the time at which a refresh token was spent into the past.
 func (s *testServer) spentEarlier(token, by string) {
 	s.t.Helper()
 	if _, err := s.db.Exec(s.t.Context(), `UPDATE refresh_tokens SET spent_at = spent_at - $2::interval WHERE hash = $1`,
@@ -36,14 +36,14 @@ func (s *testServer) spentEarlier(token, by string) {
 	}
 }
 
-// logInFrom tries to log in from an address that a trusted proxy tells.
+// logInFrom tries to log in from an address that a trusted proxy reports.
 func (c *client) logInFrom(address, email, password string) *answer {
 	c.t.Helper()
 	return c.do("POST", "/api/v1/auth/login", map[string]any{"email": email, "password": password},
 		"X-Forwarded-For", address, "X-Request-Id", "the-same")
 }
 
-// together makes n requests at once and returns their answers.
+// together makes n requests at once and returns their responses.
 func together(t *testing.T, n int, request func(i int) (*answer, error)) []*answer {
 	t.Helper()
 	answers, errs := make([]*answer, n), make([]error, n)
@@ -366,7 +366,7 @@ func TestChangingThePasswordEndsAllOtherSessions(t *testing.T) {
 	s.anonymous().logInFrom("", ada.user.Email, next).want(http.StatusOK)
 }
 
-// A log-in that was checked against the old password must neither bring it
+// A login that was checked against the old password must neither bring it
 // back nor open a session that outlives the change.
 func TestLogInLosesAgainstAPasswordChangeInBetween(t *testing.T) {
 	t.Parallel()
@@ -419,8 +419,8 @@ func TestLogInLosesAgainstAPasswordChangeInBetween(t *testing.T) {
 	}
 }
 
-// waitForALock returns when a statement in this server's database waits for a
-// lock of another one.
+// waitForALock returns once a statement in this server's database waits for a
+// lock that another one holds.
 func (s *testServer) waitForALock() {
 	s.t.Helper()
 	var err error
@@ -448,7 +448,7 @@ func TestAccountAllowsOnlySoManyFailedLogIns(t *testing.T) {
 		address++
 		return nobody.logInFrom(fmt.Sprint("198.51.100.", address), email, password)
 	}
-	for range 8 { // log-ins don't count
+	for range 8 { // successful logins don't count
 		attempt(bob.user.Email, testPassword).want(http.StatusOK)
 	}
 	var refusals []*answer
@@ -469,7 +469,7 @@ func TestAccountAllowsOnlySoManyFailedLogIns(t *testing.T) {
 	attempt(ada.user.Email, testPassword).wantProblem(http.StatusTooManyRequests,
 		"rate_limited") // guessed right, too late
 	attempt(bob.user.Email, testPassword).want(http.StatusOK)
-	s.logIn(ada.user.Email) // from where ada has logged in lately
+	s.logIn(ada.user.Email) // from an address that ada has logged in from
 }
 
 func TestGuessesOfTheCurrentPasswordCountAsFailedLogIns(t *testing.T) {

@@ -1,6 +1,6 @@
 package main
 
-// Access tokens, and what is remembered of whom a credential belongs to.
+// Access tokens, and the cache of the accounts that credentials belong to.
 
 import (
 	"cmp"
@@ -21,15 +21,15 @@ import (
 )
 
 // accessClaims are the claims of an access token: a JWT (RFC 7519) signed with
-// HS256. It says which session it belongs to and nothing about rights: what
-// the account may do is looked up, so that a change holds at once.
+// HS256. It names its session and carries no rights: what the account may do is
+// looked up, so that a change takes effect at once.
 type accessClaims struct {
 	jwt.RegisteredClaims
 	Session string `json:"sid"`
 }
 
-// UnmarshalJSON refuses the times that decide as anything but numbers:
-// jwt.NumericDate would take a string that holds one.
+// UnmarshalJSON takes exp and nbf only as numbers: jwt.NumericDate would also
+// take a string that holds one.
 func (c *accessClaims) UnmarshalJSON(encoded []byte) error {
 	var numbers struct {
 		ExpiresAt float64 `json:"exp"`
@@ -66,8 +66,8 @@ func (s *Server) newAccessToken(userID, sessionID string) (string, error) {
 }
 
 // parseAccessToken checks a token's signature and claims, but not its session.
-// When it was issued doesn't matter: an instance whose clock is ahead says that
-// it will be.
+// It ignores iat, which is in the future if the issuing instance's clock is
+// ahead. The error is a 401, token_expired or invalid_token.
 func (s *Server) parseAccessToken(token string) (accessClaims, error) {
 	var claims accessClaims
 	_, err := jwt.ParseWithClaims(token, &claims,
@@ -89,7 +89,7 @@ func (s *Server) parseAccessToken(token string) (accessClaims, error) {
 // secretPrefixes are what API keys, refresh tokens and lease tokens begin with.
 var secretPrefixes = []string{keyPrefix, refreshPrefix, leasePrefix}
 
-// looksSecret reports whether a text begins like something of newSecret.
+// looksSecret reports whether a text begins like a value of newSecret.
 func looksSecret(text string) bool {
 	return slices.ContainsFunc(secretPrefixes, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
 }
@@ -102,22 +102,22 @@ func newSecret(prefix string) string {
 }
 
 const (
-	credentialTTL   = time.Minute // after which a credential is looked up anew in any case
-	credentialLimit = 20_000      // remembered at most
+	credentialTTL   = time.Minute // after which a credential is looked up again in any case
+	credentialLimit = 20_000      // entries at most
 )
 
-// credentials remembers whom access tokens and API keys belong to, by their
-// hash, so that a request needs no query and no check of a signature for it.
-// The feed forgets an account when it changes, on every instance; while the
-// feed is stale nothing is remembered. Safe for concurrent use.
+// credentials caches the accounts of access tokens and API keys, by the token's
+// hash, so that most requests need neither a query nor a signature check. When
+// an account changes, the feed drops its entries on every instance; while the
+// feed is stale no entry is used. Safe for concurrent use.
 // See docs/design.md, The credential cache.
 type credentials struct {
-	fresh func() bool // whether the feed would have told of a change
+	fresh func() bool // whether the feed would have reported a change
 
 	mu       sync.Mutex // guards the following
 	entries  map[[sha256.Size]byte]remembered
-	watchers map[string]map[chan struct{}]struct{} // by account: who wants to know when it changes
-	changes  uint64                                // calls of forget: a look-up that one overtakes isn't kept
+	watchers map[string]map[chan struct{}]struct{} // account → the channels of watch
+	changes  uint64                                // calls of forget: a look-up during one isn't cached
 }
 
 type remembered struct {
@@ -130,8 +130,9 @@ func newCredentials(fresh func() bool) *credentials {
 		watchers: make(map[string]map[chan struct{}]struct{})}
 }
 
-// watch tells of changes to an account, for connections that outlast a
-// request. The caller calls stop when done.
+// watch returns a channel that gets a value after an account has changed, for
+// connections that outlast a request. Changes that nobody has received yet share
+// one value. The caller calls stop when done.
 func (c *credentials) watch(userID string) (changed <-chan struct{}, stop func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,8 +150,8 @@ func (c *credentials) watch(userID string) (changed <-chan struct{}, stop func()
 	}
 }
 
-// account returns the account behind a credential: remembered, or else as
-// lookUp says, with how long it lasts.
+// account returns the account of a credential, from the cache or else from
+// lookUp, which also returns how long the credential still lasts.
 func (c *credentials) account(credential [sha256.Size]byte,
 	lookUp func() (account, time.Duration, error)) (account, error) {
 	c.mu.Lock()
@@ -175,7 +176,7 @@ func (c *credentials) account(credential [sha256.Size]byte,
 	return a, nil
 }
 
-// forget drops what is remembered of an account, or of all for "".
+// forget drops an account's entries and notifies its watchers; "" means all accounts.
 func (c *credentials) forget(userID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,8 +196,8 @@ func (c *credentials) forget(userID string) {
 	}
 }
 
-// sharedSecret is JWT_SECRET, or else one that the first instance made and all
-// read from the database.
+// sharedSecret returns JWT_SECRET or, without it, the secret that the first
+// instance has stored in the database for all of them.
 func (s *serverState) sharedSecret(ctx context.Context) ([]byte, error) {
 	if s.config.JWTSecret != nil {
 		return s.config.JWTSecret, nil

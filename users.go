@@ -27,9 +27,9 @@ type userView struct {
 
 const userColumns = `id, email, name, role, disabled, created_at`
 
-// normalizeEmail returns an e-mail address in the form accounts are known by:
-// in lower case. Only a bare address of visible ASCII will do: other letters have
-// look-alikes, and some become ASCII in lower case.
+// normalizeEmail returns an e-mail address in the form that accounts have, in
+// lower case, and whether it is valid: a bare address of visible ASCII, since
+// other letters have look-alikes and some become ASCII in lower case.
 func normalizeEmail(email string) (string, bool) {
 	address, err := mail.ParseAddress(email)
 	if err != nil || address.Address != email || len(email) > 254 ||
@@ -48,7 +48,7 @@ func (v *violations) email(field, address string) string {
 	return normal
 }
 
-// credentials checks what a new account is made of, and returns its e-mail in
+// credentials checks the values of a new account, and returns its e-mail in
 // normal form.
 func (v *violations) credentials(email, password, name string) string {
 	normal := v.email("email", email)
@@ -63,7 +63,7 @@ func (v *violations) role(role string) {
 	}
 }
 
-// insertUser makes an account. A name left out is the e-mail's local part.
+// insertUser creates an account. The default name is the e-mail's local part.
 func insertUser(ctx context.Context, t *tx, email, name, role, hash string) (userView, error) {
 	if name == "" {
 		name, _, _ = strings.Cut(email, "@")
@@ -96,7 +96,7 @@ func (s *Server) getMe(ctx context.Context, c *call) (userView, error) {
 	return readUser(ctx, s.db, c.account.userID)
 }
 
-// ownPatch is what accounts may change of themselves.
+// ownPatch is what accounts may change about themselves.
 type ownPatch struct {
 	Name *string `json:"name"`
 }
@@ -136,7 +136,7 @@ func (s *Server) listUsers(ctx context.Context, _ *call, q *query) (none list[us
 	return pageOf(users, limit, func(u userView) string { return encodeCursor("users", u.Email) }), nil
 }
 
-// newUser is an account to be made by an admin.
+// newUser is an account that an admin creates.
 type newUser struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
@@ -161,7 +161,7 @@ func (s *Server) createUser(ctx context.Context, c *call, in *newUser) (*userVie
 	})
 }
 
-// userPatch is what an admin may change of an account.
+// userPatch is what an admin may change about an account.
 type userPatch struct {
 	Role     *string `json:"role"`
 	Disabled *bool   `json:"disabled"`
@@ -169,7 +169,7 @@ type userPatch struct {
 	Password *string `json:"password"`
 }
 
-func (*userPatch) validate(*violations, *Config) {} // a password depends on the e-mail
+func (*userPatch) validate(*violations, *Config) {} // the rules for a password depend on the e-mail
 
 // check is validate once the e-mail of the account is known.
 func (in *userPatch) check(email string) error {
@@ -186,8 +186,8 @@ func (in *userPatch) check(email string) error {
 	return v.err()
 }
 
-// updateUser is PATCH /api/v1/users/{id}. What takes rights away holds at
-// once: a new password or a disabled account ends its sessions.
+// updateUser is PATCH /api/v1/users/{id}. It takes effect at once: a new password
+// or disabling the account ends its sessions.
 func (s *Server) updateUser(ctx context.Context, c *call, in *userPatch) (*userView, error) {
 	u, err := readUser(ctx, s.db, c.target.user)
 	if err != nil {
@@ -210,10 +210,10 @@ func (s *Server) updateUser(ctx context.Context, c *call, in *userPatch) (*userV
 	})
 }
 
-// storeUser changes an account, unless that would take the last admin away.
+// storeUser changes an account, unless that would leave no admin (409).
 func (t *tx) storeUser(ctx context.Context, id string, in *userPatch, hash *string) (userView, error) {
-	// All admins and the account itself, in order: of two who take each
-	// other's rights away at once, the later one sees what the first did.
+	// All admins and the account itself, in order: if two admins demote each
+	// other at once, the later one sees what the first did.
 	if _, err := t.Exec(ctx, `SELECT FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`,
 		id); err != nil {
 		return userView{}, fmt.Errorf("locking accounts: %w", err)
@@ -243,8 +243,8 @@ func (t *tx) storeUser(ctx context.Context, id string, in *userPatch, hash *stri
 	return readUser(ctx, t, id)
 }
 
-// ensureAdmin makes the account of ADMIN_EMAIL and ADMIN_PASSWORD if it isn't
-// there yet.
+// ensureAdmin creates the account of ADMIN_EMAIL and ADMIN_PASSWORD if it
+// doesn't exist yet.
 func (s *Server) ensureAdmin(ctx context.Context) error {
 	if s.config.AdminEmail == "" {
 		return nil
@@ -273,13 +273,13 @@ func (s *Server) ensureAdmin(ctx context.Context) error {
 }
 
 // setPassword is the command "tachikoma passwd EMAIL": it sets an account's
-// password and ends its sessions, on every instance that runs.
+// password and ends its sessions, on every running instance.
 func (s *Server) setPassword(ctx context.Context, email, password string) error {
 	normal, _ := normalizeEmail(email)
 	var id string
 	err := s.db.QueryRow(ctx, `SELECT id FROM users WHERE email = $1`, normal).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return fmt.Errorf("there is no account with the e-mail %q", email)
+		return fmt.Errorf("no account has the e-mail %q", email)
 	}
 	if err != nil {
 		return err
@@ -313,8 +313,8 @@ func checkPassword(email, password string) error {
 }
 
 // password checks a new password against NIST SP 800-63B-4: its length, and that
-// it isn't the account's e-mail or the part of that before the @, in any case.
-// There are no rules of composition.
+// it isn't the account's e-mail or its local part, ignoring case. There are no
+// composition rules.
 func (v *violations) password(field, email, password string) {
 	local, _, _ := strings.Cut(email, "@")
 	switch {
@@ -345,7 +345,7 @@ type keyView struct {
 	CreatedAt  time.Time  `json:"created_at"`
 }
 
-// newKey is an API key to be made.
+// newKey is an API key to create.
 type newKey struct {
 	Name      string     `json:"name"`
 	Scope     string     `json:"scope"`
@@ -359,7 +359,7 @@ func (in *newKey) validate(v *violations, _ *Config) {
 	}
 }
 
-// keyWithSecret is an API key as it is shown once.
+// keyWithSecret is an API key as it is shown once, when it is created.
 type keyWithSecret struct {
 	keyView
 	Key string `json:"key"`
@@ -408,7 +408,7 @@ func (s *Server) listKeys(ctx context.Context, c *call, q *query) (none list[key
 	limit := int(q.number("limit", 50, 1, 200))
 	after := q.cursor("keys")
 	if after != "" && !validID(after) {
-		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list")
+		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list: leave it out to start again")
 	}
 	if err := q.err(); err != nil {
 		return none, err
@@ -427,7 +427,7 @@ func (s *Server) listKeys(ctx context.Context, c *call, q *query) (none list[key
 	return pageOf(keys, limit, func(k keyView) string { return encodeCursor("keys", k.ID) }), nil
 }
 
-// deleteKey is DELETE /api/v1/api-keys/{id}. It holds at once.
+// deleteKey is DELETE /api/v1/api-keys/{id}. It takes effect at once.
 func (s *Server) deleteKey(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
 	tag, err := t.Exec(ctx, `DELETE FROM api_keys WHERE id = $1 AND user_id = $2`, c.target.key, t.account.userID)
 	if err != nil {

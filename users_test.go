@@ -447,7 +447,7 @@ func TestServersShareTheSigningKey(t *testing.T) {
 	other.anonymous().withToken(key.token).get("/api/v1/auth/me").want(http.StatusOK)
 }
 
-// What takes rights away holds at once on the server that does it, and soon on
+// Taking rights away takes effect at once on the server that does it, and soon on
 // every other.
 func TestRevocationHoldsOnEveryServer(t *testing.T) {
 	t.Parallel()
