@@ -25,10 +25,10 @@ import (
 // maxSecretFile is the size limit, in bytes, of a file that an X_FILE names.
 const maxSecretFile = 64 << 10
 
-// Config is everything an operator can set. It is read once, at start, by
-// loadConfig, which has checked every value; after that nobody changes it.
-// What a field means, its unit and its default are said in settings, which
-// -help prints. It holds secrets, so it prints itself without them.
+// Config is everything an operator can set. loadConfig reads and checks it once,
+// at start; after that it doesn't change. What a field means, its unit and its
+// default are in settings, which -help prints. It holds secrets, so it prints
+// itself without them.
 type Config struct {
 	Host string
 	Port int // 0: the system picks a free one
@@ -78,7 +78,7 @@ type Config struct {
 
 // settings is the one table of what can be set: name, default, meaning, the
 // field of c it fills, and its kind, which has the unit and the check. Parsing,
-// -help, X_FILE, logging and the complaint about unknown names all read it.
+// -help, X_FILE and the error about unknown names all use it.
 func (c *Config) settings() []configSetting {
 	const day = 24 * time.Hour
 	return []configSetting{
@@ -86,66 +86,72 @@ func (c *Config) settings() []configSetting {
 		newSetting("PORT", "8080", "The port to listen on; 0 picks a free one.", &c.Port, kindNumber(0, math.MaxUint16)),
 		newSetting("DATABASE_URL", "", "PostgreSQL 14 or later. Without it the server runs a private one.",
 			&c.DatabaseURL, kindDatabase()),
-		newSetting("DATABASE_MAX_CONNS", "16", "Connections to the database, at most.",
+		newSetting("DATABASE_MAX_CONNS", "16", "The maximum number of connections to the database.",
 			&c.DatabaseMaxConns, kindNumber(2, 10_000)),
 		newSetting("DATA_DIR", "", "Where the private Postgres lives. Default: the user's state folder; "+
 			"/var/lib/tachikoma for root.", &c.DataDir, kindFolder()),
-		newSetting("JWT_SECRET", "", "Signs access tokens. Without it one is made at first start and kept in the database.",
+		newSetting("JWT_SECRET", "",
+			"Signs access tokens. Without it, one is generated at the first start and kept in the database.",
 			&c.JWTSecret, kindKey()),
-		newSetting("ACCESS_TOKEN_TTL", "15m", "How long an access token is good.",
+		newSetting("ACCESS_TOKEN_TTL", "15m", "How long an access token is valid.",
 			&c.AccessTokenTTL, kindDuration(time.Second, day)),
-		newSetting("REFRESH_TOKEN_TTL", "720h", "How long a refresh token is good; each use gives a new one.",
+		newSetting("REFRESH_TOKEN_TTL", "720h", "How long a refresh token is valid; each use returns a new one.",
 			&c.RefreshTokenTTL, kindDuration(time.Second, 3650*day)),
 		newSetting("REGISTRATION", "first", "Who may register: the first account only (it becomes admin; if HOST isn't "+
 			"loopback, with the setup token from the console), anybody, or nobody.",
 			&c.Registration, kindChoice("first", "open", "closed")),
-		newSetting("ADMIN_EMAIL", "", "An admin who is made at start if absent; needs ADMIN_PASSWORD.",
+		newSetting("ADMIN_EMAIL", "",
+			"An admin account that is created at the start if it doesn't exist; needs ADMIN_PASSWORD.",
 			&c.AdminEmail, kindEmail()),
 		newSetting("ADMIN_PASSWORD", "", "The password of ADMIN_EMAIL.", &c.AdminPassword, kindPassword()),
-		newSetting("LOG_LEVEL", "info", "The least level that is logged.", &c.LogLevel, kindLevel()),
-		newSetting("LOG_FORMAT", "text", "How log lines look.", &c.LogFormat, kindChoice("text", "json")),
+		newSetting("LOG_LEVEL", "info", "The minimum level that is logged.", &c.LogLevel, kindLevel()),
+		newSetting("LOG_FORMAT", "text", "The format of log lines.", &c.LogFormat, kindChoice("text", "json")),
 		newSetting("TLS_CERT_FILE", "", "Serve HTTPS with this certificate chain; needs TLS_KEY_FILE. A renewed one is "+
-			"taken without a restart.", &c.TLSCertFile, kindFile()),
+			"used without a restart.", &c.TLSCertFile, kindFile()),
 		newSetting("TLS_KEY_FILE", "", "The private key of TLS_CERT_FILE.", &c.TLSKeyFile, kindFile()),
 		newSetting("INTERNAL_ADDR", "", "Serve all of /internal here, without a credential: keep it private.",
 			&c.InternalAddr, kindAddr()),
 		newSetting("CORS_ALLOWED_ORIGINS", "", "Web pages that may call the API from a browser.",
 			&c.CORSAllowedOrigins, kindOrigins()),
-		newSetting("TRUSTED_PROXIES", "", "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+		newSetting("TRUSTED_PROXIES", "", "Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.",
 			&c.TrustedProxies, kindPrefixes()),
-		newSetting("REQUEST_TIMEOUT", "30s", "How long one request may take; streams and waiting claims have more.",
+		newSetting("REQUEST_TIMEOUT", "30s", "How long one request may take; streams and waiting claims can take longer.",
 			&c.RequestTimeout, kindDuration(time.Second, time.Hour)),
-		newSetting("MAX_BODY_BYTES", "1MiB", "The largest request body, but for imports.",
+		newSetting("MAX_BODY_BYTES", "1MiB", "The largest request body, except for imports.",
 			&c.MaxBodyBytes, kindSize(1<<10, 1<<30)),
 		newSetting("MAX_IMPORT_BYTES", "64MiB", "The largest import, counted after decompression.",
 			&c.MaxImportBytes, kindSize(1<<10, 16<<30)),
-		newSetting("RATE_LIMIT", "1200", "Requests a minute for each credential, or address where nobody is signed in; "+
-			"a burst of as many. 0: off.", &c.RateLimit, kindNumber(0, 10_000_000)),
+		newSetting("RATE_LIMIT", "1200", "Requests a minute for each credential, or address without one; as many can "+
+			"come at once. 0: off.", &c.RateLimit, kindNumber(0, 10_000_000)),
 		newSetting("AUTH_RATE_LIMIT", "10", "Requests a minute on the public auth routes for each address, and failed "+
-			"log-ins for each account. 0: off.", &c.AuthRateLimit, kindNumber(0, 10_000_000)),
+			"logins for each account. 0: off.", &c.AuthRateLimit, kindNumber(0, 10_000_000)),
 		newSetting("LEASE_DEFAULT", "5m", "How long a claim holds a spec, if the agent doesn't say.",
 			&c.LeaseDefault, kindDuration(time.Second, 720*time.Hour)),
-		newSetting("LEASE_MAX", "4h", "How long a claim may hold a spec, at most.",
+		newSetting("LEASE_MAX", "4h", "The longest time that a claim can hold a spec.",
 			&c.LeaseMax, kindDuration(10*time.Second, 720*time.Hour)),
 		newSetting("EVENT_RETENTION", "720h", "How long events are kept.",
 			&c.EventRetention, kindDuration(time.Hour, 100*365*24*time.Hour)),
-		newSetting("WS_MAX_MESSAGE", "64KiB", "Size of a message that a WebSocket client may send.",
+		newSetting("WS_MAX_MESSAGE", "64KiB", "The largest message that a WebSocket client can send.",
 			&c.WSMaxMessage, kindSize(1<<10, 16<<20)),
-		newSetting("WS_QUEUE", "1000", "Events that may wait for one client, by WebSocket or server-sent events.",
+		newSetting("WS_QUEUE", "1000", "How many events can wait for one client, by WebSocket or server-sent events.",
 			&c.WSQueue, kindNumber(10, 1_000_000)),
 		newSetting("WS_PING", "30s", "Time between pings.", &c.WSPing, kindDuration(time.Second, time.Hour)),
 		newSetting("WS_PONG_TIMEOUT", "10s", "Time a client has to answer a ping.",
 			&c.WSPong, kindDuration(time.Second, time.Hour)),
-		newSetting("WS_MAX_SUBSCRIPTIONS", "100", "Subscriptions of one WebSocket.",
+		newSetting("WS_MAX_SUBSCRIPTIONS", "100", "The maximum number of subscriptions of one WebSocket.",
 			&c.WSMaxSubscriptions, kindNumber(1, 100_000)),
-		newSetting("WS_MAX_CONNECTIONS", "10000", "WebSockets of this server, and as many server-sent streams.",
+		newSetting("WS_MAX_CONNECTIONS", "10000",
+			"The maximum number of WebSockets of this server, and separately of server-sent streams.",
 			&c.WSMaxConnections, kindNumber(1, 10_000_000)),
-		newSetting("WS_MAX_PER_ACCOUNT", "1000", "WebSockets of one account on this server, and as many server-sent streams.",
+		newSetting("WS_MAX_PER_ACCOUNT", "1000",
+			"The maximum number of WebSockets of one account on this server, and separately of server-sent streams.",
 			&c.WSMaxPerAccount, kindNumber(1, 10_000_000)),
-		newSetting("MAX_ATTEMPTS", "3", "Attempts at a spec before it is blocked.", &c.MaxAttempts, kindNumber(1, 1000)),
-		newSetting("DRAIN_DELAY", "0s", "How long to go on serving, not ready, after SIGTERM, so that load balancers notice.",
+		newSetting("MAX_ATTEMPTS", "3", "The number of attempts before a spec is blocked.",
+			&c.MaxAttempts, kindNumber(1, 1000)),
+		newSetting("DRAIN_DELAY", "0s",
+			"How long to keep serving after SIGTERM, not ready, so that load balancers notice.",
 			&c.DrainDelay, kindDuration(0, time.Hour)),
-		newSetting("SHUTDOWN_TIMEOUT", "30s", "How long requests in flight may take to end after that.",
+		newSetting("SHUTDOWN_TIMEOUT", "30s", "How long requests in flight may take to finish after that.",
 			&c.ShutdownTimeout, kindDuration(time.Second, time.Hour)),
 	}
 }
@@ -230,7 +236,7 @@ func defaultDataDir(getenv func(string) string) (string, error) {
 	}
 	home := getenv("HOME")
 	if !filepath.IsAbs(home) {
-		return "", errors.New("HOME names no folder, so the data has no place: set DATA_DIR, or DATABASE_URL")
+		return "", errors.New("HOME isn't an absolute path, so DATA_DIR has no default: set it, or DATABASE_URL")
 	}
 	if runtime.GOOS == "darwin" {
 		return filepath.Join(home, "Library", "Application Support", "tachikoma"), nil
@@ -260,8 +266,8 @@ func (c Config) addr() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.P
 // loopback reports whether HOST can only be reached from this machine.
 func (c Config) loopback() bool { return loopbackHost(c.Host) }
 
-// loopbackHost reports whether host, a name or an address, is this machine
-// alone. An empty host means all interfaces, so it is not.
+// loopbackHost reports whether host, a name or an address, is loopback. An
+// empty host means all interfaces, so it isn't.
 func loopbackHost(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -274,9 +280,9 @@ func loopbackHost(host string) bool {
 func (Config) Format(f fmt.State, _ rune) { io.WriteString(f, "Config") }
 func (Config) LogValue() slog.Value       { return slog.StringValue("Config") }
 
-// lookup finds the text of a setting, or its default. The name returned is the
-// variable that has it: X or X_FILE. What the environment says about a setting,
-// in either form, hides what the .env file says about it.
+// lookup returns the text of a setting, or its default, and the name of the
+// variable that has it: X or X_FILE. The environment, in either form, overrides
+// the .env file.
 func (s configSetting) lookup(getenv func(string) string, file envLines) (name, text string, err error) {
 	fileName := s.name + "_FILE"
 	direct, path := getenv(s.name), ""
@@ -295,7 +301,7 @@ func (s configSetting) lookup(getenv func(string) string, file envLines) (name, 
 	}
 	switch {
 	case direct != "" && path != "":
-		return s.name, "", fmt.Errorf("and %s are both set: keep one", fileName)
+		return s.name, "", fmt.Errorf("is set, and so is %s: keep one", fileName)
 	case path != "":
 		if path, err = homePath(path, getenv("HOME")); err == nil {
 			text, err = readSecretFile(path)
@@ -311,7 +317,7 @@ func (s configSetting) lookup(getenv func(string) string, file envLines) (name, 
 }
 
 // readSecretFile reads a secret and drops one newline at its end. The error
-// leaves out the path: whoever mixes up X and X_FILE has put the secret there.
+// leaves out the path: someone who mixed up X and X_FILE has put the secret there.
 func readSecretFile(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -345,11 +351,11 @@ func withoutPath(err error) error {
 // quotedValue is a value in quotes, with nothing after it but a comment.
 var quotedValue = regexp.MustCompile(`^(?:'([^']*)'|"((?:[^"\\]|\\[\\"n])*)")[ \t]*(?:#.*)?$`)
 
-// errBadQuote ends the reading of a .env file: what follows may be the rest of
+// errBadQuote stops the reading of a .env file: what follows may be the rest of
 // a secret, and must not be quoted as something unknown.
 var errBadQuote = errors.New(`want 'a value as it stands' or "one with \\, \" and \n", and nothing after it but a # comment`)
 
-// envLines is what a .env file says: by name, a value or what is wrong with it.
+// envLines maps the names in a .env file to a value or what is wrong with it.
 type envLines map[string]envLine
 
 type envLine struct {
@@ -362,9 +368,9 @@ func (lines envLines) value(name string) (string, error) {
 	return lines[name].text, lines[name].err
 }
 
-// readEnvFile reads the .env file at path; none is no problem. What is wrong
-// with the value of a setting is kept with its name. What belongs to no setting
-// is returned, since the file is for this server alone.
+// readEnvFile reads the .env file at path; it needn't exist. A problem with the
+// value of a setting is kept under its name. A line that belongs to no setting is
+// a problem that is returned, since the file is for this server alone.
 func readEnvFile(path string, settings []configSetting) (envLines, []error) {
 	if path == "" {
 		return nil, nil
@@ -392,7 +398,7 @@ func readEnvFile(path string, settings []configSetting) (envLines, []error) {
 
 // parseEnv reads lines of the form NAME=value, with an optional export before
 // them. Blank lines and those that begin with # are skipped; see envValue for
-// the value. A $ has no meaning. A name may come once.
+// the value. A $ has no meaning. A name may occur once.
 func parseEnv(content string, known map[string]bool) (envLines, []error) {
 	lines := make(envLines)
 	var problems []error
@@ -449,8 +455,8 @@ func envName(name string) bool {
 		strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
 }
 
-// envValue reads what follows the equals sign: a word up to white space and #;
-// or 'as it stands'; or "with \\, \" and \n".
+// envValue reads what follows the equals sign: text up to white space and a #,
+// or 'literal text', or "text with \\, \" and \n".
 func envValue(raw string) (string, error) {
 	trimmed := strings.Trim(raw, " \t")
 	if trimmed != "" && strings.Contains(`'"`, trimmed[:1]) {

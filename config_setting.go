@@ -26,7 +26,7 @@ const minSecretBytes = 32
 
 // configSetting is one row of the table, bound to its field of one Config.
 type configSetting struct {
-	name, preset  string // preset: the default, as one would write it; "": none
+	name, preset  string // preset: the default, as an operator writes it; "": none
 	meaning, unit string
 	secret        bool                    // may come from X_FILE
 	path          bool                    // ~ at its beginning is the home folder
@@ -164,16 +164,16 @@ func kindFolder() settingKind[string] {
 	return k
 }
 
-// homePath is a path with ~ for the home folder, which only shells expand. What
-// else they would expand is refused, since it would name something else here.
-// The error leaves out the path, which may be a secret in the wrong place.
+// homePath expands a ~ at the beginning of path to the home folder, as shells do.
+// What else they would expand is refused, since it would name something else
+// here. The error leaves out the path, which may be a secret in the wrong place.
 func homePath(path, home string) (string, error) {
 	rest, inHome := strings.CutPrefix(path, "~")
 	switch {
 	case inHome && rest != "" && rest[0] != '/':
 		return "", errors.New("~name isn't expanded here: write the whole path")
 	case inHome && !filepath.IsAbs(home):
-		return "", errors.New("begins with ~, but HOME names no folder: write the whole path")
+		return "", errors.New("begins with ~, but HOME isn't an absolute path: write the whole path")
 	case inHome:
 		return filepath.Join(home, rest), nil
 	case strings.HasPrefix(path, "$"), strings.HasPrefix(path, "%"):
@@ -201,7 +201,7 @@ func kindKey() settingKind[[]byte] {
 		unit: fmt.Sprintf("secret, at least %d bytes", minSecretBytes), secret: true,
 		parse: func(text string) ([]byte, error) {
 			if len(text) < minSecretBytes {
-				return nil, fmt.Errorf("has %d bytes, but at least %d are needed: take the output of openssl rand -base64 48",
+				return nil, fmt.Errorf("has %d bytes, but at least %d are needed: use the output of openssl rand -base64 48",
 					len(text), minSecretBytes)
 			}
 			return []byte(text), nil
@@ -209,14 +209,14 @@ func kindKey() settingKind[[]byte] {
 	}
 }
 
-// kindPassword only carries the text; the rule is checked with the e-mail.
+// kindPassword takes any text: the rules depend on the e-mail, so checkTogether applies them.
 func kindPassword() settingKind[string] {
 	k := kindText("secret, at least 15 characters")
 	k.secret = true
 	return k
 }
 
-// kindEmail has the rule of every account, and its spelling.
+// kindEmail has the rules of every account's e-mail, and its normal form.
 func kindEmail() settingKind[string] {
 	return settingKind[string]{
 		unit: "e-mail address",

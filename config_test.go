@@ -169,7 +169,7 @@ func TestPathsCanBeginAtHome(t *testing.T) {
 			}
 		}
 		_, err := load(t, map[string]string{name: "~/x"}, "")
-		wantProblems(t, err, name+": begins with ~, but HOME names no folder")
+		wantProblems(t, err, name+": begins with ~, but HOME isn't an absolute path")
 	}
 	for _, option := range []string{"sslrootcert", "passfile", "host"} {
 		_, err := load(t, map[string]string{"DATABASE_URL": "postgres://h/d?" + option + "=~/x"}, "")
@@ -305,9 +305,9 @@ func TestSecretsComeFromFiles(t *testing.T) {
 		"one line end": {env: map[string]string{"JWT_SECRET_FILE": two}, want: secret + "\n"},
 		"from .env":    {file: "JWT_SECRET_FILE=" + unix, want: secret},
 		"both": {env: map[string]string{"JWT_SECRET_FILE": unix, "JWT_SECRET": secret},
-			err: []string{"JWT_SECRET: and JWT_SECRET_FILE are both set"}},
+			err: []string{"JWT_SECRET: is set, and so is JWT_SECRET_FILE"}},
 		"both in .env": {file: "JWT_SECRET_FILE=" + unix + "\nJWT_SECRET=" + secret,
-			err: []string{"JWT_SECRET: and JWT_SECRET_FILE are both set"}},
+			err: []string{"JWT_SECRET: is set, and so is JWT_SECRET_FILE"}},
 		"environment wins": {env: map[string]string{"JWT_SECRET": secret}, file: "JWT_SECRET_FILE=" + empty, want: secret},
 		"empty": {env: map[string]string{"JWT_SECRET_FILE": empty},
 			err: []string{"JWT_SECRET_FILE: the file is empty"}},

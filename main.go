@@ -37,10 +37,10 @@ func main() {
 const usageText = `tachikoma keeps missions and specs for AI coding agents.
 
   tachikoma               run the server
-  tachikoma migrate       bring the database to this version, and end
+  tachikoma migrate       bring the database to this version, and exit
   tachikoma check         read the configuration, and say what is wrong with it
   tachikoma passwd EMAIL  set an account's password, read from standard input
-  tachikoma healthcheck   ask the server of this configuration whether it is ready
+  tachikoma healthcheck   ask the server with this configuration whether it is ready
   tachikoma -version      print the version
   tachikoma -help         print this
 
@@ -97,7 +97,7 @@ func runServer(ctx context.Context, config Config, getenv func(string) string, s
 	return s.run(ctx, func() { s.greet(ctx, stdout) })
 }
 
-// greet tells whoever has started the server what to do next.
+// greet tells whoever started the server what to do next.
 func (s *Server) greet(ctx context.Context, stdout io.Writer) {
 	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  %[2]s/api/v1/docs describes its API\n", programVersion(), s.url())
 	if s.postgres != nil {
@@ -118,7 +118,7 @@ func (s *Server) greet(ctx context.Context, stdout io.Writer) {
 		"    -d '{\"email\": \"you@example.com\", \"password\": \"at least 15 characters\"%s}'\n\n", s.url(), setup)
 }
 
-// runMigrate migrates and ends.
+// runMigrate is the command "tachikoma migrate".
 func runMigrate(ctx context.Context, config Config, stdout, stderr io.Writer) error {
 	return onDatabase(ctx, config, stderr, func(_ *Server, url string) error {
 		applied, err := migrate(ctx, url, newLogger(config, stderr))
@@ -129,7 +129,7 @@ func runMigrate(ctx context.Context, config Config, stdout, stderr io.Writer) er
 	})
 }
 
-// runPasswd sets the password of an account, also beside a running server.
+// runPasswd is the command "tachikoma passwd EMAIL", which also works while a server runs.
 func runPasswd(ctx context.Context, config Config, email string, stdin io.Reader, stdout, stderr io.Writer) error {
 	password, err := bufio.NewReader(io.LimitReader(stdin, 4<<10)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -148,8 +148,8 @@ func runPasswd(ctx context.Context, config Config, email string, stdin io.Reader
 	})
 }
 
-// onDatabase calls do with the database that the configuration names: that
-// of a running server, or of a private Postgres that runs for as long.
+// onDatabase calls do with the database that the configuration names: that of a
+// running server, or that of a private Postgres, which it runs until do returns.
 func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s *Server, url string) error) error {
 	s := &Server{serverState: newState(config, newLogger(config, stderr))}
 	if config.DatabaseURL == "" {
@@ -164,7 +164,7 @@ func onDatabase(ctx context.Context, config Config, stderr io.Writer, do func(s 
 	return errors.Join(advise(do(s, url)), s.close())
 }
 
-// newLogger returns the process's logger as LOG_LEVEL and LOG_FORMAT ask.
+// newLogger returns the process's logger, with the level and format of the configuration.
 func newLogger(c Config, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: c.LogLevel}
 	if c.LogFormat == "json" {
@@ -173,7 +173,7 @@ func newLogger(c Config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// programVersion is the program's: the module's, or the commit it was built from.
+// programVersion returns the module's version, or else the commit it was built from.
 func programVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
