@@ -27,26 +27,26 @@ import (
 	"tachikoma/internal/pgserver"
 )
 
-// databaseTrouble is the trouble as of now: open sets it while it waits for
-// the database, then the feed, which looks twice a second, and a write that is
-// refused. Safe for concurrent use.
+// databaseTrouble is the current trouble with the database. open sets it while
+// it waits for the database; after that the feed, which polls twice a second, and
+// a write that is refused. Safe for concurrent use.
 type databaseTrouble struct{ now atomic.Int32 }
 
 func (d *databaseTrouble) get() dbTrouble { return dbTrouble(d.now.Load()) }
 
-// set returns what it was before.
+// set sets the trouble and returns the previous one.
 func (d *databaseTrouble) set(t dbTrouble) dbTrouble { return dbTrouble(d.now.Swap(int32(t))) }
 
-// begin reports whether t is news: nothing was wrong before.
+// begin sets t if nothing was wrong before, and reports whether it did.
 func (d *databaseTrouble) begin(t dbTrouble) bool { return d.change(noTrouble, t) }
 
-// change sets to, and reports that, unless it isn't from any more.
+// change sets to if the trouble is still from, and reports whether it did.
 func (d *databaseTrouble) change(from, to dbTrouble) bool {
 	return d.now.CompareAndSwap(int32(from), int32(to))
 }
 
-// refuseWrites is the answer to a write while none can work, or nil. That the
-// database is unreachable shows when a connection is asked for.
+// refuseWrites returns the error of a write while the database accepts none, or
+// nil. That the database is unreachable shows when a connection is acquired.
 func (d *databaseTrouble) refuseWrites() error {
 	if t := d.get(); t == readOnly || t == diskFull {
 		return t.problem()
@@ -54,11 +54,11 @@ func (d *databaseTrouble) refuseWrites() error {
 	return nil
 }
 
-// openState connects to a database that is migrated.
+// openState connects to a migrated database. After an error s.db is nil.
 func (s *serverState) openState(ctx context.Context, databaseURL string) (err error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
-		return errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
+		return errors.New("DATABASE_URL isn't a valid PostgreSQL connection string")
 	}
 	session, err := connect(ctx, databaseURL) // finds out what the database lets a session set
 	if err != nil {
@@ -76,13 +76,13 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, refusal *pgconn.PgError) bool {
 		t := writeTrouble(refusal)
 		if t != noTrouble && s.opened.Load() && s.trouble.begin(t) {
-			s.log.Error("the database takes no writes", "reason", t.code(), "error", refusal)
+			s.log.Error("the database accepts no writes", "reason", t.code(), "error", refusal)
 		}
-		// A session that was refused a write keeps what made it read only.
+		// A session that was refused a write stays read-only: pgx must close it.
 		return t == noTrouble && keepUnlessFatal(conn, refusal)
 	}
-	// Behind a pooler a connection can get what another one listens for; without
-	// this pgx would keep it for ever.
+	// Behind a pooler a connection can get the notifications of another one;
+	// without this pgx would keep them for ever.
 	config.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	config.BeforeClose = s.conns.remove
 	config.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
@@ -111,7 +111,7 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 	return err
 }
 
-// keepUnlessFatal is pgx's own OnPgError, whatever the language of the message.
+// keepUnlessFatal is pgx's own OnPgError, but works in any language of the messages.
 func keepUnlessFatal(_ *pgconn.PgConn, refusal *pgconn.PgError) bool {
 	return severity(refusal) != "FATAL"
 }
@@ -122,9 +122,9 @@ func severity(refusal *pgconn.PgError) string {
 	return cmp.Or(refusal.SeverityUnlocalized, refusal.Severity)
 }
 
-// sessionSettings are those of every session of the server, whatever the
-// defaults of its role and of the database are. What isn't here is theirs, such
-// as search_path and default_transaction_read_only.
+// sessionSettings are set in every session of the server, whatever the defaults
+// of its role and of the database are. Those defaults hold for all other settings,
+// such as search_path and default_transaction_read_only.
 var sessionSettings = []sessionSetting{
 	{name: "client_encoding", value: "UTF8", pooled: true},
 	{name: "DateStyle", value: "ISO, MDY", pooled: true,
@@ -149,26 +149,26 @@ type sessionSetting struct {
 	name, value string
 	fits        func(has string) bool // whether another value serves as well; nil: none does
 	pooled      bool                  // poolers pass it on
-	local       bool                  // each transaction sets it, or a pooler sees to it
-	since       int                   // the version of PostgreSQL that has it first
+	local       bool                  // each transaction sets it, or a pooler takes care of it
+	since       int                   // the first version of PostgreSQL that has it
 }
 
-// longTimeout reports whether a timeout in milliseconds is longer than what is
-// read in one statement takes.
+// longTimeout reports whether a timeout in milliseconds is longer than any
+// single statement that reads takes.
 func longTimeout(has string) bool {
 	ms, err := strconv.Atoi(has)
 	return err == nil && ms >= 60_000
 }
 
-// connect opens a connection to the database that is in no pool, with
-// sessionSettings. A pooler refuses settings, and an older PostgreSQL those
-// that it doesn't know: then they are left out, and what a session has by
-// itself has to fit. The connection speaks the simple protocol, in which a
-// migration can be sent as it is.
+// connect opens a connection outside the pool, with sessionSettings. Poolers
+// refuse some of them, and an older PostgreSQL those that it doesn't know: then
+// they are left out, and the session's own values have to do. The connection
+// uses the simple protocol, in which a migration can be sent as it is. The caller
+// closes it.
 func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
-		return nil, errors.New("DATABASE_URL can't be read as a PostgreSQL connection string")
+		return nil, errors.New("DATABASE_URL isn't a valid PostgreSQL connection string")
 	}
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	config.ConnectTimeout = connectTimeout
@@ -192,7 +192,7 @@ func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 		var conn *pgx.Conn
 		if conn, err = pgx.ConnectConfig(ctx, config); err == nil {
 			if err = checkDatabase(ctx, conn); err != nil {
-				_ = conn.Close(ctx) // what is wrong is known
+				_ = conn.Close(ctx) // err already says what is wrong
 				return nil, err
 			}
 			return conn, nil
@@ -206,20 +206,20 @@ func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 	return nil, refusedConnection(err, config)
 }
 
-// refusedConnection is the error of a connection that isn't made, with what an
-// operator can do about it, unless that may pass.
+// refusedConnection is the error of a connection that couldn't be made, with
+// what an operator can do about it, unless waiting may help.
 func refusedConnection(err error, config *pgx.ConnConfig) error {
 	if passing(err) != noTrouble {
 		return fmt.Errorf("connecting to the database: %w", err)
 	}
 	role, database := identifier(config.User), identifier(config.Database)
-	advice := "the database can't be connected to: check DATABASE_URL, also its sslmode"
+	advice := "can't connect to the database: check DATABASE_URL, including its sslmode"
 	switch sqlState(err) {
 	case "28P01": // invalid_password
 		advice = "the database refuses the password of the role " + role + ": correct DATABASE_URL, or run ALTER ROLE " +
 			role + " PASSWORD '…'"
 	case "28000": // invalid_authorization_specification
-		advice = "the database doesn't let the role " + role + " in: run CREATE ROLE " + role +
+		advice = "the database refuses the role " + role + ": run CREATE ROLE " + role +
 			" LOGIN PASSWORD '…', or allow it in pg_hba.conf"
 	case "3D000": // invalid_catalog_name
 		advice = "there is no database " + database + ": run CREATE DATABASE " + database + " OWNER " + role +
@@ -228,17 +228,17 @@ func refusedConnection(err error, config *pgx.ConnConfig) error {
 		advice = "the role " + role + " may not use the database: run GRANT CONNECT ON DATABASE " + database + " TO " + role
 	}
 	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
-		err = refusal // the rest says the same in more lines
+		err = refusal // the rest repeats it in more lines
 	}
 	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
-		advice = "the database's TLS certificate isn't trusted: name its authority in sslrootcert of DATABASE_URL"
+		advice = "the database's TLS certificate isn't trusted: set sslrootcert in DATABASE_URL to its CA certificate"
 	}
 	return fmt.Errorf("%s (%w)", advice, err)
 }
 
 var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
-// identifier is a name as SQL wants it, in quotes where it needs them.
+// identifier returns name as an SQL identifier, quoted if need be.
 func identifier(name string) string {
 	if plainName.MatchString(name) {
 		return name
@@ -246,8 +246,8 @@ func identifier(name string) string {
 	return pgx.Identifier{name}.Sanitize()
 }
 
-// checkDatabase refuses a server that can't hold this program's data, and
-// sessions in which the program wouldn't work as it should.
+// checkDatabase returns an error for a server that can't hold this program's data,
+// or sessions in which the program wouldn't work as it should.
 func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
 	var number, version, encoding string
 	err := conn.QueryRow(ctx, `
@@ -260,13 +260,13 @@ func checkDatabase(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("the database is PostgreSQL %s: %d or later is needed", version, pgserver.MinVersion)
 	}
 	if encoding != "UTF8" {
-		return fmt.Errorf("the database's encoding is %s: make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
-			encoding)
+		return fmt.Errorf("the database's encoding is %s: create one with CREATE DATABASE … "+
+			"ENCODING 'UTF8' TEMPLATE template0", encoding)
 	}
 	return checkSession(ctx, conn)
 }
 
-// checkSession looks at what connect had to leave out.
+// checkSession checks the settings that connect had to leave out.
 func checkSession(ctx context.Context, conn *pgx.Conn) error {
 	has := make(map[string]string)
 	rows, err := conn.Query(ctx, `SELECT name, setting FROM pg_settings`)
@@ -293,7 +293,7 @@ func checkSession(ctx context.Context, conn *pgx.Conn) error {
 	if len(wrong) == 0 {
 		return nil
 	}
-	return fmt.Errorf("behind this pooler the sessions have %s, with which the server doesn't work: "+
+	return fmt.Errorf("the sessions behind this pooler have %s, with which the server doesn't work: "+
 		"run %s, and restart the pooler", strings.Join(wrong, ", "), strings.Join(mend, "; "))
 }
 
@@ -315,8 +315,8 @@ func (c *connections) remove(conn *pgx.Conn) {
 	delete(c.open, conn)
 }
 
-// cut closes them under the feet of who waits for an answer: a database that
-// has gone silent would let them wait for as long as their requests may take.
+// cut closes them all, although some wait for an answer: a database that has gone
+// silent would let them wait for as long as their requests may take.
 func (c *connections) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -326,17 +326,17 @@ func (c *connections) cut() {
 }
 
 const (
-	acquireTimeout = 2 * time.Second // that a request waits for a connection of the pool
-	connectTimeout = 5 * time.Second // that one outside of the pool may take
+	acquireTimeout = 2 * time.Second // for a request to get a connection of the pool
+	connectTimeout = 5 * time.Second // for a connection outside the pool to be made
 )
 
-// dbPool is the connections that requests share. It bounds the wait for one: as a
-// tracer, since what TraceAcquireStart returns is the context of the wait and of
-// nothing else. While the database is down nobody waits at all.
+// dbPool is the connections that requests share. It bounds the wait for one. It
+// does so as a tracer, since the context that TraceAcquireStart returns is used
+// for the wait and for nothing else. While the database is down there is no wait.
 //
-// Where the database gives fewer connections than the pool may have, those that
-// exist serve, and who finds none waits for one. For that, who acquires takes a
-// place first. One whose connection was refused is kept back for a while, the
+// If the database allows fewer connections than the pool may have, requests share
+// those that exist, and wait while all are in use. For that, each acquire takes a
+// place first. A place whose connection was refused is kept back for a while, the
 // longer the more there are, so that about one new connection is tried a second.
 // Safe for concurrent use.
 type dbPool struct {
@@ -347,12 +347,12 @@ type dbPool struct {
 
 	keptBack atomic.Int32
 	refused  atomic.Int64 // connections, in all
-	saidAt   atomic.Int64 // when the log told of it, in Unix seconds
+	saidAt   atomic.Int64 // when it was last logged, in Unix seconds
 	waits    atomic.Int64 // for a place,
 	waited   atomic.Int64 // and their nanoseconds
 }
 
-// newPool makes a pool without its pgxpool.Pool, whose tracer it is.
+// newPool returns a pool without its pgxpool.Pool, which is made with it as a tracer.
 func newPool(size int, down func() bool, log *slog.Logger) *dbPool {
 	p := &dbPool{down: down, log: log, places: make(chan struct{}, size)}
 	for range size {
@@ -361,7 +361,7 @@ func newPool(size int, down func() bool, log *slog.Logger) *dbPool {
 	return p
 }
 
-// Acquire is as of pgxpool.Pool, and so are the following; but a refused
+// Acquire and the methods after it are those of pgxpool.Pool, but a refused
 // connection is no error as long as there is time to wait for another one.
 func (p *dbPool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
 	err = unlessRefused(ctx, func() error { conn, err = p.Pool.Acquire(ctx); return err })
@@ -387,8 +387,9 @@ func (p *dbPool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 // errNoConnection means that no connection of the pool was free in time.
 var errNoConnection = errors.New("no connection was free in time")
 
-// unlessRefused does something until it isn't for want of a connection that it
-// fails, for as long as a request waits for one.
+// unlessRefused calls do again while it fails because the database refuses a
+// connection, for at most acquireTimeout. A wait for the pool that takes too long
+// is errNoConnection.
 func unlessRefused(ctx context.Context, do func() error) error {
 	for began := time.Now(); ; {
 		err := do()
@@ -406,13 +407,13 @@ func unlessRefused(ctx context.Context, do func() error) error {
 	}
 }
 
-// tooManyConnections reports whether err is the refusal of a connection.
+// tooManyConnections reports whether the database has refused a connection because it has too many.
 func tooManyConnections(err error) bool {
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	return connecting && sqlState(err) == "53300" // too_many_connections
 }
 
-// acquiring is what the context of an acquire knows.
+// acquiring is the state of an acquire, in its context.
 type acquiring struct {
 	cancel context.CancelFunc
 	place  bool // it has taken one
@@ -420,7 +421,7 @@ type acquiring struct {
 
 type acquiringKey struct{}
 
-// TraceAcquireStart waits for a place.
+// TraceAcquireStart waits for a place, for at most acquireTimeout.
 func (p *dbPool) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool,
 	_ pgxpool.TraceAcquireStartData) context.Context {
 	limit := acquireTimeout
@@ -445,13 +446,13 @@ func (p *dbPool) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool,
 	return context.WithValue(limited, acquiringKey{}, a)
 }
 
-// TraceAcquireEnd gives the place back, unless it has led to a connection.
+// TraceAcquireEnd gives the place back, unless the acquire got a connection.
 func (p *dbPool) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, done pgxpool.TraceAcquireEndData) {
 	a, _ := ctx.Value(acquiringKey{}).(acquiring)
 	a.cancel()
 	if tooManyConnections(done.Err) {
 		p.noteRefused(done.Err)
-		// Those of the connections that exist aren't kept back: somebody may have come between.
+		// Connections that exist keep their places: another acquire may have made one meanwhile.
 		if size := cap(p.places) - int(p.keptBack.Load()); a.place && size > int(p.Stat().TotalConns()) {
 			wait := min(time.Duration(p.keptBack.Add(1))*time.Second, time.Minute)
 			time.AfterFunc(wait, func() {
@@ -474,7 +475,7 @@ func (p *dbPool) noteRefused(err error) {
 	p.refused.Add(1)
 	now, last := time.Now().Unix(), p.saidAt.Load()
 	if now-last >= 60 && p.saidAt.CompareAndSwap(last, now) {
-		p.log.Warn("the database gives fewer connections than DATABASE_MAX_CONNS: requests wait for those that exist",
+		p.log.Warn("the database allows fewer connections than DATABASE_MAX_CONNS: requests wait for those that exist",
 			"connections", p.Stat().TotalConns(), "error", err)
 	}
 }

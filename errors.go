@@ -20,9 +20,9 @@ import (
 )
 
 // apiError is the one error type that reaches a client. Handlers return it,
-// asProblem finds it, and writeProblem writes it as an
-// RFC 9457 problem. Everything public is in status, code, detail, fields and
-// extra; the cause goes to the log and nowhere else.
+// asProblem finds it, and writeProblem writes it as an RFC 9457 problem.
+// Everything public is in status, code, detail, fields and extra; the cause goes
+// to the log and nowhere else.
 type apiError struct {
 	status int
 	code   string         // stable, snake_case; clients branch on it
@@ -65,7 +65,7 @@ func problem(status int, code, detail string, args ...any) *apiError {
 }
 
 // with adds an extension member, which clients see beside the detail. Its name
-// is none of those that every problem has (RFC 9457, 3.1 and 3.2).
+// must not be one that every problem has (RFC 9457, 3.1 and 3.2).
 func (e *apiError) with(name string, value any) *apiError {
 	if e.extra == nil {
 		e.extra = make(map[string]any)
@@ -93,6 +93,8 @@ func (e *apiError) because(err error) *apiError {
 // of them at once. The zero value is ready to use.
 type violations struct{ fields []fieldError }
 
+// add adds a problem, unless there are maxProblems already. The message is
+// formatted like fmt.Sprintf.
 func (v *violations) add(field, code, message string, args ...any) {
 	if len(v.fields) == maxProblems {
 		return
@@ -123,7 +125,7 @@ func invalidField(field, code, message string, args ...any) error {
 	return v.err()
 }
 
-// errNotFound is the answer for what isn't there and for what the caller may
+// errNotFound is the error for what doesn't exist and for what the caller may
 // not see: the two can't be told apart.
 func errNotFound() *apiError {
 	return problem(http.StatusNotFound, "not_found", "Not found, or not visible to you.")
@@ -145,8 +147,8 @@ func notFoundOr(err error, doing string) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// asProblem turns any error into what the client is told. An error nobody
-// foresaw is a bare 500, and a database that can't do its work is a 503.
+// asProblem turns any error into what the client is told. An unexpected error is
+// a bare 500, and a database that can't do its work is a 503.
 func asProblem(err error) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
@@ -171,7 +173,7 @@ func asProblem(err error) *apiError {
 			"This took longer than the server allows.").withHeader("Retry-After", "1").because(err)
 	case "54000": // program_limit_exceeded: a text that can't be indexed
 		return problem(http.StatusUnprocessableEntity, "too_complex",
-			"The text is more than the search index can hold.").because(err)
+			"The text is too large for the search index.").because(err)
 	case "55P03", "40001", "40P01": // lock_not_available, serialization_failure, deadlock_detected
 		return problem(http.StatusServiceUnavailable, "busy",
 			"Other requests are changing the same data. Try again.").withHeader("Retry-After", "1").because(err)
@@ -190,7 +192,7 @@ type dbTrouble int32
 const (
 	noTrouble   dbTrouble = iota
 	unreachable           // or it doesn't answer
-	readOnly              // a standby after a failover, or its owner wants it so: only writes are refused
+	readOnly              // a standby after a failover, or configured so: only writes are refused
 	diskFull              // likewise
 )
 
@@ -199,16 +201,15 @@ func (t dbTrouble) code() string {
 	return [...]string{"", "database_unavailable", "database_read_only", "database_full"}[t]
 }
 
-// problem is the answer to a request that this trouble keeps from being served.
+// problem is the error of a request that can't be served because of this trouble.
 func (t dbTrouble) problem() *apiError {
 	detail := [...]string{unreachable: "The database can't serve this right now. Try again in a moment.",
-		readOnly: "The database takes no changes right now, but can be read. Try again in a moment.",
-		diskFull: "The database has no room for changes right now, but can be read. Try again later."}[t]
+		readOnly: "The database accepts no changes right now, but can be read. Try again in a moment.",
+		diskFull: "The database has no space for changes right now, but can be read. Try again later."}[t]
 	return problem(http.StatusServiceUnavailable, t.code(), "%s", detail).withHeader("Retry-After", "1")
 }
 
-// writeTrouble is what a database's refusal of a statement says about all
-// writes.
+// writeTrouble is what the error of one statement means for all writes.
 func writeTrouble(err error) dbTrouble {
 	switch sqlState(err) {
 	case "25006": // read_only_sql_transaction
@@ -219,9 +220,9 @@ func writeTrouble(err error) dbTrouble {
 	return noTrouble
 }
 
-// passing classifies err as a temporary trouble that is worth waiting for. It is
-// noTrouble if waiting won't help, as with a wrong password or a certificate that
-// isn't trusted.
+// passing returns the trouble behind err if it is worth waiting for it to pass,
+// and noTrouble if not, as with a wrong password or a certificate that isn't
+// trusted.
 func passing(err error) dbTrouble {
 	if t := writeTrouble(err); t != noTrouble {
 		return t
@@ -237,12 +238,12 @@ func passing(err error) dbTrouble {
 	return unreachable
 }
 
-// advise adds to an error of a passing trouble what an operator can do about it.
+// advise adds what an operator can do about it to an error that passing knows.
 func advise(err error) error {
 	advice := [...]string{unreachable: "the database can't be reached: start it, or correct DATABASE_URL",
 		readOnly: "the database is read-only: connect to the primary (of several hosts, target_session_attrs=read-write in " +
 			"DATABASE_URL finds it), or run ALTER DATABASE … RESET default_transaction_read_only",
-		diskFull: "the disk of the database is full: make room on it"}[passing(err)]
+		diskFull: "the database's disk is full: free some space on it"}[passing(err)]
 	if advice == "" {
 		return err
 	}
@@ -264,7 +265,7 @@ func databaseGone(err error) bool {
 	if connecting || pgconn.Timeout(err) || errors.Is(err, errNoConnection) {
 		return true
 	}
-	ours := errors.Is(err, context.DeadlineExceeded) // the request's time is over, but not for want of the database
+	ours := errors.Is(err, context.DeadlineExceeded) // the request ran out of time, but not because of the database
 	return !ours && networkFailed(err) || pgconn.SafeToRetry(err)
 }
 
@@ -320,5 +321,5 @@ func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) 
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tachikoma"`)
 	}
 	c.mustSend = true
-	_ = writeBytes(w, r, c, e.status, "application/problem+json", encoded) // which then isn't refused
+	_ = writeBytes(w, r, c, e.status, "application/problem+json", encoded) // mustSend: it isn't refused
 }

@@ -27,8 +27,8 @@ import (
 var migrationFiles embed.FS
 
 const (
-	// migrationLock is the advisory lock of whoever migrates, "tachi" in ASCII.
-	// Such locks are a database's own, so it need only be unique in this program.
+	// migrationLock is the key of the advisory lock held while migrating, "tachi"
+	// in ASCII. Each database has its own, so it need only be unique in this program.
 	migrationLock     = 0x7461636869
 	migrationLockPoll = 50 * time.Millisecond
 )
@@ -42,11 +42,11 @@ type migration struct {
 }
 
 // migrate brings the database to this binary's version and returns how many
-// migrations it applied. Another one that migrates is waited for, as long as
-// ctx allows. A history that was edited, or is newer than this binary, is
-// refused, and so is a PostgreSQL older than 14 or not in UTF-8. It has one
-// connection of its own and keeps no state in the session, so it works behind
-// a pooler in transaction mode.
+// migrations it applied. While another process migrates, it waits, for as long as
+// ctx allows. It refuses a history that was edited or is newer than this binary,
+// and a PostgreSQL older than 14 or not in UTF-8. It uses one connection of its
+// own and keeps no state in the session, so it works behind a pooler in
+// transaction mode.
 func migrate(ctx context.Context, databaseURL string, log *slog.Logger) (applied int, err error) {
 	migrations, err := readMigrations(migrationFiles)
 	if err != nil {
@@ -55,7 +55,7 @@ func migrate(ctx context.Context, databaseURL string, log *slog.Logger) (applied
 	return applyMigrations(ctx, databaseURL, migrations, log)
 }
 
-// readMigrations reads the folder migrations and checks its names.
+// readMigrations reads the folder migrations and checks the names in it.
 func readMigrations(files fs.FS) ([]migration, error) {
 	entries, err := fs.ReadDir(files, "migrations") // sorted by name
 	if err != nil {
@@ -106,13 +106,13 @@ func applyMigrations(ctx context.Context, databaseURL string, migrations []migra
 	}
 }
 
-// migrationSteps are what a migration does after its file, in the same
-// transaction, where SQL can't or is slow.
+// migrationSteps are what migrations do after their file, in the same transaction,
+// where SQL can't do it or would be slow.
 var migrationSteps = map[string]func(ctx context.Context, tx pgx.Tx) error{
 	"0004_states.sql": markAllCycles,
 }
 
-// markAllCycles notes which specs are part of a cycle, mission by mission.
+// markAllCycles records which specs are part of a cycle.
 func markAllCycles(ctx context.Context, tx pgx.Tx) error {
 	edges, err := readEdges(ctx, tx, `SELECT spec_id::text, depends_on::text FROM dependencies`)
 	if err != nil {
@@ -162,16 +162,16 @@ func applyNext(ctx context.Context, conn *pgx.Conn, migrations []migration, log 
 	return next, err
 }
 
-// migrationLimitsSQL lifts the limits on time, which a pooler's sessions have
-// from the role or the database: a migration takes as long as it takes.
+// migrationLimitsSQL lifts the timeouts that a pooler's sessions may have from the
+// role or the database: a migration takes as long as it takes.
 const migrationLimitsSQL = `
 	SET LOCAL statement_timeout = 0;
 	SET LOCAL lock_timeout = 0;
 	SET LOCAL idle_in_transaction_session_timeout = 0`
 
-// lockMigrations waits until nobody else migrates. It asks again and again
-// rather than block in a statement, for a blocked statement holds a snapshot,
-// and a CREATE INDEX CONCURRENTLY elsewhere would wait for it.
+// lockMigrations waits until nobody else migrates. It polls rather than block in a
+// statement, since a blocked statement holds a snapshot, and a CREATE INDEX
+// CONCURRENTLY elsewhere would wait for it.
 func lockMigrations(ctx context.Context, tx pgx.Tx, log *slog.Logger) error {
 	tick := time.NewTicker(migrationLockPoll)
 	defer tick.Stop()
@@ -184,20 +184,20 @@ func lockMigrations(ctx context.Context, tx pgx.Tx, log *slog.Logger) error {
 			return nil
 		}
 		if !waited {
-			log.InfoContext(ctx, "waiting for another server that migrates the database")
+			log.InfoContext(ctx, "waiting for another server to migrate the database")
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for another server that migrates the database: %w", ctx.Err())
+			return fmt.Errorf("waiting for another server to migrate the database: %w", ctx.Err())
 		}
 	}
 }
 
-// checkHistory returns how many migrations the database has, after making sure
-// that they are the first of ours. It makes the table that records them.
+// checkHistory returns how many migrations the database has, after checking that
+// they are the first of ours. It creates the table that records them if need be.
 func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count int, err error) {
-	// Asked first, because CREATE … IF NOT EXISTS wants the right to create even where it needn't.
+	// Asked first, because CREATE … IF NOT EXISTS needs the privilege to create even if the table exists.
 	var there, ours bool
 	err = tx.QueryRow(ctx, `
 		SELECT count(*) > 0, count(*) FILTER (WHERE (attname, format_type(atttypid, NULL)) IN
@@ -236,7 +236,7 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 	}
 	for i, record := range history {
 		if i >= len(migrations) {
-			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends with %04d: run "+
+			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends at %04d: run "+
 				"the newer program",
 				record.name, len(migrations))
 		}
@@ -251,7 +251,7 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 	return len(history), nil
 }
 
-// foreignDatabase is the error of a database that somebody else lives in.
+// foreignDatabase is the error of a database that another program uses.
 func foreignDatabase(sign string) error {
 	return fmt.Errorf("the database is another program's (%s): give Tachikoma a database of its own, "+
 		"with CREATE DATABASE tachikoma and that name in DATABASE_URL", sign)
@@ -276,7 +276,7 @@ func explainMigration(ctx context.Context, conn *pgx.Conn, err error) error {
 		return err
 	}
 	const (
-		noCreate = "the role %[1]s may not make tables in the schema %[2]s: run GRANT CREATE ON SCHEMA %[2]s TO %[1]s, " +
+		noCreate = "the role %[1]s may not create tables in schema %[2]s: run GRANT CREATE ON SCHEMA %[2]s TO %[1]s, " +
 			"or ALTER DATABASE %[3]s OWNER TO %[1]s (%[4]w)"
 		notOwner = "the tables belong to the role %[2]s, so the role %[1]s may not change them: connect as %[2]s, " +
 			"or run REASSIGN OWNED BY %[2]s TO %[1]s (%[3]w)"
@@ -297,7 +297,7 @@ func explainMigration(ctx context.Context, conn *pgx.Conn, err error) error {
 	return err
 }
 
-// at is the file, and the line if the database told it, of an error.
+// at is the file of an error, and its line if the database reported one.
 func (m *migration) at(err error) string {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || e.Position < 1 {

@@ -32,7 +32,7 @@ func testMigrations(t *testing.T, pairs ...string) []migration {
 	return migrations
 }
 
-// queryText runs a query that answers with one text.
+// queryText runs a query that returns one text.
 func queryText(t *testing.T, url, sql string) (answer string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
@@ -46,7 +46,7 @@ func queryText(t *testing.T, url, sql string) (answer string) {
 	return answer
 }
 
-// wantError fails the test unless err says all of the words.
+// wantError fails the test unless err contains all of the words.
 func wantError(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if err == nil {
@@ -192,8 +192,8 @@ func TestMigrateRefusesAnotherEncoding(t *testing.T) {
 	wantError(t, err, "LATIN1", "UTF8")
 }
 
-// What keeps a database from being migrated is said with what mends it, in one
-// sentence, and that does mend it.
+// The error for a database that can't be migrated says how to fix it, in one
+// sentence, and that does fix it.
 func TestMigrateSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ begin, words, mend string }{
@@ -302,8 +302,8 @@ func withUser(t *testing.T, databaseURL, role, password string) string {
 	return u.String()
 }
 
-// TestDatabaseOfTheFirstSchemaComesAlong fills a database as it was before
-// specs had their states in a table of their own, and looks at it through the API.
+// TestDatabaseOfTheFirstSchemaComesAlong fills a database as it was before specs
+// had their states in a separate table, and checks it through the API.
 func TestDatabaseOfTheFirstSchemaComesAlong(t *testing.T) {
 	t.Parallel()
 	url := newEmptyDatabase(t, "TEMPLATE template0 ENCODING 'UTF8'")
@@ -413,8 +413,8 @@ const firstSchemaSQL = `
 	INSERT INTO heads (stream, seq, planned, in_progress, completed, unblocked, criteria_total, criteria_done)
 	VALUES (pg_temp.id('2'), 2, 4, 1, 1, 1, 3, 2)`
 
-// setDefaults gives all new sessions of a database settings that somebody may
-// have chosen for another program.
+// setDefaults gives all new sessions of a database settings that may have been
+// chosen for another program.
 func setDefaults(t *testing.T, databaseURL string, settings ...string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), databaseURL)

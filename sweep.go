@@ -13,14 +13,14 @@ import (
 const (
 	sweepEvery   = time.Second      // expired leases
 	countEvery   = 15 * time.Second // the totals that metrics show
-	tidyEvery    = time.Minute      // everything else that has had its time
+	tidyEvery    = time.Minute      // everything else that expires
 	sweepTimeout = 30 * time.Second
-	sweepLock    = 7205_0002 // key of the advisory lock that one instance at a time holds
+	sweepLock    = 7205_0002 // key of the advisory lock of the instance that sweeps
 	sweepBatch   = 1000      // rows that one statement takes at most
 )
 
-// sweep clears away what has had its time, until ctx ends. Of several
-// instances one sweeps at a time; the others find the lock taken and pass.
+// sweep clears away what has expired, until ctx ends. Only one of several
+// instances sweeps at a time; the others find the lock taken and skip their turn.
 func (s *Server) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
@@ -35,12 +35,12 @@ func (s *Server) sweep(ctx context.Context) {
 			continue
 		}
 		if err := s.sweepLeases(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("expired leases weren't taken back", "error", err)
+			s.log.Warn("taking back expired leases failed", "error", err)
 		}
 		if time.Since(counted) >= countEvery {
 			counted = time.Now()
 			if err := s.countTotals(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("the totals weren't counted", "error", err)
+				s.log.Warn("counting the totals failed", "error", err)
 			}
 		}
 		if time.Since(tidied) < tidyEvery {
@@ -48,12 +48,12 @@ func (s *Server) sweep(ctx context.Context) {
 		}
 		tidied = time.Now()
 		if err := errors.Join(s.tidy(ctx), s.prune(ctx)); err != nil && ctx.Err() == nil {
-			s.log.Warn("what has expired wasn't cleared", "error", err)
+			s.log.Warn("clearing what has expired failed", "error", err)
 		}
 	}
 }
 
-// sweepLeases takes back the leases whose time is over, mission by mission.
+// sweepLeases takes back the expired leases, mission by mission.
 func (s *Server) sweepLeases(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
@@ -66,7 +66,7 @@ func (s *Server) sweepLeases(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for expired leases: %w", err)
 	}
-	var errs []error // of one mission; the others go on
+	var errs []error // an error of one mission doesn't stop the others
 	for _, mission := range missions {
 		errs = append(errs, s.sweepOnce(ctx, func(ctx context.Context, t *tx) error {
 			return t.takeBackExpired(ctx, mission, s.config.MaxAttempts)
@@ -75,11 +75,11 @@ func (s *Server) sweepLeases(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// errOthersSweep rolls back what another instance does right now.
+// errOthersSweep rolls back because another instance is sweeping.
 var errOthersSweep = errors.New("another instance sweeps")
 
 // sweepOnce runs fn in a transaction of the server's own, unless another
-// instance sweeps right now.
+// instance is sweeping: then it returns nil without calling fn.
 func (s *Server) sweepOnce(ctx context.Context, fn func(ctx context.Context, t *tx) error) error {
 	err := s.inTx(ctx, account{}, func(ctx context.Context, t *tx) error {
 		var mine bool
@@ -128,8 +128,8 @@ type totals struct {
 	oldest   float64 // seconds since the claim of the spec held for longest; 0 where none is
 }
 
-// readTotals reads what countTotals has left, or returns pgx.ErrNoRows before
-// the first time.
+// readTotals reads what countTotals has stored, or returns an error that wraps
+// pgx.ErrNoRows if nothing has been counted yet.
 func (s *Server) readTotals(ctx context.Context) (n totals, err error) {
 	err = s.db.QueryRow(ctx, `
 		SELECT missions, specs, ready, leases, coalesce(extract(epoch FROM clock_timestamp() - oldest_claim), 0)::float8
@@ -141,7 +141,7 @@ func (s *Server) readTotals(ctx context.Context) (n totals, err error) {
 }
 
 // prune deletes the events older than EVENT_RETENTION, and after an hour those
-// that instances tell each other.
+// that instances send each other.
 func (s *Server) prune(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
@@ -163,10 +163,11 @@ func (s *Server) prune(ctx context.Context) error {
 	return nil
 }
 
-// pruneSome deletes a batch of old events of the stream that has the oldest,
-// among those that the condition on $2, the server's stream, leaves. It reports
-// whether there was one. Times rise with the numbers of a stream, so what goes
-// is its beginning; heads_oldest finds it, however many events there are.
+// pruneSome deletes a batch of old events from the stream that has the oldest one,
+// among the streams that satisfy the condition streams, in which $2 is the
+// server's stream. It reports whether there was one. Within a stream times rise
+// with the numbers, so what is deleted is its beginning; the index heads_oldest
+// finds it, however many events there are.
 func (t *tx) pruneSome(ctx context.Context, streams string, retention time.Duration) (more bool, err error) {
 	var stream string
 	var first int64
@@ -181,7 +182,7 @@ func (t *tx) pruneSome(ctx context.Context, streams string, retention time.Durat
 	if err != nil {
 		return false, err
 	}
-	// Up to the first event that stays, of those that one batch may take.
+	// Up to the first event that stays, or as many as a batch may have.
 	t.queue(`
 		DELETE FROM events WHERE stream = $1 AND seq >= $2 AND seq < coalesce(
 			(SELECT seq FROM events WHERE stream = $1 AND seq >= $2 AND seq < $2::bigint + $3 AND at >= $4 ORDER BY seq LIMIT 1),

@@ -26,13 +26,13 @@ type querier interface {
 }
 
 // tx is one run of a write. Beside the transaction it gathers what has to
-// happen with the commit: events to append, counters to move, credentials to
+// happen with the commit: events to append, counters to change, credentials to
 // forget. It belongs to the closure it is given to.
 //
-// Statements whose results nobody waits for are queued, and travel with the
-// next one that somebody waits for: BEGIN with the first, COMMIT with the last
-// ones, so that a claim takes three round trips and not ten. What is queued
-// reports its error where it is sent.
+// Statements whose results nobody waits for are queued, and sent with the next
+// one that somebody waits for: BEGIN with the first, COMMIT with the last ones, so
+// that a claim takes three round trips and not ten. A queued statement reports
+// its error where it is sent.
 //
 // Rows are locked in this order, so that no two writes wait for each other:
 // idempotency key, mission, accounts by id, sessions, their tokens, specs by id,
@@ -41,23 +41,22 @@ type querier interface {
 // See docs/design.md, Write skew and the lock order.
 type tx struct {
 	conn    *pgxpool.Conn
-	queued  *pgx.Batch // on their way with the next statement that is waited for
+	queued  *pgx.Batch // sent with the next statement that is waited for
 	account account
 	events  []event
 	moved   map[string]tally    // mission id → by how much its counters move
-	recount map[string]struct{} // missions whose counters are counted anew instead
+	recount map[string]struct{} // missions whose counters are recounted instead
 	revoked []string            // accounts whose credentials changed
-	heads   map[string]int64    // stream → its newest seq, of those that grew
-	specs   map[string]string   // spec → its mission, of those that its events are about
+	heads   map[string]int64    // stream → its newest seq; only streams that grew
+	specs   map[string]string   // spec → its mission; only specs that the events are about
 	claimed int                 // leases granted
 	expired int                 // leases taken back
 	thens   []func() error      // see then
 }
 
-// begin takes a connection and queues what begins a transaction on it. The
-// caller ends it with commit, or else with rollback, which after a commit does
-// nothing but give the connection back. While the database takes no writes it
-// isn't asked.
+// begin takes a connection and queues what begins a transaction on it. The caller
+// always calls rollback, which after a commit only gives the connection back.
+// While the database accepts no writes, begin fails without asking it.
 func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
 	if err := s.trouble.refuseWrites(); err != nil {
 		return nil, err
@@ -76,9 +75,9 @@ func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
 	return t, nil
 }
 
-// settingsSQL sets what holds for one transaction. A transaction's statements
-// are large, and their parameters hardly change the plan: planning each again
-// would take half of the time of a claim.
+// settingsSQL sets what holds for one transaction. Its statements are large, and
+// their parameters hardly change the plan: planning each one again would take half
+// of the time of a claim.
 const settingsSQL = `
 	SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
 	       set_config('idle_in_transaction_session_timeout', $1, true),
@@ -91,18 +90,18 @@ func (s *Server) timeLimits(ctx context.Context) []any {
 	return []any{milliseconds(s.timeLeft(ctx) * 4 / 5), milliseconds(s.lockWait(ctx))}
 }
 
-// queue adds a statement that is sent with the next one that is waited for.
-// What is set on the result runs then; an error of it fails what is sent.
+// queue adds a statement that is sent with the next one that is waited for. A
+// callback set on the result runs then; its error fails the whole send.
 func (t *tx) queue(sql string, args ...any) *pgx.QueuedQuery { return t.queued.Queue(sql, args...) }
 
-// ask queues a query for one row, which goes to dest. What it returns is false
-// until the row has come.
+// ask queues a query for one row, which is scanned into dest when it is sent.
+// found is set to true if there is one.
 func (t *tx) ask(sql string, args []any, dest ...any) (found *bool) {
 	found = new(bool)
 	t.queue(sql, args...).QueryRow(func(row pgx.Row) error {
 		err := row.Scan(dest...)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return nil // an error would make pgx forget what it has prepared
+			return nil // an error would make pgx discard its prepared statements
 		}
 		*found = err == nil
 		return err
@@ -110,9 +109,9 @@ func (t *tx) ask(sql string, args []any, dest ...any) (found *bool) {
 	return found
 }
 
-// askFor queues a query for one row of T, which goes to what it returns once it
-// was sent. It is for what the transaction has locked: that there is none is an
-// error, which may come after the commit.
+// askFor queues a query for one row of T and returns where the row will be once it
+// is sent. It is for rows that the transaction has locked: if there is none, finish
+// fails, which may be after the commit.
 func askFor[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) *T {
 	row, err := new(T), pgx.ErrNoRows
 	t.queue(sql, args...).Query(func(rows pgx.Rows) (readErr error) {
@@ -126,7 +125,7 @@ func askFor[T any](t *tx, sql string, args []any, scan pgx.RowToFunc[T]) *T {
 	return row
 }
 
-// then has fn called once all that is queued was sent, in order with others: it
+// then registers fn to be called by finish, once all that is queued was sent: it
 // completes a response with what is known only then.
 func (t *tx) then(fn func() error) { t.thens = append(t.thens, fn) }
 
@@ -148,7 +147,7 @@ func (t *tx) send(ctx context.Context) error {
 	return t.conn.SendBatch(ctx, sending).Close()
 }
 
-// Exec runs a statement, behind what is queued.
+// Exec runs a statement, after what is queued.
 func (t *tx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	t.queue(sql, args...).Exec(func(done pgconn.CommandTag) error {
 		tag = done
@@ -157,7 +156,7 @@ func (t *tx) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.Comm
 	return tag, t.send(ctx)
 }
 
-// QueryRow runs a query for one row, behind what is queued.
+// QueryRow runs a query for one row, after what is queued.
 func (t *tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return txRow(func(dest ...any) error {
 		found := t.ask(sql, args, dest...)
@@ -219,9 +218,9 @@ func (t *tx) commit(ctx context.Context) error {
 		withHeader("Retry-After", "1").because(err)
 }
 
-// neverCommitted reports whether an error says that nothing was committed: the
-// database refused a statement, or it was never sent. Of a FATAL error, such
-// as a shutdown, one can't know: it may come after the commit.
+// neverCommitted reports whether an error means that nothing was committed: the
+// database refused a statement, or it was never sent. A FATAL error, such as a
+// shutdown, leaves that open: it may come after the commit.
 func neverCommitted(err error) bool {
 	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return severity(refusal) == "ERROR"
@@ -241,10 +240,10 @@ func (t *tx) rollback(ctx context.Context) {
 }
 
 // inTx is the one way to change anything that has events. It runs fn in a
-// transaction for an account, appends its events, commits, and wakes who waits
-// for them. An error from fn rolls everything back, unless it is wrapped by
-// andCommit. fn may run several times, so it has no effect but on t and on what
-// it sets again each time.
+// transaction for an account, appends its events, commits, and wakes those who
+// wait for them. An error from fn rolls everything back, unless it is wrapped by
+// andCommit. fn may run several times, so it must have no effect except on t and
+// on what it sets again each time.
 // See docs/design.md, One transaction for every write.
 func (s *Server) inTx(ctx context.Context, a account, fn func(ctx context.Context, t *tx) error) error {
 	for attempt := 1; ; attempt++ {
@@ -294,10 +293,9 @@ func (s *Server) published(t *tx) {
 	s.counters.leaseExpired(t.expired)
 }
 
-// transact runs fn as inTx does, for the caller of a request. What fn returns is
-// complete once that is committed. With an Idempotency-Key it is kept: within 24
-// hours the same request with the same key gets it as a keptResponse. An error
-// isn't kept.
+// transact runs fn in inTx, for the caller of a request. What fn returns is
+// complete after the commit. With an Idempotency-Key it is kept: for 24 hours the
+// same request with the same key gets it as a keptResponse. An error isn't kept.
 //
 // The transaction doesn't end with the client's connection: what has begun is
 // finished, within the request's time.
@@ -340,7 +338,7 @@ func transactOnce[Out any](ctx context.Context, t *tx, c *call,
 	}
 	out, err := fn(ctx, t)
 	if err != nil {
-		if isCommitted(err) { // only what is kept takes the key
+		if isCommitted(err) { // no response is kept, so neither is the key
 			t.queue(`DELETE FROM idempotency_keys WHERE user_id = $1 AND key = $2`, t.account.userID, c.key)
 		}
 		return nil, err
@@ -348,7 +346,7 @@ func transactOnce[Out any](ctx context.Context, t *tx, c *call,
 	if err := t.flush(); err != nil {
 		return nil, err
 	}
-	if err := t.send(ctx); err != nil { // what the response is made of
+	if err := t.send(ctx); err != nil { // the response is built from it
 		return nil, err
 	}
 	if err := t.finish(); err != nil {
@@ -364,13 +362,13 @@ func transactOnce[Out any](ctx context.Context, t *tx, c *call,
 }
 
 // keptResponse is what an earlier request with the same Idempotency-Key got. It
-// is an error, so that it passes by a handler that has nothing left to do.
+// is an error, so that it skips the rest of the handler.
 type keptResponse struct{ jsonResponse }
 
 func (*keptResponse) Error() string { return "a request with this Idempotency-Key was answered before" }
 
-// takeKey takes the call's key for this transaction, or finds the keptResponse.
-// A twin that is still in flight makes the INSERT wait for its end.
+// takeKey takes the call's key for this transaction, or returns the keptResponse.
+// If a request with the same key is in flight, the INSERT waits for its end.
 func (t *tx) takeKey(ctx context.Context, c *call) error {
 	if c.hash == nil {
 		return errors.New("a route that takes keys has not read its body")
@@ -398,7 +396,7 @@ func (t *tx) takeKey(ctx context.Context, c *call) error {
 		return fmt.Errorf("reading a kept response: %w", err)
 	}
 	if c.permission.access != accessNone {
-		if err := admitToMission(ctx, t, c); err != nil { // who has lost access gets no kept response either
+		if err := admitToMission(ctx, t, c); err != nil { // without access there is no kept response either
 			return err
 		}
 	}
@@ -408,13 +406,13 @@ func (t *tx) takeKey(ctx context.Context, c *call) error {
 	return &kept
 }
 
-// committed wraps an error that is answered although what was done stays done.
+// committed wraps an error that the client gets although the transaction is committed.
 type committed struct{ error }
 
 func (c committed) Unwrap() error { return c.error }
 
-// andCommit makes inTx commit before it returns err: a theft
-// that was found must keep its revocation.
+// andCommit makes inTx commit before it returns err: when a token theft is
+// detected, the revocation must stay.
 func andCommit(err error) error { return committed{err} }
 
 func isCommitted(err error) bool {
@@ -422,14 +420,14 @@ func isCommitted(err error) bool {
 	return ok
 }
 
-// revoke makes every instance forget what it remembers of an account's
+// revoke makes every instance drop what it has cached about an account's
 // credentials.
 func (t *tx) revoke(userID string) {
 	t.revoked = append(t.revoked, userID)
 	t.events = append(t.events, event{Stream: serverStream, Type: "account.changed", Actor: actor{UserID: &userID}})
 }
 
-// cancelElsewhere makes the other instances cancel the calls of a name.
+// cancelElsewhere makes the other instances cancel the calls with a name.
 func (t *tx) cancelElsewhere(name string) {
 	t.events = append(t.events, event{
 		Stream: serverStream, Type: "call.cancelled", Actor: actor{UserID: &t.account.userID},
@@ -437,31 +435,31 @@ func (t *tx) cancelElsewhere(name string) {
 	})
 }
 
-// Lock modes for tx.mission, weakest first. Claims take turns, like whoever
-// changes the mission's status or the graph of its specs: were they to share
-// it, a stream of claims could keep the others waiting for ever.
+// Lock modes for tx.mission, weakest first. Claims exclude each other, as changes
+// of the mission's status or of the graph of its specs do: if they shared the
+// lock, a stream of claims could keep the others waiting for ever.
 const (
-	lockKeyShare    = "FOR KEY SHARE"     // it can't be deleted
-	lockNoKeyUpdate = "FOR NO KEY UPDATE" // by us alone
-	lockUpdate      = "FOR UPDATE"        // and it can be deleted
+	lockKeyShare    = "FOR KEY SHARE"     // keeps it from being deleted
+	lockNoKeyUpdate = "FOR NO KEY UPDATE" // also excludes others that take this lock
+	lockUpdate      = "FOR UPDATE"        // excludes all other locks; for deleting it
 )
 
-// missionLock is a mission that a transaction has locked. All but the access
-// is known once the statement that locks it was sent.
+// missionLock is a mission that a transaction has locked. Its fields are set once
+// the statement that locks it is sent.
 type missionLock struct {
 	ID, Status, OwnerID, Name string
 	Version                   int64
 	access                    access
 	found                     *bool
 
-	// How many specs are open, and how many completed: known under a lock that
-	// keeps others from changing it.
+	// How many specs are open, and how many completed: set only with
+	// lockNoKeyUpdate, which keeps others from changing them.
 	openSpecs, completedSpecs int
 }
 
 // mission locks a mission that the caller needs access to, and returns what
-// writes have to know of it. This is the check that counts: admission has only
-// looked at the account.
+// writes need to know about it, or a 404 or 403. This is the check that counts:
+// admission has only checked the account.
 func (t *tx) mission(ctx context.Context, at target, lock string, need access) (missionLock, error) {
 	m := t.askMission(at, lock)
 	if err := t.send(ctx); err != nil {
@@ -487,7 +485,7 @@ func (t *tx) askMission(at target, lock string) *missionLock {
 	return &m
 }
 
-// check refuses who lacks the access that is needed.
+// check returns an error for a caller without the access that is needed.
 func (m *missionLock) check(need access) error {
 	switch {
 	case !*m.found || m.access < accessReader:

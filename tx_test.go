@@ -58,7 +58,7 @@ func TestRepeatedRequestGetsTheFirstAnswer(t *testing.T) {
 	if a := ada.get("/api/v1/missions"); a.at("items.1") != nil {
 		t.Errorf("there are two: %s", a.body)
 	}
-	// It is another request if the body differs, or the path.
+	// It is a different request if the body or the path differs.
 	body["name"] = "Other"
 	ada.postWith("k1", "/api/v1/missions", body).wantFields("Idempotency-Key")
 	ada.postWith("k1", mission+"/start", nil).wantFields("Idempotency-Key")
@@ -189,14 +189,14 @@ func TestIdempotencyKeysBelongToAnAccountForADay(t *testing.T) {
 	}
 }
 
-// preparedCommit is what a message has that runs COMMIT: the name under which
-// pgx prepares it, behind that of no portal.
+// preparedCommit is in each message that runs COMMIT: the name under which pgx
+// prepares it, after the empty name of the portal.
 var preparedCommit = func() []byte {
 	sum := sha256.Sum256([]byte("COMMIT"))
 	return fmt.Appendf(nil, "\x00stmtcache_%x\x00", sum[:24])
 }()
 
-// tunnel is the way between a server and its database, which a test can block.
+// tunnel is a proxy between a server and its database, which a test can block.
 type tunnel struct {
 	listener net.Listener
 	dial     func() (net.Conn, error)
@@ -242,7 +242,7 @@ func newTunnel(t *testing.T, databaseURL string) (*tunnel, string) {
 	return p, u.String()
 }
 
-// set puts the tunnel into a mode. Closing it cuts what goes through.
+// set puts the tunnel into a mode. Closing it cuts its connections.
 func (p *tunnel) set(mode int32) {
 	p.mode.Store(mode)
 	p.mu.Lock()
@@ -264,7 +264,7 @@ func (p *tunnel) accept() {
 	}
 }
 
-// carry joins one connection with the database until either end closes.
+// carry forwards one connection to the database until either end closes.
 func (p *tunnel) carry(client net.Conn) {
 	defer client.Close()
 	database, err := p.dial()
@@ -302,8 +302,8 @@ func (p *tunnel) carry(client net.Conn) {
 	back.Wait()
 }
 
-// copy forwards until an end closes, or until cut says so of what comes next.
-// While the tunnel is frozen it waits.
+// copy forwards until an end closes, or until cut returns true for what comes
+// next. While the tunnel is frozen it waits.
 func (p *tunnel) copy(to io.Writer, from io.Reader, cut func(content []byte) bool) {
 	buffer := make([]byte, 64<<10)
 	for {
@@ -373,8 +373,8 @@ func TestServerOutlivesItsDatabase(t *testing.T) {
 	}
 }
 
-// A database that takes no writes for a while is still read, and written again
-// soon after it can be.
+// A database that accepts no writes for a while is still read, and soon written
+// again once it can be.
 func TestServerOutlivesADatabaseThatTakesNoWrites(t *testing.T) {
 	t.Parallel()
 	const cutOff = `; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -470,7 +470,7 @@ func TestLostReplyToCommitIsAnUnknownOutcome(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	for i, fate := range []int32{replyLost, commitLost} {
 		name := map[string]any{"name": fmt.Sprint("Mission ", i)}
-		// Another commit than this one may meet the fate, such as that of a sweep.
+		// The lost commit may be another one, such as a sweep's.
 		eventually(t, "a request loses its commit", func() bool {
 			way.commits.Store(fate)
 			a := ada.postWith(fmt.Sprint("k", i), "/api/v1/missions", name)
