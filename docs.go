@@ -1,8 +1,8 @@
 package main
 
 // The API's description: docs/openapi.json, and docs/api.html, a page for people that
-// internal/apidocs makes from it. The server sends both as they are. Schemas of
-// tools are made of their types.
+// internal/apidocs makes from it. The server sends both as they are. The schemas
+// of tools are derived from their types.
 
 //go:generate go run ./internal/apidocs/gendocs docs/openapi.json docs/api.html
 
@@ -26,11 +26,11 @@ var (
 	docsHTML []byte
 )
 
-// asset is an answer that doesn't change while the process runs.
+// asset is a response that doesn't change while the process runs.
 type asset struct {
 	body        []byte
 	contentType string
-	etag        string // weak, since the compressed answer has it too
+	etag        string // weak, since the compressed response has it too
 	policy      string // Content-Security-Policy of a page; "" otherwise
 }
 
@@ -45,7 +45,7 @@ type docs struct{ document, page asset }
 // theDocs are made once, however many servers a process has.
 var theDocs = sync.OnceValue(func() docs {
 	page := newAsset(docsHTML, "text/html; charset=utf-8")
-	// The policy lets nothing in but what the page holds itself.
+	// The policy allows only what the page itself contains.
 	_, style, _ := bytes.Cut(page.body, []byte("<style>"))
 	style, _, _ = bytes.Cut(style, []byte("</style>"))
 	sum := sha256.Sum256(style)
@@ -75,7 +75,7 @@ func getRoot(w http.ResponseWriter, r *http.Request, _ *call) error {
 // serve answers with the asset, or with 304 to a client that has it.
 func (a asset) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 	header := w.Header()
-	header.Set("Cache-Control", "no-cache") // may be kept, if it is asked for again each time
+	header.Set("Cache-Control", "no-cache") // may be stored, but must be revalidated each time
 	header.Set("ETag", a.etag)
 	if a.policy != "" {
 		header.Set("Content-Security-Policy", a.policy)
@@ -94,7 +94,7 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 // schemaOf describes a type as encoding/json writes it. A struct's fields are
 // required unless they may be left out (omitempty, omitzero), as all pointers
 // may; their tags doc and enum, the latter separated by commas, say more. A
-// schema has one type at a time, since some of those that read it know no other.
+// schema names one type at a time, since some clients support no more.
 func schemaOf(t reflect.Type) map[string]any {
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -119,7 +119,7 @@ func structSchema(t reflect.Type) map[string]any {
 	for _, field := range reflect.VisibleFields(t) {
 		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
-			continue // what is embedded comes by its fields
+			continue // the fields of an embedded struct are visible themselves
 		}
 		property := schemaOf(field.Type)
 		if doc := field.Tag.Get("doc"); doc != "" {

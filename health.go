@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// health is what the server says of itself.
+// health is what the server says about itself.
 type health struct {
 	Status        string                 `json:"status"` // ok, starting, draining or unavailable
 	Reason        string                 `json:"reason,omitempty"`
@@ -25,8 +25,8 @@ type health struct {
 	Checks        map[string]healthCheck `json:"checks"`
 }
 
-// readiness is whether requests should be sent here, and the code of what the
-// database keeps it from, if it does.
+// readiness is whether requests should be sent here, and the code of the trouble
+// with the database, if there is any.
 type readiness struct {
 	Status string `json:"status"`
 	Reason string `json:"reason,omitempty"`
@@ -39,7 +39,7 @@ type healthCheck struct {
 }
 
 // status says whether requests should be sent here, without asking the
-// database: the feed asks it twice a second.
+// database: the feed polls it twice a second.
 func (s *Server) status() readiness {
 	trouble := s.trouble.get()
 	switch {
@@ -98,7 +98,7 @@ func sendStatus(w http.ResponseWriter, r *http.Request, c *call, is readiness, b
 // connectionView is an open WebSocket as operators see it.
 type connectionView struct {
 	ID            string    `json:"id"`
-	Account       string    `json:"account"` // id; "" until it has signed in
+	Account       string    `json:"account"` // id; "" until the client has signed in
 	Since         time.Time `json:"since"`
 	Subscriptions int       `json:"subscriptions"`
 	Queued        int       `json:"queued"` // events that wait for it
@@ -153,10 +153,10 @@ func (c Config) localURL() (string, error) {
 	return server.String(), nil
 }
 
-// askReady returns what a server says of its readiness. It takes any
-// certificate: what is asked for is whether the port of this machine serves,
-// under whatever name. Over an http.Client it would take 14 lines less, and the
-// program 385 KB more, since nothing else here is a client of HTTP.
+// askReady asks a server whether it is ready. It accepts any certificate: the
+// question is whether this machine's port serves, under whatever name. With an
+// http.Client this function would be 14 lines shorter, and the program 385 KB
+// larger, since nothing else here is an HTTP client.
 func askReady(ctx context.Context, server string) (is readiness, err error) {
 	deadline := time.Now().Add(healthcheckTimeout)
 	ctx, cancel := context.WithDeadline(ctx, deadline)

@@ -34,7 +34,7 @@ func (c *client) newTargets(s *testServer) targets {
 	return made
 }
 
-// path is a route's path with the targets in it.
+// path returns a route's path with the targets filled in.
 func (to targets) path(pattern string) (method, path string) {
 	method, path, _ = strings.Cut(pattern, " ")
 	id := to.mission
@@ -430,8 +430,8 @@ func FuzzAPI(f *testing.F) {
 	})
 }
 
-// dial opens a connection to the server that ends with the test, and that
-// nothing may wait on for long.
+// dial opens a connection to the server that is closed when the test ends, and
+// whose reads and writes have a deadline.
 func (s *testServer) dial(t *testing.T) *net.TCPConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.addr())

@@ -21,14 +21,14 @@ import (
 	"tachikoma/internal/ijson"
 )
 
-// maxProblems is how many problems of one request are told; the rest would only be noise.
+// maxProblems is how many problems of one request are reported; the rest would only be noise.
 const maxProblems = 100
 
-// decodeRequest reads the body of r into v, a pointer to a struct, and returns
-// what tells the request from others: a hash of its method, path, query and
-// body. An empty body is {}: what is required is then found missing by the
-// request's own checks. Routes that take a body take no query parameters. See
-// readBody, checkJSON and decode for the errors.
+// decodeRequest reads the body of r into v, a pointer to a struct, and returns a
+// hash of its method, path, query and body, which identifies the request. An empty
+// body is {}: the request's own checks then find what is missing. Routes that take
+// a body take no query parameters. See readBody, checkJSON and decode for the
+// errors.
 func decodeRequest(r *http.Request, v any) (hash []byte, err error) {
 	body, err := readBody(r)
 	if err != nil {
@@ -57,20 +57,20 @@ func checkJSON(body []byte) error {
 	return nil
 }
 
-// decode fills v, a pointer to a struct, from a body that checkJSON accepts. Its
-// walk beside encoding/json is there since a client is told of all problems at
-// once, each with its path; encoding/json/v2 of Go 1.27 also ends at the first.
-// What doesn't fit is a 422 that names every such field by its path: an
-// unknown_field (names are told apart by case), a wrong_type, an integer
-// out_of_range. As in JSON Schema 600.0 and 6e2 are integers. null fits pointers,
-// optional, json.RawMessage and any. Numbers in an any are a json.Number: they
-// keep their text. After an error v is as it was.
+// decode fills v, a pointer to a struct, from a body that checkJSON accepts. It
+// walks the body itself before encoding/json does, so that a client is told of all
+// problems at once, each with its path; encoding/json/v2 of Go 1.27 also stops at
+// the first. What doesn't fit is a 422 that names every such field by its path: an
+// unknown_field (names are case-sensitive), a wrong_type, an integer out_of_range.
+// As in JSON Schema 600.0 and 6e2 are integers. null fits pointers, optional,
+// json.RawMessage and any. Numbers in an any are a json.Number: they keep their
+// text. After an error v is unchanged.
 //
 // A field may be a struct, a map with string keys, a slice, a string, a bool,
 // a signed integer, a float64, a time.Time, or one of those named above.
 func decode(body []byte, v any) error { return decodeAs(walk{body: body}, v) }
 
-// decodeLoosely is decode for those that put what isn't a string into one: "600",
+// decodeLoosely is decode for clients that send other values as strings: "600",
 // "[1, 2]" and "true" count as what they hold where that is wanted.
 func decodeLoosely(body []byte, v any) error { return decodeAs(walk{body: body, loose: true}, v) }
 
@@ -139,8 +139,8 @@ func (w *walk) fail(code, message string) {
 	w.problems.add(pathText(path), code, message)
 }
 
-// pathText is a path of names, and of places in lists such as [0], as clients are
-// told of it.
+// pathText is a path of names, and of places in lists such as [0], as clients see
+// it.
 func pathText(path []string) string {
 	var b strings.Builder
 	for i, step := range path {
@@ -224,7 +224,7 @@ func (w *walk) next() []byte {
 	}
 }
 
-// endOfString is the place behind the string that starts at body[start].
+// endOfString is the index just after the string that starts at body[start].
 func endOfString(body []byte, start int) int {
 	for i := start + 1; ; i++ {
 		switch body[i] {
@@ -276,11 +276,11 @@ func (w *walk) elements(t reflect.Type) {
 	w.at++
 }
 
-// inString compares what a string holds with t. It is taken for the string
-// itself where that is no JSON, or a string again.
+// inString compares what a string holds with t. If that isn't JSON, or is a
+// string again, it compares the string itself.
 func (w *walk) inString(quoted []byte, t reflect.Type) {
 	inner := []byte(strings.TrimSpace(unquote(quoted)))
-	if title := string(inner); title == "True" || title == "False" { // of Python
+	if title := string(inner); title == "True" || title == "False" { // as Python writes them
 		inner = bytes.ToLower(inner)
 	}
 	if ijson.Check(inner) != nil || inner[0] == '"' {
@@ -294,8 +294,8 @@ func (w *walk) inString(quoted []byte, t reflect.Type) {
 	w.rewrites = append(w.rewrites, rewrite{w.at - len(quoted), w.at, within.rewritten()})
 }
 
-// scalar compares a value with a type that isn't made of others, or a list or
-// an object that is none.
+// scalar compares a value with a scalar type. If t is a list or an object, the
+// value is something else, and doesn't fit.
 func (w *walk) scalar(value []byte, t reflect.Type) {
 	wanted, fits := "a value of another type", false
 	switch first := value[0]; t.Kind() {
@@ -329,12 +329,12 @@ func (w *walk) scalar(value []byte, t reflect.Type) {
 }
 
 // wholeNumber is an integer without point and exponent, or "" for a number that
-// is none. It computes exactly only what may fit into 64 bits.
+// isn't one. It is exact only for what may fit into 64 bits.
 func wholeNumber(literal string) (digits string) {
 	if !strings.ContainsAny(literal, ".eE") {
 		return literal
 	}
-	f, _ := strconv.ParseFloat(literal, 64) // ijson has seen that it fits
+	f, _ := strconv.ParseFloat(literal, 64) // ijson has checked that it fits
 	switch {
 	case f != math.Trunc(f):
 		return ""
@@ -358,10 +358,10 @@ func (w *walk) time(value []byte) {
 	}
 }
 
-// knownFields keeps what fieldTypes found: reflection costs more than decoding.
+// knownFields caches the results of fieldTypes: reflection costs more than decoding.
 var knownFields sync.Map // reflect.Type to map[string]reflect.Type
 
-// fieldTypes is the types of the fields of struct t by their names in JSON.
+// fieldTypes returns the types of the fields of struct t by their names in JSON.
 func fieldTypes(t reflect.Type) map[string]reflect.Type {
 	if known, ok := knownFields.Load(t); ok {
 		return known.(map[string]reflect.Type)
@@ -381,7 +381,7 @@ func fieldTypes(t reflect.Type) map[string]reflect.Type {
 	return types
 }
 
-// clip shortens a client's own words so that they can be told back to it.
+// clip shortens a client's own text so that it can be quoted back.
 func clip(s string) string {
 	const longest = 64
 	if runes := []rune(s); len(runes) > longest {
@@ -402,7 +402,7 @@ type holder interface{ held() reflect.Type }
 
 func (optional[T]) held() reflect.Type { return reflect.TypeFor[T]() }
 
-// UnmarshalJSON is called only for a member that is there.
+// UnmarshalJSON is called only for a member that is present.
 func (o *optional[T]) UnmarshalJSON(data []byte) error {
 	*o = optional[T]{Set: true, Null: string(data) == "null"}
 	if o.Null {
@@ -411,7 +411,7 @@ func (o *optional[T]) UnmarshalJSON(data []byte) error {
 	return unmarshal(data, &o.Value)
 }
 
-// apply takes the member over into field, if it is there; null means preset.
+// apply sets field to the member's value, if it is present; null means preset.
 func (o optional[T]) apply(field *T, preset T) {
 	switch {
 	case o.Null:
@@ -442,8 +442,8 @@ func mergePatch(into, patch map[string]any) map[string]any {
 	return into
 }
 
-// encode is v as JSON, without HTML escaping and without a newline at the end.
-// A v that keeps a part of itself encoded has a method for it.
+// encode returns v as JSON, without HTML escaping and without a newline at the
+// end. A v that keeps a part of itself encoded has an encode method.
 func encode(v any) ([]byte, error) {
 	if own, ok := v.(interface{ encode() ([]byte, error) }); ok {
 		return own.encode()

@@ -206,7 +206,7 @@ func TestDecodeNamesEveryProblem(t *testing.T) {
 	}
 }
 
-// To JSON Schema a number is an integer by its value.
+// In JSON Schema a number is an integer by its value.
 func TestDecodeTakesIntegersHoweverTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	for literal, want := range map[string]any{
@@ -328,7 +328,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		// What was accepted goes out again as it would to a client.
+		// What was accepted can be encoded again for a client.
 		if _, err := encode(struct {
 			At, Until time.Time
 			Metadata  map[string]any

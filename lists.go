@@ -14,40 +14,40 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// statement is a statement's arguments while it is put together.
+// statement collects the arguments of an SQL statement while it is built.
 type statement struct{ args []any }
 
-// bind adds an argument and returns its place in the statement.
+// bind adds an argument and returns its placeholder, such as $1.
 func (q *statement) bind(value any) string {
 	q.args = append(q.args, value)
 	return fmt.Sprintf("$%d", len(q.args))
 }
 
-// Bounds that keep a list as fast among a million rows as among ten. What has
-// at most fewRows matches is found by an index of its own and sorted; of what
-// has more, a page is soon found along the index of the list's order, or else,
-// after so many steps, by the filter's index after all.
+// Bounds that keep a list as fast among a million rows as among ten. A filter with
+// at most fewRows matches finds them by its own index, and they are sorted. With
+// more matches a page is soon found along the index of the list's order; if not,
+// the filter's index is used after all once walkedRows rows have been read.
 // See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 3000
 	walkedRows    = 4000
-	fewMissions   = 3000 // that a list goes through one by one
-	rankedMatches = 1000 // of a search: of more, some are ranked and the others left out
+	fewMissions   = 3000 // that a list looks up one by one
+	rankedMatches = 1000 // of a search: if there are more, some are left out
 )
 
-// listFilter gathers what a list is filtered by.
+// listFilter is what a list is filtered by.
 type listFilter struct {
 	account    account
 	conditions []condition
 	rare       []idQuery
 	shape      strings.Builder
-	scope      []string // the missions that matter, by id, if they are few; else nil
+	scope      []string // ids of the only missions that matter, if they are few; else nil
 }
 
-// condition is a piece of SQL, of which $? is the place of its value.
+// condition is a piece of SQL, in which $? stands for the value.
 type condition struct {
 	sql   string
-	value any // nil: it has none
+	value any // nil: none
 }
 
 func (c condition) in(q *statement) string {
@@ -57,22 +57,22 @@ func (c condition) in(q *statement) string {
 	return strings.ReplaceAll(c.sql, "$?", q.bind(c.value))
 }
 
-// idQuery finds the ids that a condition leaves, by an index of its own.
+// idQuery finds the ids that satisfy a condition, by an index of its own.
 type idQuery struct {
 	condition
-	mission string // more of the condition: of the mission one.id; "" for missions themselves
-	gin     bool   // the index has to read all that it finds before it gives the first
+	mission string // SQL that adds: of the mission one.id; "" for missions themselves
+	gin     bool   // the index must collect all matches before it returns the first
 }
 
 func newListFilter(a account) *listFilter { return &listFilter{account: a} }
 
-// having adds a condition, which makes cursors its own.
+// having adds a condition. A cursor holds only for the conditions it was made with.
 func (f *listFilter) having(sql string, value any) {
 	f.conditions = append(f.conditions, condition{sql, value})
 	fmt.Fprintf(&f.shape, "%s=%q ", sql, fmt.Sprint(value))
 }
 
-// where is a WHERE clause of the conditions.
+// where returns the conditions as a WHERE clause.
 func (f *listFilter) where(q *statement) string {
 	sql := " WHERE true"
 	for _, c := range f.conditions {
@@ -81,8 +81,8 @@ func (f *listFilter) where(q *statement) string {
 	return sql
 }
 
-// ids is an idQuery for the missions that matter, each looked up by itself:
-// PostgreSQL expects all to have as many rows as they have on average.
+// ids returns the SQL of an idQuery, limited to the missions of scope. Each is
+// looked up by itself, since PostgreSQL expects the average number of rows for all.
 func (f *listFilter) ids(of idQuery, q *statement) string {
 	sql := of.in(q)
 	switch {
@@ -95,7 +95,7 @@ func (f *listFilter) ids(of idQuery, q *statement) string {
 		q.bind(f.scope), sql+of.mission, fewRows+1)
 }
 
-// narrow returns the first of the filter's queries for ids that finds few, or
+// narrow returns the first of the filter's idQueries that finds at most fewRows, or
 // nil if none does.
 func (s *Server) narrow(ctx context.Context, f *listFilter) (*idQuery, error) {
 	for _, rare := range f.rare {
@@ -133,17 +133,17 @@ func (s *Server) expectsMany(ctx context.Context, sql string, args []any) (bool,
 	if err := s.db.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql, plannedAnew(args)...).Scan(&explained); err != nil {
 		return false, fmt.Errorf("asking what a filter leaves: %w", err)
 	}
-	return explained[0].Plan.Rows > 2*fewRows, nil // being wrong costs a walk of walkedRows
+	return explained[0].Plan.Rows > 2*fewRows, nil // if that is wrong, it costs a walk of walkedRows
 }
 
-// plannedAnew are the arguments of a query whose plan depends on their values:
-// pgx prepares it without a name, and PostgreSQL plans it with them each time.
+// plannedAnew returns the arguments of a query whose plan depends on their values,
+// so that pgx prepares it without a name and PostgreSQL plans it each time.
 func plannedAnew(args []any) []any {
 	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 
-// seeMissions finds out whether the account may see only few missions, which
-// then are the list's scope.
+// seeMissions sets the filter's scope if the account may see at most fewMissions
+// missions.
 func (s *Server) seeMissions(ctx context.Context, f *listFilter) error {
 	if f.account.admin() {
 		return nil
@@ -167,7 +167,7 @@ func (s *Server) seeMissions(ctx context.Context, f *listFilter) error {
 // sortKey is something that a list of T can be sorted by: a column, its type,
 // and its value in an item, for the cursor.
 type sortKey[T any] struct {
-	column, kind string // column without its table
+	column, kind string // the column's name, without its table, and its type
 	value        func(T) string
 }
 
@@ -182,8 +182,8 @@ type listOrder[T any] struct {
 	text       string   // of a search, which is sorted by rank instead
 }
 
-// readOrder reads sort, limit, cursor and q. A cursor belongs to the filter
-// and the order it was made under.
+// readOrder reads sort, limit, cursor and q. A cursor is good only for the filter
+// and the order that it was made with.
 func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filter *listFilter) listOrder[T] {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
@@ -197,7 +197,7 @@ func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filte
 		o.limit = int(q.number("limit", searchLimit, 1, searchLimit))
 		for _, other := range []string{"cursor", "sort"} {
 			if q.has(other) {
-				q.fail(other, "not_with_q", "can't be combined with q, which gives the best %d by rank", searchLimit)
+				q.fail(other, "not_with_q", "can't be combined with q, which returns the best %d matches by rank", searchLimit)
 			}
 		}
 		return o
@@ -216,7 +216,7 @@ func readOrder[T any](q *query, keys map[string]sortKey[T], preset string, filte
 	return o
 }
 
-// compared is the condition that a page starts after its cursor, or nothing.
+// compared returns the condition that a page starts after its cursor, or "".
 func (o listOrder[T]) compared(q *statement, column, id string) string {
 	if o.after == nil {
 		return ""
@@ -225,7 +225,7 @@ func (o listOrder[T]) compared(q *statement, column, id string) string {
 		column, id, o.pick(">", "<"), q.bind(o.after[0]), o.key.kind, q.bind(o.after[1]))
 }
 
-// sorted is the order of a page by a column.
+// sorted returns the ORDER BY clause of a page.
 func (o listOrder[T]) sorted(column, id string) string {
 	return fmt.Sprintf(" ORDER BY %s %s, %s %[2]s", column, o.pick("ASC", "DESC"), id)
 }
@@ -243,7 +243,7 @@ func (o listOrder[T]) pick(up, down string) string {
 // of 50 specs among 170,000 then took 1.7 to 2.6 times as long.
 func (o listOrder[T]) first() string { return fmt.Sprintf(" LIMIT %d", o.limit+1) }
 
-// cursor continues after an item.
+// cursor returns the cursor that continues after an item.
 func (o listOrder[T]) cursor(item T, id string) string {
 	return encodeCursor(o.shape, o.key.value(item), id)
 }
@@ -267,16 +267,16 @@ func (k sortKey[T]) accepts(text string) bool {
 
 const (
 	searchLimit = 200 // results of a full-text search
-	searchTerms = 16  // words that one asks for: each costs time in every snippet
+	searchTerms = 16  // words of one search: each costs time in every snippet
 	searchTime  = 5 * time.Second
 )
 
-// wordBreaks separate words for a search, beside ASCII that is neither letter
-// nor digit: those of migration 0006, at which texts are divided.
+// wordBreaks separate the words of a search, beside ASCII characters that are
+// neither letters nor digits: the same as migration 0006 divides texts at.
 const wordBreaks = "–—…„“”«»‘’\u00a0"
 
-// stopWords are the words of English that a search leaves out: PostgreSQL's,
-// which it doesn't leave out of texts.
+// stopWords are the English words that a search leaves out: PostgreSQL's list. The
+// indexed texts keep them.
 var stopWords = strings.Fields(`i me my myself we our ours ourselves you your yours yourself yourselves he him his
 	himself she her hers herself it its itself they them their theirs themselves what which who whom this that these
 	those am is are was were be been being have has had having do does did doing a an the and but if or because as
@@ -284,8 +284,8 @@ var stopWords = strings.Fields(`i me my myself we our ours ourselves you your yo
 	in out on off over under again further then once here there when where why how all any both each few more most
 	other some such no nor not only own same so than too very s t can will just don should now`)
 
-// search reads the text of a full-text search, "" for none, as
-// websearch_to_tsquery takes it.
+// search returns the text of a full-text search, as websearch_to_tsquery takes it,
+// or "" without one.
 func (q *query) search() string {
 	text := q.text("q", 500)
 	if len(strings.Fields(text)) > searchTerms {
@@ -297,10 +297,10 @@ func (q *query) search() string {
 	return searchQuery(text)
 }
 
-// searchQuery writes a search with each of its terms in quotation marks, so
-// that a word of several parts, such as the name of a file, is a phrase of them.
-// It keeps "or", and the minus of a term that is unwanted: a single one between
-// a space and a word, since other words begin with one, as flags do, or with two.
+// searchQuery puts each term of a search in quotation marks, so that a word of
+// several parts, such as a file name, becomes a phrase. It keeps "or", and the
+// minus of an excluded term: a single one, and not before the first term, since
+// flags begin with one or two.
 func searchQuery(text string) string {
 	var terms []string
 	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {

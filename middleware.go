@@ -16,14 +16,14 @@ import (
 
 // call is what the server knows about one request. The middleware makes it,
 // admission and the adapter of the route complete it before the handler runs,
-// and the access log reads it at the end. A tool call goes on with what the tool
-// asks for. It belongs to the request's goroutine.
+// and the access log reads it at the end. A tool call fills in what the tool's
+// arguments name. It belongs to the request's goroutine.
 type call struct {
 	requestID  string
 	addr       netip.Addr
 	pattern    string          // of the route; "" where none matched
 	traits     trait           // of the route
-	permission permission      // that was asked for
+	permission permission      // that the route requires
 	token      string          // the credential; "" where nobody is signed in
 	account    account         // that it belongs to
 	admitted   time.Time       // when the account was last looked up
@@ -31,8 +31,8 @@ type call struct {
 	ifMatch    []string        // the If-Match headers
 	key        string          // the Idempotency-Key; "" without one
 	hash       []byte          // of method, path, query and body, where the route takes a key
-	cancelled  <-chan struct{} // closed when the client has cancelled a tool; nil on other routes
-	cause      error           // what the access log has to say about a failure
+	cancelled  <-chan struct{} // closed when the client cancels the tool call; nil on other routes
+	cause      error           // of a failure, for the access log
 
 	unread   *ratelimit.Slots // the server's
 	mustSend bool             // its response is sent, whatever waits; see holdResponse
@@ -40,8 +40,8 @@ type call struct {
 
 type callKey struct{}
 
-// callOf returns the request's call, for what stands around the handlers, which
-// are given it. Every request that came through the middleware has one.
+// callOf returns the request's call, for the code around the handlers, which get
+// it as an argument. Every request that came through the middleware has one.
 func callOf(r *http.Request) *call { return r.Context().Value(callKey{}).(*call) }
 
 // middleware wraps the routes in what every request gets, outermost first:
@@ -50,7 +50,7 @@ func (s *Server) middleware(routes http.Handler) http.Handler {
 	return s.identify(s.logAccess(s.recoverPanics(s.setHeaders(s.allowOrigins(routes)))))
 }
 
-// identify gives the request its id, keeping a sane one that came with it, and
+// identify gives the request an id, or keeps the client's if that is sane, and
 // finds the client's address.
 func (s *Server) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -65,20 +65,20 @@ func (s *Server) identify(next http.Handler) http.Handler {
 }
 
 // saneRequestID accepts 1 to 64 letters, digits, dots, dashes and underscores,
-// but nothing that a client may have taken for an id though it is a secret.
+// but nothing that looks like a secret, which a client may have sent by mistake.
 func saneRequestID(id string) bool {
 	return id != "" && len(id) <= 64 && !looksSecret(id) && !strings.ContainsFunc(id, func(c rune) bool {
 		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
 	})
 }
 
-// saneTraceparent accepts what W3C Trace Context has in this header: fields of
-// lower-case hexadecimal digits, between dashes.
+// saneTraceparent accepts what W3C Trace Context allows in this header: fields of
+// lower-case hexadecimal digits, separated by dashes.
 func saneTraceparent(parent string) bool {
 	return parent != "" && len(parent) <= 128 && strings.Trim(parent, "0123456789abcdef-") == ""
 }
 
-// recorder notes what was sent, for the access log and for the recovery.
+// recorder records what was sent, for logAccess and recoverPanics.
 type recorder struct {
 	http.ResponseWriter
 	status int // 0 until the header is sent
@@ -174,7 +174,7 @@ func (s *Server) setHeaders(next http.Handler) http.Handler {
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // the next request goes elsewhere
 		}
-		w.Header().Set("Cache-Control", "no-store") // but for what says otherwise
+		w.Header().Set("Cache-Control", "no-store") // unless a handler says otherwise
 		next.ServeHTTP(w, r)
 	})
 }

@@ -1,8 +1,8 @@
 package main
 
-// A check of the plans of every statement that the servers of this run have
-// sent, which TestMain makes at the end: each has to look up its rows in an
-// index, so that none gets slower as tables grow.
+// A check of the plans of all statements that the servers of this run have sent,
+// which TestMain makes at the end: each has to look up its rows in an index, so
+// that none gets slower as tables grow.
 
 import (
 	"context"
@@ -24,11 +24,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// smallTables are those that have few rows however much there is of everything.
+// smallTables are those that stay small however much the others grow.
 var smallTables = []string{"secrets", "totals", "schema_migrations"}
 
-// readsAll are the statements that may read a table, or an index, from its
-// beginning on: a part of their text, and why they may.
+// readsAll are the statements that may read all of a table or an index: a part of
+// their text, and why they may.
 var readsAll = []struct {
 	text, reason string
 	page         bool // they have to be in the order of the index, and to stop after a page
@@ -174,7 +174,7 @@ func checkPlans() error {
 }
 
 // avoidScans are settings under which a plan reads a whole table or index only
-// where it can't look up rows, whatever the parameters and sizes are.
+// if it can't look up rows, whatever the parameters and sizes are.
 const avoidScans = `SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 	SET enable_material = off; SET plan_cache_mode = force_generic_plan`
 
@@ -211,7 +211,7 @@ func (c *planChecker) check(ctx context.Context, sql string) error {
 			}
 		}
 	}
-	// A bitmap has no order. Versions before 15 take one where all rows there are would fit a page.
+	// A bitmap has no order. Versions before 15 use one if all existing rows would fit a page.
 	if _, err := c.conn.Exec(ctx, "SELECT set_config('enable_bitmapscan', ($1::boolean)::text, false)",
 		!page); err != nil {
 		return err

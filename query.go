@@ -16,23 +16,23 @@ import (
 	"unicode/utf8"
 )
 
-// maxCursor is in bytes. The longest real cursor, of a name of 200 characters,
+// maxCursor is in bytes. The longest real cursor, for a name of 200 characters,
 // has less than half of that.
 const maxCursor = 4096
 
 // query is the query string of one request. Its methods return a parameter's
-// value, or the default when it is absent or wrong; err then tells all that is
-// wrong, the parameters that nobody asked for too. So a handler reads
-// everything first and looks at err once.
+// value, or the default if it is absent or wrong; err then reports everything that
+// is wrong, including unknown parameters. So a handler reads all parameters first
+// and checks err once.
 type query struct {
 	values   map[string]string
 	names    []string            // in the order in which they came
-	known    map[string]struct{} // those that were asked for
+	known    map[string]struct{} // those that the handler has read
 	problems violations
 }
 
-// newQuery parses the query string of r, in which each parameter may be once,
-// in valid percent-encoded UTF-8 without NUL.
+// newQuery parses the query string of r, in which each parameter may occur once,
+// in valid percent-encoded UTF-8 without NUL. err reports what is malformed.
 func newQuery(r *http.Request) *query {
 	q := queryOf(nil)
 	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
@@ -54,7 +54,7 @@ func newQuery(r *http.Request) *query {
 		case !ok:
 			q.fail(clip(name), "malformed_query", "isn't percent-encoded UTF-8 text")
 		case twice:
-			q.fail(clip(name), "repeated_parameter", "may be given once")
+			q.fail(clip(name), "repeated_parameter", "may be given only once")
 		default:
 			q.values[name], q.names = value, append(q.names, name)
 		}
@@ -75,7 +75,7 @@ func queryOf(values map[string]string) *query {
 }
 
 // unescapeParameter decodes half of a name=value pair. Like net/url it refuses
-// semicolons, which others take for ampersands.
+// semicolons, which some programs treat as ampersands.
 func unescapeParameter(raw string) (string, bool) {
 	text, err := url.QueryUnescape(raw)
 	return text, err == nil && utf8.ValidString(text) && !strings.ContainsRune(text, 0) && !strings.ContainsRune(raw, ';')
@@ -92,12 +92,12 @@ func (q *query) err() error {
 	return q.problems.err()
 }
 
-// fail adds a problem that only the handler can see.
+// fail adds a problem, formatted like fmt.Sprintf.
 func (q *query) fail(field, code, message string, args ...any) {
 	q.problems.add(field, code, message, args...)
 }
 
-// get is the text of a parameter, and whether it is there.
+// get returns the text of a parameter, and whether it is present.
 func (q *query) get(name string) (value string, ok bool) {
 	q.known[name] = struct{}{}
 	value, ok = q.values[name]
@@ -157,11 +157,11 @@ func (q *query) choice(name, def string, allowed ...string) string {
 	return q.values[name]
 }
 
-// cursor is the one value of a cursor made by encodeCursor(shape, value), or
-// "" when it is absent.
+// cursor is the value of a cursor made by encodeCursor(shape, value), or "" when
+// it is absent.
 func (q *query) cursor(shape string) string { return q.cursors(shape, 1)[0] }
 
-// cursors are the n values of a cursor, or so many "" when it is absent.
+// cursors are the n values of a cursor, or n times "" when it is absent.
 func (q *query) cursors(shape string, n int) []string {
 	if !q.has("cursor") {
 		return make([]string, n)
@@ -186,8 +186,8 @@ func (q *query) id(name string) string {
 	return strings.ToLower(q.values[name])
 }
 
-// encodeCursor is the token with which the list of that shape (its filter and
-// sort) goes on behind values. It is opaque to clients but no secret.
+// encodeCursor returns the token with which the list of that shape (its filter and
+// sort) continues after values. It is opaque to clients but not secret.
 func encodeCursor(shape string, values ...string) string {
 	data, err := json.Marshal(append([]string{shapeTag(shape)}, values...))
 	if err != nil {
@@ -197,9 +197,9 @@ func encodeCursor(shape string, values ...string) string {
 }
 
 // decodeCursor returns the n values of a cursor that encodeCursor made for the
-// same shape, or a 422 invalid_cursor. A client can make up a cursor: the
-// values are text that can be stored, and what else they are the caller must
-// check, with errInvalidCursor for an answer.
+// same shape, or a 422 invalid_cursor. A client can make up a cursor, so the
+// values are only known to be text that can be stored: the caller checks them, and
+// returns errInvalidCursor if they are wrong.
 func decodeCursor(cursor, shape string, n int) ([]string, error) {
 	if len(cursor) > maxCursor {
 		return nil, errInvalidCursor()
@@ -250,7 +250,7 @@ func validID(s string) bool {
 }
 
 // text checks a text of any number of lines: minLen to maxLen characters, and
-// not blank where something is required.
+// not blank if minLen is over 0.
 func (v *violations) text(field, value string, minLen, maxLen int) {
 	n := utf8.RuneCountInString(value)
 	switch {

@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// pass is what a caller gets who may: whatever the route then says.
+// pass means that the caller is admitted: the status is whatever the route then returns.
 const pass = 0
 
-// callerNames are those who try every route. The read key is the owner's, the
-// viewer account is an editor of the mission, and of no more than that.
+// callerNames are the callers that try every route. The read key is the owner's;
+// the viewer account is an editor of the mission, and of nothing else.
 var callerNames = []string{"nobody", "stranger", "read key", "viewer account", "mission viewer", "editor", "owner",
 	"admin key", "admin"}
 
@@ -30,8 +30,8 @@ var whoMay = map[string][]int{
 	"manager":  {401, 403, 403, 403, 403, 403, 403, 403, pass},
 }
 
-// expectedRoutes says for every route who may call it. It is written by hand,
-// and doesn't look at the table's permissions, so that the two check each other.
+// expectedRoutes says for every route who may call it. It is written by hand and
+// independent of the table's permissions, so that the two check each other.
 var expectedRoutes = map[string]string{
 	"POST /api/v1/auth/register":        "anybody",
 	"POST /api/v1/auth/login":           "anybody",

@@ -22,7 +22,7 @@ const (
 	maxHeader     = 64 << 10 // bytes
 
 	maxStartPause = 5 * time.Second // between two tries to reach the database at the start
-	startTry      = time.Minute     // that a try takes at most, as systemd is told
+	startTry      = time.Minute     // for one try, as systemd is told
 
 	// closeTime is how long close may take: for the pool, then for the private Postgres.
 	closeTime = poolTime + pgserver.StopTimeout
@@ -46,8 +46,8 @@ type Server struct {
 	stopWork context.CancelFunc
 }
 
-// newServer takes the port, so that a second server on it fails at once, and
-// builds all that needs no database.
+// newServer listens on the port, so that a second server on it fails at once, and
+// sets up everything that needs no database.
 func newServer(config Config, log *slog.Logger) (*Server, error) {
 	s := &Server{serverState: newState(config, log), docs: theDocs()}
 	var err error
@@ -84,9 +84,9 @@ func (s *Server) url() string {
 // router is the handler of all routes, with the middleware around them.
 func (s *Server) router() http.Handler { return s.middleware(s.dispatch(s.mux)) }
 
-// open brings up the database, a private one without DATABASE_URL, and starts
-// what runs beside the requests. It waits for a database that isn't there yet,
-// or takes no writes. It is done when requests can be served.
+// open opens the database, a private one without DATABASE_URL, and starts the
+// background goroutines. It waits for a database that can't be reached yet, or
+// accepts no writes. When it returns nil, requests can be served.
 func (s *Server) open(ctx context.Context) error {
 	url, err := s.databaseURL(ctx)
 	if err != nil {
@@ -105,8 +105,8 @@ func (s *Server) open(ctx context.Context) error {
 	return nil
 }
 
-// awaitDatabase is openDatabase until that succeeds, or fails with what no
-// waiting mends. It says once what it waits for.
+// awaitDatabase repeats openDatabase until that succeeds, or fails in a way that
+// waiting can't help. It logs once what it waits for.
 func (s *Server) awaitDatabase(ctx context.Context, url string) error {
 	for wait := maxStartPause / 20; ; wait = min(2*wait, maxStartPause) {
 		err := s.openDatabase(ctx, url)
@@ -154,7 +154,7 @@ func (s *Server) openDatabase(ctx context.Context, url string) error {
 	return nil
 }
 
-// databaseURL is DATABASE_URL, or that of a private Postgres, which it starts.
+// databaseURL returns DATABASE_URL, or that of a private Postgres, which it starts.
 func (s *Server) databaseURL(ctx context.Context) (string, error) {
 	if s.config.DatabaseURL != "" {
 		return s.config.DatabaseURL, nil
@@ -166,8 +166,8 @@ func (s *Server) databaseURL(ctx context.Context) (string, error) {
 	return s.postgres.URL(pgserver.Database), nil
 }
 
-// run serves until ctx ends, then drains and stops all that it started. ready
-// is called once, when requests can be served.
+// run serves until ctx ends, then drains and stops all that it started. It calls
+// ready once, when requests can be served.
 func (s *Server) run(ctx context.Context, ready func()) error {
 	public := s.httpServer(s.router())
 	public.RegisterOnShutdown(func() { close(s.stopping) })
@@ -182,7 +182,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 	}
 	s.systemd.Starting()
 	err := s.open(ctx)
-	if ctx.Err() != nil { // asked to stop before it was up, which is no failure
+	if ctx.Err() != nil { // asked to stop before it was up: not a failure
 		return s.drain(public, internal, 0)
 	}
 	if err == nil {
@@ -195,7 +195,7 @@ func (s *Server) run(ctx context.Context, ready func()) error {
 			err = errPostgresEnded
 		}
 	}
-	if err != nil { // nobody is to be kept waiting
+	if err != nil { // without the drain delay
 		return errors.Join(err, s.drain(public, internal, 0))
 	}
 	return s.drain(public, internal, s.config.DrainDelay)
@@ -217,14 +217,14 @@ func (s *Server) serveInternal(failed chan<- error) (*http.Server, error) {
 		return nil, fmt.Errorf("listening on %s (INTERNAL_ADDR): %w", s.config.InternalAddr, err)
 	}
 	if addr := listener.Addr().(*net.TCPAddr); !addr.IP.IsLoopback() {
-		s.log.Warn("INTERNAL_ADDR isn't loopback: whoever reaches it needs no credential", "addr", addr)
+		s.log.Warn("INTERNAL_ADDR isn't loopback: anyone who can reach it needs no credential", "addr", addr)
 	}
 	internal := s.httpServer(s.middleware(s.dispatch(s.internal)))
 	go func() { failed <- internal.Serve(listener) }()
 	return internal, nil
 }
 
-// httpServer has no WriteTimeout, which would cut streams: limits.bound sets
+// httpServer sets no WriteTimeout, which would cut streams: limits.bound sets
 // deadlines for each request.
 func (s *Server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
@@ -236,9 +236,9 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 	}
 }
 
-// drain stops in the order that loses nothing: readiness first, and answers ask
-// their clients to close; then, after the delay, the requests; then what they
-// use.
+// drain stops the server in the order that loses nothing: it becomes unready and
+// its responses ask clients to close; then, after the delay, it ends the requests;
+// then what they use.
 // See docs/design.md, Drain.
 func (s *Server) drain(public, internal *http.Server, delay time.Duration) error {
 	s.draining.Store(true)
@@ -261,8 +261,8 @@ func (s *Server) drain(public, internal *http.Server, delay time.Duration) error
 	return errors.Join(append(errs, s.close())...)
 }
 
-// close stops what open has started. Who still computes with a connection, and
-// so keeps the pool from closing, isn't waited for: the process ends under them.
+// close stops what open has started. It waits at most poolTime for goroutines that
+// still use a connection and so keep the pool from closing.
 func (s *Server) close() error {
 	if s.stopWork != nil {
 		s.stopWork()
@@ -278,7 +278,7 @@ func (s *Server) close() error {
 	select {
 	case <-closed:
 	case <-time.After(poolTime / 2):
-		s.conns.cut() // from a database that doesn't answer
+		s.conns.cut() // the database may have stopped answering
 		select {
 		case <-closed:
 		case <-time.After(poolTime / 2):

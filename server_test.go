@@ -34,8 +34,8 @@ func (l *lineCount) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A database that isn't there yet, goes away while the server starts, or takes
-// no writes is waited for; what it waits for is said once.
+// The server waits for a database that can't be reached yet, goes away while the
+// server starts, or accepts no writes; it logs once what it waits for.
 func TestServerWaitsForItsDatabase(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -92,7 +92,7 @@ func TestServerWaitsForItsDatabase(t *testing.T) {
 	}
 }
 
-// What no waiting mends ends the start at once, with what to do.
+// An error that waiting can't fix ends the start at once, and says what to do.
 func TestServerDoesntWaitForWhatNoWaitingMends(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ begin, role, name, words string }{
@@ -119,8 +119,8 @@ func TestServerDoesntWaitForWhatNoWaitingMends(t *testing.T) {
 	}
 }
 
-// What computes on and on, with a connection of the pool, keeps neither the
-// server from its end nor the private Postgres from its.
+// A computation that doesn't end, with a connection of the pool, keeps neither the
+// server nor the private Postgres from stopping.
 func TestServerEndsUnderWhatStillComputes(t *testing.T) {
 	t.Parallel()
 	folder := pgtest.Dir(t)
@@ -165,8 +165,8 @@ func TestServerEndsUnderWhatStillComputes(t *testing.T) {
 	pgtest.WantEnded(t, folder)
 }
 
-// Where the database gives fewer connections than the pool may have, requests
-// wait for those that exist.
+// If the database allows fewer connections than the pool may have, requests wait
+// for those that exist.
 func TestFewConnectionsServeAll(t *testing.T) {
 	t.Parallel()
 	database := newDatabaseOfRole(t)
@@ -212,7 +212,7 @@ func TestFewConnectionsServeAll(t *testing.T) {
 		t.Errorf("the log tells it %d times", n)
 	}
 
-	// The feed can do without one of its own.
+	// The feed works without a connection of its own.
 	database.exec(fmt.Sprintf("ALTER ROLE app CONNECTION LIMIT %d", limit-1))
 	database.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND query ILIKE '%transaction_read_only%'")
 	refused := s.db.refused.Load()
@@ -229,7 +229,7 @@ func TestFewConnectionsServeAll(t *testing.T) {
 	})
 }
 
-// logBook is a log to read in. Safe for concurrent use.
+// logBook is a log that tests can read. Safe for concurrent use.
 type logBook struct {
 	mu   sync.Mutex // guards text
 	text bytes.Buffer
@@ -555,7 +555,7 @@ func (s *testServer) blocked() (n int) {
 	return n
 }
 
-// atOnce makes a request in the background, and notes the status that it gets.
+// atOnce makes a request in the background, and records the status that it gets.
 type atOnce struct {
 	work     sync.WaitGroup
 	mu       sync.Mutex
@@ -582,8 +582,8 @@ func (o *atOnce) try(c *client, method, path string, body any, headers ...string
 	})
 }
 
-// Of the writes that wait for a mission that something has locked, few have a
-// connection: whatever they are, whoever's they are and however they name it.
+// Only a few of the writes that wait for a locked mission hold a connection,
+// whatever they are, whoever makes them and however they name the mission.
 func TestWritesOfALockedMissionLeaveConnectionsToOthers(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -627,7 +627,7 @@ func TestWritesOfALockedMissionLeaveConnectionsToOthers(t *testing.T) {
 	}
 }
 
-// Nor has an account more than half of them, however many missions it waits for.
+// Nor does an account hold more than half of them, however many missions it waits for.
 func TestAccountLeavesConnectionsToOthers(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -690,7 +690,7 @@ func TestResponsesThatNobodyReadsHaveABound(t *testing.T) {
 	spec, other := ada.newSpec(mission, "large", fields{"body": body}), bob.newSpec(bobs, "large", fields{"body": body})
 	s.widen(mission, 200)
 
-	// 12 MB, more than the kernel keeps for a reader.
+	// 12 MB, more than the kernel buffers for a reader.
 	conn := s.dial(t)
 	fmt.Fprintf(conn, "GET /api/v1/specs?mission_id=%s&limit=200 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n",
 		idOf(mission), ada.token)

@@ -1,6 +1,6 @@
 package main
 
-// What all handlers share, and how much of it one mission or account may take.
+// What all handlers share, and how much of it one mission or account may use.
 
 import (
 	"cmp"
@@ -22,8 +22,9 @@ import (
 	"tachikoma/internal/ratelimit"
 )
 
-// serverState is what all handlers share. It is filled in by newServer, what needs
-// the database by open; after that only the fields that say so change.
+// serverState is what all handlers share. newServer fills it in, except for what
+// needs the database, which open does; after that only opened, draining and
+// stopping change.
 type serverState struct {
 	config      Config
 	log         *slog.Logger
@@ -89,8 +90,8 @@ func newState(config Config, log *slog.Logger) serverState {
 // limiterKeys is how many clients a rate limit remembers.
 const limiterKeys = 100_000
 
-// forget drops what is remembered of an account's credentials. For "" it is all
-// that is remembered of the database, which may have lost commits.
+// forget drops what is cached about an account's credentials. For "" it drops
+// everything cached from the database, which may have lost commits.
 func (s *serverState) forget(userID string) {
 	s.credentials.forget(userID)
 	if userID == "" {
@@ -99,8 +100,8 @@ func (s *serverState) forget(userID string) {
 }
 
 // newID returns a UUIDv7 (RFC 9562): 48 bits of time in milliseconds, so that
-// ids grow, and 74 random ones. Go 1.27 has uuid.NewV7, which takes its place, and
-// uuid.Parse that of validID, when Go 1.26 isn't supported any more.
+// ids grow, and 74 random ones. When Go 1.26 is no longer supported, uuid.NewV7 of
+// Go 1.27 replaces it, and uuid.Parse replaces validID.
 func newID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[6:]) // never fails
@@ -113,11 +114,11 @@ func newID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
-// writeGate is where writes wait before they take a connection, so that those of
-// a mission that is locked, by a large import say, leave the connections to
-// everybody else. Of the pool an eighth is for those writes of one mission that
-// lock it against each other, and an eighth for the others, which pass them by.
-// Half of it is for one account. Safe for concurrent use.
+// writeGate is where writes wait before they take a connection, so that those to
+// a mission that is locked, for instance by a large import, leave connections for
+// everybody else. One mission gets an eighth of the pool for the writes that lock
+// it against each other, and another eighth for those that don't. One account gets
+// half of the pool. Safe for concurrent use.
 // See docs/design.md, Turns for writes.
 type writeGate struct {
 	turns     ratelimit.Turns
@@ -129,8 +130,9 @@ func newWriteGate(connections int) *writeGate {
 	return &writeGate{ofAccount: max(1, connections/2), ofMission: max(1, connections/8)}
 }
 
-// beginWrite lets a write begin that a request asks for, in its turn, unless much
-// of what its account has asked for waits to be read: its response would too.
+// beginWrite waits for the turn of a request's write. It refuses the write if too
+// much of what its account has asked for is still unread: its response would be
+// too. The caller calls leave when the write has ended.
 func (s *Server) beginWrite(ctx context.Context, c *call) (leave func(), err error) {
 	release, err := c.holdResponse(unreadFrom)
 	if err != nil {
@@ -140,10 +142,10 @@ func (s *Server) beginWrite(ctx context.Context, c *call) (leave func(), err err
 	return s.takeTurn(ctx, c.account, c.target, c.permission.shared)
 }
 
-// takeTurn waits for the turn of a write by an account, to the mission that at
-// names itself or by a spec, if it does: as long as it would wait for a lock.
-// shared says that it doesn't lock the mission against others. The caller calls
-// leave when the write has ended.
+// takeTurn waits for the turn of an account's write, for as long as that would
+// wait for a lock; then the error is 503 busy. at names the mission, or one of its
+// specs, if there is one. shared says that the write doesn't lock the mission
+// against others. The caller calls leave when the write has ended.
 func (s *Server) takeTurn(ctx context.Context, a account, at target, shared bool) (leave func(), err error) {
 	names := make([]ratelimit.Share, 0, 2)
 	if mission := s.missionOf(at); mission != "" {
@@ -165,7 +167,7 @@ func (s *Server) takeTurn(ctx context.Context, a account, at target, shared bool
 	return leave, err
 }
 
-// timeLeft is how long a write may still take.
+// timeLeft returns how long a write may still take.
 func (s *Server) timeLeft(ctx context.Context) time.Duration {
 	if deadline, ok := ctx.Deadline(); ok {
 		return time.Until(deadline)
@@ -173,7 +175,7 @@ func (s *Server) timeLeft(ctx context.Context) time.Duration {
 	return s.config.RequestTimeout
 }
 
-// lockWait is how long a write waits for its turn, and then for a lock.
+// lockWait returns how long a write waits for its turn, and then for a lock.
 func (s *Server) lockWait(ctx context.Context) time.Duration {
 	return min(s.timeLeft(ctx)/2, 5*time.Second)
 }
@@ -187,24 +189,24 @@ func (s *Server) missionOf(at target) string {
 	return cmp.Or(s.seen.of(at.spec).mission, at.spec)
 }
 
-// seenIDs is what gates have to know of specs and missions before these are
-// looked up: of those that were read or changed here lately. An agent writes to a
-// spec that it has claimed here, most often. When the young ones are as many as
-// they may be, the old ones go. Safe for concurrent use.
+// seenIDs is what the gates need to know about specs and missions before these are
+// looked up. It has those that were read or changed here lately: most often, an
+// agent writes to a spec that it has claimed here. When young is full, it replaces
+// old. Safe for concurrent use.
 type seenIDs struct {
 	mu         sync.Mutex // guards the following
 	young, old map[string]seenID
 }
 
 type seenID struct {
-	mission string // of a spec, which never changes
-	costly  bool   // to read it, or a list of its specs, was: it told of many dependencies
+	mission string // of a spec; it never changes
+	costly  bool   // reading it, or a list of its specs, was: it had many dependencies
 }
 
 const (
 	maxSeenIDs  = 10_000    // of each generation
-	costlySpec  = 32 << 10  // bytes of what is said of the specs that one is related to, from which it is costly,
-	costlySpecs = 256 << 10 // and of those that a list is related to
+	costlySpec  = 32 << 10  // bytes about the related specs, from which reading a spec is costly,
+	costlySpecs = 256 << 10 // and from which a list is
 )
 
 func newSeenIDs() *seenIDs { return &seenIDs{young: make(map[string]seenID)} }
@@ -229,7 +231,7 @@ func (k *seenIDs) note(id string, v seenID) {
 	k.young[id] = v
 }
 
-// learn remembers the missions of specs, as far as nothing is known of them.
+// learn remembers the missions of specs whose missions aren't known yet.
 func (k *seenIDs) learn(missions map[string]string) {
 	for spec, mission := range missions {
 		if k.of(spec).mission == "" {
@@ -238,8 +240,8 @@ func (k *seenIDs) learn(missions map[string]string) {
 	}
 }
 
-// noteCost remembers that a list of the specs of a mission, or of all that an
-// account sees, was costly, if it was.
+// noteCost remembers that a list of specs was costly, if it was. id is that of the
+// mission, or of the account if the list is of all that it sees.
 func (k *seenIDs) noteCost(id string, specs []specSummary) {
 	size := 0
 	for i := range specs {
@@ -250,10 +252,11 @@ func (k *seenIDs) noteCost(id string, specs []specSummary) {
 	}
 }
 
-// beginRead waits for a place for a read that may cost as much as many others: of
-// the pool half is for those of one account. Of those known to be costly, such as
-// a search, whose text it is given, a quarter of the pool runs at a time, and half
-// of that for one account. The caller calls end when it has read.
+// beginRead waits for the turn of a read that may cost as much as many others. One
+// account gets half of the pool for them. Those known to be costly, such as a
+// search, whose text is given, get a quarter of the pool, and one account half of
+// that. A search runs under bounded, which limits its time. The caller calls end
+// when it has read.
 // See docs/design.md, Costly reads and unread responses.
 func (s *Server) beginRead(
 	ctx context.Context, a account, text string, costly bool,
@@ -288,9 +291,9 @@ const (
 	unreadOfEach = 16 << 20 // account, or address where nobody is signed in
 )
 
-// holdResponse counts a response of n bytes among those that wait to be read, or
-// refuses it where too much waits already; but not what tells of a change, nor an
-// error. The caller calls release when the response is sent.
+// holdResponse counts a response of n bytes among those that wait to be read. If
+// too much waits already it refuses the response (503 busy), unless that reports a
+// change or an error. The caller calls release when the response is sent.
 func (c *call) holdResponse(n int) (release func(), err error) {
 	if n < unreadFrom || c.unread == nil {
 		return func() {}, nil
@@ -301,7 +304,7 @@ func (c *call) holdResponse(n int) (release func(), err error) {
 		c.unread.Add(who, n)
 	} else if !c.unread.Take(who, n, unreadBytes, unreadOfEach) {
 		return nil, problem(http.StatusServiceUnavailable, "busy",
-			"Too much of what you asked for waits to be read. Read it, then try again.").withHeader("Retry-After", "1")
+			"Too much of what you asked for is still unread. Read it, then try again.").withHeader("Retry-After", "1")
 	}
 	return func() { c.unread.Give(who, n) }, nil
 }
