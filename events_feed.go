@@ -17,24 +17,24 @@ import (
 
 const (
 	feedChannel  = "tachikoma"
-	pollEvery    = time.Second / 2       // correctness rests on this
-	announceEach = 25 * time.Millisecond // and speed on this: wake-ups are sent at most so often
-	pollTimeout  = time.Second           // a database that takes longer is down
-	feedStale    = 10 * time.Second      // after this, nothing remembered is trusted
-	notifyBytes  = 7900                  // a payload of NOTIFY has less than 8,000
+	pollEvery    = time.Second / 2       // correctness depends on this
+	announceEach = 25 * time.Millisecond // and speed on this: wake-ups are sent at most this often
+	pollTimeout  = time.Second           // a database that takes longer counts as down
+	feedStale    = 10 * time.Second      // after this, nothing cached is trusted
+	notifyBytes  = 7900                  // a payload of NOTIFY must be shorter than 8,000
 )
 
 // feed keeps this process in step with the others on the same database: it
 // has the one connection that listens and polls, for all who watch a stream
-// here, and it tells the others what has grown here. It also watches whether
-// the database is there at all. Its run owns all its goroutines.
+// here, and it tells the others which streams have grown here. It also watches
+// whether the database is reachable at all. Its run owns all its goroutines.
 type feed struct {
 	db      *dbPool
 	hub     *hub
 	trouble *databaseTrouble
 	forget  func(userID string) // an account's credentials changed; "": anybody's may have
 	cancel  func(call string)   // a client has cancelled a call, which may be here
-	cut     func()              // the database is lost: who waits for it must not
+	cut     func()              // the database is lost: ends the calls that wait for it
 	log     *slog.Logger
 	each    time.Duration // announceEach
 
@@ -65,7 +65,7 @@ func (f *feed) run(ctx context.Context) {
 	var announcing sync.WaitGroup
 	announcing.Go(func() { f.announceAll(ctx) })
 	defer announcing.Wait()
-	var spared time.Duration // the last good poll before a loss that was passed over
+	var spared time.Duration // the last good poll before a failure that was ignored
 	for ctx.Err() == nil {
 		err := f.follow(ctx)
 		if ctx.Err() != nil {
@@ -81,15 +81,15 @@ func (f *feed) run(ctx context.Context) {
 			continue // perhaps it was this connection alone
 		}
 		if f.trouble.set(unreachable) != unreachable {
-			f.log.Error("the database is lost", "error", err)
+			f.log.Error("the database can't be reached", "error", err)
 			f.cut()
-			f.db.Reset() // none of them is to be used again
+			f.db.Reset() // no connection is to be used again
 		}
 		pause(ctx, pollEvery/4)
 	}
 }
 
-// pause waits, or less if ctx ends.
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
@@ -98,9 +98,9 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // follow listens and polls on a connection of its own until that fails. While
-// the database takes no writes, or refuses the connection, it returns nil after
-// one poll: a session keeps what made it read only, so the next look needs
-// another one.
+// the database accepts no writes, or refuses the connection, it returns nil after
+// one poll: a session that is read-only stays so, and the next poll needs a new
+// one.
 func (f *feed) follow(ctx context.Context) error {
 	connecting, cancel := context.WithTimeout(ctx, 2*pollTimeout)
 	defer cancel()
@@ -120,7 +120,7 @@ func (f *feed) follow(ctx context.Context) error {
 		_ = conn.Close(closing)
 	}()
 	_, err = conn.Exec(connecting, "LISTEN "+feedChannel)
-	if err != nil && writeTrouble(err) == noTrouble { // a standby can't
+	if err != nil && writeTrouble(err) == noTrouble { // a standby can't listen
 		return fmt.Errorf("listening: %w", err)
 	}
 	// What happened before this connection may have been missed.
@@ -169,10 +169,10 @@ func (f *feed) pollShared(ctx context.Context, refused error) error {
 	return err
 }
 
-// poll looks at the head of every stream that somebody watches here, and at
-// the server's own. server is the seq up to which the latter is known, -1 for
-// not yet; the new one is returned. How far the database's clock is ahead is
-// estimated as if it was read in the middle of the poll.
+// poll reads the head of every stream that somebody watches here, and of the
+// server's own. server is the seq up to which the latter is known, -1 if it isn't
+// yet; poll returns the new one. It estimates how far the database's clock is
+// ahead as if that was read in the middle of the poll.
 func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
@@ -221,8 +221,8 @@ func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, e
 	return server, nil
 }
 
-// judge notes what a good poll has shown: whether the database only reads. That
-// its disk has room again shows when something is written.
+// judge records what a good poll has shown: whether the database is read-only.
+// Whether a full disk has space again it finds out by writing.
 func (f *feed) judge(ctx context.Context, conn *pgx.Conn, reads bool) error {
 	before, now := f.trouble.get(), noTrouble
 	if reads {
@@ -234,21 +234,21 @@ func (f *feed) judge(ctx context.Context, conn *pgx.Conn, reads bool) error {
 		}
 	}
 	if !f.trouble.change(before, now) {
-		return nil // a write has met with something meanwhile; the next poll decides
+		return nil // a write has found other trouble meanwhile; the next poll decides
 	}
 	switch {
 	case now == before:
 	case now == noTrouble:
-		f.db.Reset() // sessions that began while it only read still do
+		f.db.Reset() // sessions that began while it was read-only still are
 		f.log.Info("the database is back", "was", before.code())
 	default:
-		f.log.Error("the database takes no writes", "reason", now.code())
+		f.log.Error("the database accepts no writes", "reason", now.code())
 	}
 	return nil
 }
 
-// tryWrite writes what every write does, an event, and as much as takes new
-// blocks, and leaves nothing.
+// tryWrite writes an event, as every write does, large enough to need new blocks,
+// and deletes it again.
 func tryWrite(ctx context.Context, conn *pgx.Conn) error {
 	noise := make([]byte, 32<<10) // which doesn't compress
 	_, _ = rand.Read(noise)       // never fails
@@ -265,8 +265,8 @@ func tryWrite(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // readServerStream makes this process forget the accounts that changed, and cancel
-// the calls that were cancelled. Where the way from one seq to the other isn't
-// complete, it forgets all.
+// the calls that were cancelled. If events between the two seqs are missing, it
+// forgets all accounts.
 func (f *feed) readServerStream(ctx context.Context, conn *pgx.Conn, after, upTo int64) error {
 	rows, err := conn.Query(ctx, `
 		SELECT user_id, data->>'call' FROM events WHERE stream = $1 AND seq > $2 AND seq <= $3 LIMIT 1000`,
@@ -298,7 +298,7 @@ func (f *feed) readServerStream(ctx context.Context, conn *pgx.Conn, after, upTo
 	return nil
 }
 
-// announce marks streams as grown, to be told to the other instances soon. It
+// announce marks streams as grown, so that the other instances are told soon. It
 // doesn't block.
 func (f *feed) announce(heads map[string]int64) {
 	if len(heads) == 0 {
@@ -316,9 +316,9 @@ func (f *feed) announce(heads map[string]int64) {
 }
 
 // announceAll sends what announce has gathered, in transactions of its own:
-// NOTIFY in a writing transaction would line up the commits of the whole
-// cluster. It sends at once if it hasn't sent for announceEach, else when that
-// has passed.
+// NOTIFY in a writing transaction would serialize the commits of the whole
+// cluster. It sends at once, unless it has sent within announceEach: then it
+// waits until that has passed.
 // See docs/design.md, Wake-ups.
 func (f *feed) announceAll(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -335,8 +335,8 @@ func (f *feed) announceAll(ctx context.Context) {
 	f.sendDirty(context.WithoutCancel(ctx))
 }
 
-// sendDirty sends one round of wake-ups. One that is lost is made up for by
-// the others' polls.
+// sendDirty sends one round of wake-ups. The other instances' polls make up for
+// one that is lost.
 func (f *feed) sendDirty(ctx context.Context) {
 	f.mu.Lock()
 	dirty := f.dirty
@@ -353,7 +353,7 @@ func (f *feed) sendDirty(ctx context.Context) {
 }
 
 // formatHeads writes streams with their newest seq, in as many payloads as
-// their size takes.
+// needed.
 func formatHeads(heads map[string]int64) []string {
 	var payloads []string
 	var b strings.Builder

@@ -16,24 +16,24 @@ const (
 	maxPumpPage = 500 // events of one stream that the pump reads at a time
 	pumpStreams = 200 // streams it reads in one query
 	pumpTimeout = 10 * time.Second
-	watchTurns  = 2 // of the watchers of one stream that look at the database at a time
+	watchTurns  = 2 // watchers of one stream that may query the database at a time
 )
 
-// hub brings the events of streams to those in this process who follow them,
-// and wakes those who watch them. A stream is read once for all, by the one pump,
-// and each event is encoded once. What wakes the pump is a hint: the events
-// come from the database, in the order of their numbers. Safe for concurrent
-// use; no call waits for a follower.
+// hub delivers the events of streams to their followers in this process, and
+// wakes their watchers. The one pump reads a stream once for all, and each event
+// is encoded once. What wakes the pump is only a hint: the events come from the
+// database, in the order of their numbers. Safe for concurrent use; no call waits
+// for a follower.
 type hub struct {
 	db       *dbPool
 	log      *slog.Logger
 	counters *counters
 	page     int                           // events of one stream that are read at a time
 	grown    chan struct{}                 // some topic has events to read
-	ahead    atomic.Pointer[time.Duration] // the database's clock less ours; nil until known; for metrics alone
+	ahead    atomic.Pointer[time.Duration] // the database's clock minus ours; nil until known; only for metrics
 
-	mu     sync.Mutex           // guards the following and what topics hold
-	topics map[string]*hubTopic // by stream; one for each that somebody watches or follows
+	mu     sync.Mutex           // guards the following and the contents of topics
+	topics map[string]*hubTopic // by stream; only those that somebody watches or follows
 	handed int64                // events that went into followers' queues
 }
 
@@ -43,20 +43,20 @@ type hubTopic struct {
 	known     int64 // the newest seq heard of
 	delivered int64 // the newest seq handed to the followers
 	watchers  map[chan struct{}]struct{}
-	turns     chan struct{} // one for each watcher that may look at the database right now
+	turns     chan struct{} // a token for each watcher that may query the database now
 	followers map[*follower]struct{}
 }
 
 // follower gets the events of one stream into a queue, each once and in order.
-// While it catches up it reads the database by itself; once it has reached the
-// topic it is live. Its last is its own goroutine's until then; all else that
-// changes is guarded by the hub.
+// While it catches up it reads the database itself, and its goroutine owns last;
+// once it has reached the topic it is live, and the hub's mu guards last. live is
+// always guarded by mu.
 type follower struct {
 	topic *topicName
 	queue *queue
 	last  int64 // the newest seq that went into the queue
 	live  bool
-	ended atomic.Bool // what waits in the queue isn't wanted any more
+	ended atomic.Bool // what waits in the queue is no longer wanted
 }
 
 // topicName is what a client knows a stream by.
@@ -66,14 +66,14 @@ type topicName struct {
 	Stream    string `json:"-"`
 }
 
-// newHub makes a hub for followers whose queues take queueEvents: one that is
-// empty has room for what is read at a time, twice.
+// newHub returns a hub for followers whose queues hold queueEvents events: an
+// empty queue has room for two pages.
 func newHub(log *slog.Logger, c *counters, queueEvents int) *hub {
 	return &hub{log: log, counters: c, page: max(1, min(maxPumpPage, queueEvents/2)), grown: make(chan struct{}, 1),
 		topics: make(map[string]*hubTopic)}
 }
 
-// topicOf returns the topic of a stream, making it if need be. The caller holds mu.
+// topicOf returns the topic of a stream, creating it if need be. The caller holds mu.
 func (h *hub) topicOf(stream string) *hubTopic {
 	t := h.topics[stream]
 	if t == nil {
@@ -89,17 +89,17 @@ func (h *hub) topicOf(stream string) *hubTopic {
 	return t
 }
 
-// dropIfIdle forgets a topic that nobody is interested in. The caller holds mu.
+// dropIfIdle drops a topic that nobody watches or follows. The caller holds mu.
 func (h *hub) dropIfIdle(t *hubTopic) {
 	if len(t.watchers)+len(t.followers) == 0 && h.topics[t.stream] == t {
 		delete(h.topics, t.stream)
 	}
 }
 
-// watch subscribes to wake-ups: the channel grown gets a value whenever the
-// stream has grown, since the last one was taken, by something that may make a
-// spec ready. Many may watch one stream: before one looks at the database it
-// takes a turn, and puts it back. The caller calls stop when done.
+// watch subscribes to wake-ups: the channel grown gets a value when, since the
+// last one was received, the stream has grown by something that may make a spec
+// ready. Many can watch one stream: each takes a turn before it queries the
+// database, and puts it back afterwards. The caller calls stop when done.
 func (h *hub) watch(stream string) (grown <-chan struct{}, turns chan struct{}, stop func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -114,14 +114,14 @@ func (h *hub) watch(stream string) (grown <-chan struct{}, turns chan struct{}, 
 }
 
 // follow adds a follower that has all events up to last. head is the stream's
-// newest seq, just read: from there the topic begins, if it is new here.
+// newest seq, just read: a topic that is new here begins there.
 func (h *hub) follow(f *follower, head int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.topicOf(f.topic.Stream)
 	if len(t.followers) == 0 && head > t.delivered {
 		t.delivered = head
-		t.wakeWatchers() // nobody reads for them what came up to here
+		t.wakeWatchers() // the pump won't read for them what came before
 	}
 	t.followers[f] = struct{}{}
 	f.live = f.last >= t.delivered
@@ -130,7 +130,7 @@ func (h *hub) follow(f *follower, head int64) {
 	}
 }
 
-// unfollow ends a follower. It gets nothing after that.
+// unfollow removes a follower. It gets nothing after that.
 func (h *hub) unfollow(f *follower) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -150,7 +150,7 @@ func (h *hub) caughtUp(f *follower) bool {
 	return f.live
 }
 
-// wake tells of streams' newest seqs.
+// wake notes the newest seqs of streams, and wakes the pump if it has events to read.
 func (h *hub) wake(heads map[string]int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -160,7 +160,7 @@ func (h *hub) wake(heads map[string]int64) {
 			continue
 		}
 		t.known = seq
-		if len(t.followers) == 0 && t.delivered == 0 { // it is watched since before it was known where it ends
+		if len(t.followers) == 0 && t.delivered == 0 { // it has been watched since before its end was known
 			t.delivered = seq
 			t.wakeWatchers()
 		}
@@ -170,14 +170,14 @@ func (h *hub) wake(heads map[string]int64) {
 	}
 }
 
-// wakeWatchers tells a topic's watchers. The caller holds the hub's mu.
+// wakeWatchers wakes a topic's watchers. The caller holds the hub's mu.
 func (t *hubTopic) wakeWatchers() {
 	for c := range t.watchers {
 		trySend(c)
 	}
 }
 
-// trySend leaves a token in a channel of capacity 1, if there is none.
+// trySend puts a token into a channel of capacity 1, unless it holds one.
 func trySend(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -196,7 +196,7 @@ func (h *hub) watched() []string {
 	return streams
 }
 
-// pump reads what topics have grown by and hands it to their followers, until
+// pump reads the new events of topics and hands them to their followers, until
 // ctx ends.
 func (h *hub) pump(ctx context.Context) {
 	for {
@@ -208,7 +208,7 @@ func (h *hub) pump(ctx context.Context) {
 		for behind := h.behind(); len(behind) > 0 && ctx.Err() == nil; behind = h.behind() {
 			if err := h.read(ctx, behind); err != nil {
 				if ctx.Err() == nil {
-					h.log.Warn("events weren't read; the next poll tries again", "error", err)
+					h.log.Warn("reading events failed; the next poll tries again", "error", err)
 				}
 				h.forgetKnown(behind)
 				break
@@ -217,7 +217,7 @@ func (h *hub) pump(ctx context.Context) {
 	}
 }
 
-// behind returns topics with events to read, by stream, and where they are.
+// behind returns the topics with events to read, and the last seq each has delivered.
 func (h *hub) behind() map[string]int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -233,7 +233,7 @@ func (h *hub) behind() map[string]int64 {
 	return behind
 }
 
-// forgetKnown makes the next poll wake topics again that couldn't be read.
+// forgetKnown makes the next poll wake the topics that couldn't be read.
 func (h *hub) forgetKnown(behind map[string]int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -270,7 +270,7 @@ func (h *hub) read(ctx context.Context, behind map[string]int64) error {
 }
 
 // deliver hands events, sorted by stream and seq, to the followers of their
-// topics. behind are the topics that were asked for.
+// topics. behind has the topics that were read.
 func (h *hub) deliver(behind map[string]int64, events []event) {
 	items := make([]queuedEvent, len(events))
 	for i, e := range events {
@@ -295,14 +295,14 @@ func (h *hub) deliver(behind map[string]int64, events []event) {
 	}
 	for stream := range behind {
 		if t := h.topics[stream]; t != nil && !found[stream] {
-			t.known = t.delivered // what isn't there can't be read; a poll will say if it comes
+			t.known = t.delivered // there is nothing to read; a poll will tell if that changes
 			t.wakeWatchers()
 		}
 	}
 }
 
-// deliverTo hands a topic's next events to its followers, to each all at once,
-// so that they leave in one frame. The caller holds mu.
+// deliverTo hands a topic's next events to its followers, all at once to each, so
+// that they are sent in one frame. The caller holds mu.
 func (h *hub) deliverTo(t *hubTopic, items []queuedEvent, events []event) {
 	for len(items) > 0 && items[0].seq <= t.delivered {
 		items, events = items[1:], events[1:]
@@ -325,7 +325,7 @@ func (h *hub) deliverTo(t *hubTopic, items []queuedEvent, events []event) {
 			f.queue.push(f, all...)
 			f.last = last
 			delivered += len(items)
-		default: // it has read some of them by itself
+		default: // it has read some of them itself
 			news := items[f.last+1-first:]
 			f.queue.push(f, newBatches(news...)...)
 			f.last = last
@@ -350,7 +350,7 @@ func (h *hub) followed(stream string) bool {
 	return t != nil && len(t.followers) > 0
 }
 
-// broadcast hands something that isn't stored to the followers of a stream.
+// broadcast hands a payload that isn't stored to the followers of a stream.
 func (h *hub) broadcast(stream string, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -362,15 +362,15 @@ func (h *hub) broadcast(stream string, payload []byte) {
 	}
 }
 
-// count is how many events went into followers' queues so far.
+// count is how many events have gone into followers' queues so far.
 func (h *hub) count() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.handed
 }
 
-// positions are how far the followed topics have got, for a poll to compare
-// with: a head that is below means that the database has lost commits.
+// positions returns the last seq that each topic has delivered, for a poll to
+// compare with: a lower head means that the database has lost commits.
 func (h *hub) positions() map[string]int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()

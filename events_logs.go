@@ -28,7 +28,7 @@ type logEntry struct {
 	SpecID  string          `json:"spec_id"`
 }
 
-// logsRequest are log entries to be added.
+// logsRequest is a request to add log entries.
 type logsRequest struct {
 	Entries []logEntry `json:"entries"`
 
@@ -71,7 +71,7 @@ func (s *Server) appendLogs(ctx context.Context, c *call, in *logsRequest) (*log
 	})
 }
 
-// logCall is a request for log entries that waits for its round.
+// logCall is a request to add log entries that waits for its round.
 type logCall struct {
 	account account
 	mission string
@@ -83,27 +83,27 @@ type logCall struct {
 	done chan struct{} // closed when the above can be read
 }
 
-// logWriter writes log entries with few transactions: the calls that wait right
-// now go together, of whichever missions. As with a gather.Gatherer there is no timer
+// logWriter writes log entries in few transactions: the calls that are waiting
+// share one, whatever their missions. As with a gather.Gatherer there is no timer
 // and no delay. Safe for concurrent use.
 type logWriter struct {
 	*Server
 
 	mu      sync.Mutex // guards the following
 	waiting []*logCall // bounded by the requests in flight
-	running int        // rounds on their way
+	running int        // rounds in progress
 }
 
-// maxLogRounds is how many rounds are on their way at most: twice as many as a
-// gather.Gatherer has, since half of their time they wait for the disk. But they
+// maxLogRounds is how many rounds are in progress at most: twice as many as a
+// gather.Gatherer has, since they wait for the disk half of the time. But they
 // take no more of the pool than the writes of one account.
 var maxLogRounds = 2 * max(2, runtime.GOMAXPROCS(0))
 
 // logRoundEntries is how many entries a round takes, unless one call has more.
 const logRoundEntries = 1000
 
-// write has a call written and returns the number of its last event. Once it
-// is part of a round it waits for that to end.
+// write has a call written and returns the number of its last event. Once the
+// call is part of a round, write waits for that to end even if ctx ends first.
 func (l *logWriter) write(ctx context.Context, one *logCall) (last int64, err error) {
 	one.done = make(chan struct{})
 	l.mu.Lock()
@@ -124,7 +124,7 @@ func (l *logWriter) write(ctx context.Context, one *logCall) (last int64, err er
 	return one.last, one.err
 }
 
-// withdraw takes a call back that is in no round yet.
+// withdraw takes back a call that isn't in a round yet, and reports whether it could.
 func (l *logWriter) withdraw(one *logCall) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,13 +152,13 @@ func (l *logWriter) run() {
 		if n == 0 {
 			return
 		}
-		for _, rest := range l.round(round) { // each by itself, since it may wait, or spoil it for others
-			go l.alone(rest) // at most as many as requests wait for it
+		for _, rest := range l.round(round) { // each by itself, since it may wait, or fail the others
+			go l.alone(rest) // at most one for each waiting request
 		}
 	}
 }
 
-// alone writes a call in a round of its own, in the turn of its mission.
+// alone writes a call in a round of its own, once its mission's turn comes.
 func (l *logWriter) alone(one *logCall) {
 	leave, err := l.takeTurn(context.Background(), one.account, target{mission: one.mission}, mayWork.shared)
 	if err != nil {
@@ -170,9 +170,9 @@ func (l *logWriter) alone(one *logCall) {
 	l.round([]*logCall{one})
 }
 
-// round writes calls in one transaction, and returns those that it wasn't the
-// place for: where the database refuses what one of several brings, and those
-// of a mission that is locked.
+// round writes calls in one transaction, and returns those that have to be
+// written alone: all of them if the database refuses a statement, since any could
+// be the cause, and otherwise those whose mission is locked.
 func (l *logWriter) round(calls []*logCall) (rest []*logCall) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.config.RequestTimeout)
 	defer cancel()
@@ -200,8 +200,9 @@ func (l *logWriter) round(calls []*logCall) (rest []*logCall) {
 	return rest
 }
 
-// logAll adds the entries of calls whose accounts may. A mission that somebody
-// deletes right now is left to a round of its own, which waits.
+// logAll adds the entries of the calls whose accounts may add them. It returns the
+// calls whose mission is being deleted: they need a round of their own, which
+// waits.
 func (t *tx) logAll(ctx context.Context, calls []*logCall) (rest []*logCall, err error) {
 	have, err := t.logAccess(ctx, calls)
 	if err != nil {
@@ -234,8 +235,8 @@ func (t *tx) logAll(ctx context.Context, calls []*logCall) (rest []*logCall, err
 	return rest, nil
 }
 
-// logAccess locks the missions of calls against their deletion, and returns
-// what access the accounts have, -1 where there is no mission or it is locked.
+// logAccess locks the missions of calls against deletion, and returns each call's
+// access, -1 where the mission doesn't exist or is locked by another transaction.
 func (t *tx) logAccess(ctx context.Context, calls []*logCall) ([]access, error) {
 	users, admins, missions := make([]string, len(calls)), make([]bool, len(calls)), make([]string, len(calls))
 	have := make([]access, len(calls))
@@ -265,7 +266,7 @@ func (t *tx) logAccess(ctx context.Context, calls []*logCall) ([]access, error) 
 	return have, nil
 }
 
-// logAccessSQL is accessSQL of the account and mission that a row wants.
+// logAccessSQL is accessSQL for the account and mission of a row of want.
 var logAccessSQL = strings.NewReplacer("$1", "want.user_id", "$2", "want.admin").Replace(accessSQL)
 
 // log adds a log entry to a mission's stream. agent may be "".
@@ -273,7 +274,7 @@ func (t *tx) log(missionID, agent string, e logEntry) {
 	t.emit("log", missionID, e.SpecID, agent, logData{e.Fields, e.Level, e.Message})
 }
 
-// logData is what the event of a log entry says.
+// logData is the data of a log entry's event.
 type logData struct {
 	Fields  json.RawMessage `json:"fields,omitempty"`
 	Level   string          `json:"level"`
@@ -297,8 +298,7 @@ func (in *logsRequest) validate(v *violations, _ *Config) {
 	}
 }
 
-// logEntry checks what an entry says. field is what the names of its fields
-// begin with.
+// logEntry checks an entry. field is the prefix of its fields' names.
 func (v *violations) logEntry(field string, e logEntry) {
 	if !slices.Contains(logLevels, e.Level) {
 		v.add(field+"level", "unknown_value", "must be one of debug, info, warn, error")

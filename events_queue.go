@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Why a queue has ended, as its owner tells the client.
+// Why a queue has ended. The owner of the queue tells the client.
 var (
 	errTooSlow     = errors.New("the client reads too slowly")
 	errCursorGone  = errors.New("events before the next one are no longer kept")
@@ -30,7 +30,7 @@ type queue struct {
 	events  int   // that wait,
 	bytes   int   // and what they take
 	err     error // why it has ended
-	awake   bool  // wake was called, and take hasn't found nothing since
+	awake   bool  // wake was called, and take hasn't found the queue empty since
 	full    bool  // somebody waits for room
 }
 
@@ -41,10 +41,10 @@ type waitingBatch struct {
 }
 
 // batch is one or more events of a stream that are sent together, shared by all
-// they wait for. Only the last may have an effect.
+// the queues it is in. Only the last event may have an effect.
 type batch struct {
 	events []queuedEvent
-	bytes  int         // of events, as they count for maxFrame
+	bytes  int         // of events, as they count towards maxFrame
 	frame  socketFrame // that carries them
 }
 
@@ -55,7 +55,7 @@ type queuedEvent struct {
 	payload []byte
 }
 
-// streamEffect is what an event does to those who follow its stream.
+// streamEffect is what an event does to the followers of its stream.
 type streamEffect int
 
 const (
@@ -74,8 +74,8 @@ func effectOf(kind string) streamEffect {
 	return noEffect
 }
 
-// mayReady reports whether a spec may be ready after an event, or a mission no
-// longer active: what waiting claims are woken for.
+// mayReady reports whether an event may make a spec ready, or end the wait for
+// one since the mission is no longer active. It is what wakes waiting claims.
 func mayReady(kind string) bool {
 	switch kind {
 	case "log", "spec.claimed", "spec.progressed":
@@ -84,14 +84,15 @@ func mayReady(kind string) bool {
 	return true
 }
 
-// A message of events has at most maxFrame bytes, unless one event has more: the
-// default limit of many clients. frameExtra of them are for what isn't events.
+// A message of events has at most maxFrame bytes, the default limit of many
+// clients, unless a single event is larger. frameExtra of them are for the rest
+// of the message.
 const (
 	maxFrame   = 32 << 10
 	frameExtra = 128
 )
 
-// newBatches divides events of a stream into batches, each as large as a frame takes.
+// newBatches divides events of a stream into batches, each as large as fits a frame.
 func newBatches(events ...queuedEvent) []*batch {
 	var batches []*batch
 	for len(events) > 0 {
@@ -109,17 +110,18 @@ func newBatches(events ...queuedEvent) []*batch {
 	return batches
 }
 
-// effect is that of the last event.
+// effect is the effect of the last event.
 func (b *batch) effect() streamEffect { return b.events[len(b.events)-1].effect }
 
-// newQueue makes a queue that calls wake when there is something to take, or
-// the end, and not again before take has found nothing. wake mustn't block or
-// use the queue.
+// newQueue returns a queue that calls wake when there is something to take, or
+// it ends, and not again before take has found it empty. wake is called with the
+// queue locked: it mustn't block or use the queue.
 func newQueue(maxEvents int, wake func()) *queue {
 	return &queue{maxEvents: maxEvents, wake: wake, room: make(chan struct{}, 1)}
 }
 
-// push adds batches for a follower. It never waits.
+// push adds batches for a follower. It never waits: if they don't fit, the queue
+// ends with errTooSlow.
 func (q *queue) push(to *follower, batches ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -156,9 +158,9 @@ func (q *queue) end(err error) {
 	q.wakeUp()
 }
 
-// take removes what waits: batches of one follower that together fit a frame,
-// or one batch. One with an effect is the last. With nothing left it returns
-// why the queue has ended, or nil if it hasn't.
+// take removes and returns what waits: batches of one follower that together fit
+// a frame, or one batch. One with an effect is the last. With nothing left it
+// returns why the queue has ended, or nil if it hasn't.
 func (q *queue) take() (batches []waitingBatch, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -204,8 +206,8 @@ func (q *queue) remove(n int) []waitingBatch {
 	return batches
 }
 
-// waitForRoom returns once the queue is at most half full, for who fills it
-// from the database and can wait.
+// waitForRoom returns nil once the queue is at most half full, for a goroutine
+// that fills it from the database and can wait, or why the queue or ctx has ended.
 func (q *queue) waitForRoom(ctx context.Context) error {
 	for {
 		q.mu.Lock()

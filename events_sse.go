@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	sseKeepAlive = 15 * time.Second // a comment line, so that proxies don't take silence for the end
-	sseWrite     = 10 * time.Second // that a client may take for what is sent at once
+	sseKeepAlive = 15 * time.Second // a comment line, so that proxies don't close an idle connection
+	sseWrite     = 10 * time.Second // for a client to take what is sent at once
 	catchUpPage  = 200              // events that a follower reads at a time
 )
 
@@ -23,8 +23,8 @@ func wantsEventStream(r *http.Request) bool {
 	return r.Method == http.MethodGet && strings.HasPrefix(r.Header.Get("Accept"), "text/event-stream")
 }
 
-// eventStream is a client that follows a stream by server-sent events. The
-// goroutine of its request owns it.
+// eventStream is a client that follows a stream by server-sent events. It belongs
+// to the request's goroutine.
 type eventStream struct {
 	*Server
 	r       *http.Request
@@ -32,13 +32,13 @@ type eventStream struct {
 	f       *follower
 	out     sseWriter
 	ready   chan struct{}    // something is in the queue, or its end
-	changed <-chan struct{}  // something about its account has changed
+	changed <-chan struct{}  // its account has changed
 	alive   <-chan time.Time // it is time for a comment line
 }
 
-// streamEvents follows a stream as server-sent events (WHATWG HTML, 9.2) until
-// the client goes, its credential or its permission ends, the mission is
-// deleted or the server stops. f says from where; head is the newest seq.
+// streamEvents sends a stream as server-sent events (WHATWG HTML, 9.2) until the
+// client disconnects, its credential or its permission ends, the mission is
+// deleted or the server stops. It starts after f.last; head is the newest seq.
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f *follower, head int64) error {
 	userID := c.account.userID
 	if !s.streams.Take(userID, 1, s.config.WSMaxConnections, s.config.WSMaxPerAccount) {
@@ -59,7 +59,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f
 
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream; charset=utf-8")
-	header.Set("X-Accel-Buffering", "no") // nginx passes it on at once
+	header.Set("X-Accel-Buffering", "no") // so that nginx passes events on at once
 	w.WriteHeader(http.StatusOK)
 	e := &eventStream{s, r, c, f, sseWriter{w: w, control: http.NewResponseController(w)}, ready, changed, alive.C}
 	err := e.out.comment("tachikoma")
@@ -78,10 +78,10 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request, c *call, f
 	return nil
 }
 
-// next waits for something to happen: where there is something to send, send
-// does it. Of what happens at once any may come first, so a client that always
-// has something to get can't outlive its credential. The error is why the
-// stream ends.
+// next waits for one thing to happen, and calls send if ready says so. If several
+// happen at once any may come first, so a client for which there is always
+// something to send can't outlive its credential. The error is why the stream
+// ends.
 func (e *eventStream) next(ready <-chan struct{}, send func() error) error {
 	select {
 	case <-ready:
@@ -100,8 +100,9 @@ func (e *eventStream) next(ready <-chan struct{}, send func() error) error {
 	}
 }
 
-// catchUp sends a page of what the database has after the follower's place,
-// which is behind the topic's: it is an error if the next event isn't there.
+// catchUp sends a page of events from the database, after the follower's last,
+// which is behind the topic's. The error is errCursorGone if the next event is
+// missing.
 func (e *eventStream) catchUp() error {
 	events, err := readEvents(e.r.Context(), e.db, e.f.topic.Stream, e.f.last, catchUpPage)
 	if err == nil && (len(events) == 0 || events[0].Seq != e.f.last+1) {
@@ -118,7 +119,7 @@ func (e *eventStream) catchUp() error {
 	return errors.Join(err, e.out.flush())
 }
 
-// sendQueued sends a frame of what waits.
+// sendQueued sends what the queue's next take returns.
 func (e *eventStream) sendQueued() error {
 	batches, err := e.f.queue.take()
 	if len(batches) > 0 {
@@ -132,8 +133,8 @@ func (e *eventStream) sendQueued() error {
 	return errors.Join(err, e.out.flush())
 }
 
-// send sends one event. One that may have taken the reader's access away is
-// the last before that is looked at again.
+// send sends one event. After one that may have taken away the client's access,
+// that is checked again before the next.
 func (e *eventStream) send(seq int64, effect streamEffect, payload []byte) error {
 	if err := e.out.add(seq, payload); err != nil {
 		return err
@@ -147,8 +148,7 @@ func (e *eventStream) send(seq int64, effect streamEffect, payload []byte) error
 	return nil
 }
 
-// sseWriter writes server-sent events. What is sent at once has sseWrite to
-// reach the client.
+// sseWriter writes server-sent events. Each flush has sseWrite to reach the client.
 type sseWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -181,6 +181,6 @@ func (o *sseWriter) flush() error {
 	}
 	_, err := o.buffer.WriteTo(o.w)
 	err = errors.Join(err, o.control.Flush())
-	// HTTP/2 ends a stream whose deadline passes, also while nothing is written.
+	// HTTP/2 ends a stream whose deadline passes even while nothing is written.
 	return errors.Join(err, o.control.SetWriteDeadline(time.Time{}))
 }

@@ -107,7 +107,7 @@ func TestStreamTellsAMissionsStoryLive(t *testing.T) {
 	ada.delete(mission + "/members/" + bob.user.ID).want(http.StatusNoContent)
 	guest.want("member.removed", set.Seq)
 	if _, ok := guest.next(); ok {
-		t.Error("who was removed got another event")
+		t.Error("a removed member got another event")
 	}
 
 	ada.delete(mission).want(http.StatusNoContent)
@@ -136,8 +136,8 @@ func TestStreamEndsWithTheCredentialAndTheServer(t *testing.T) {
 	}
 }
 
-// A client that catches up and was removed meanwhile is cut off where its
-// access began, and a deleted mission ends the stream.
+// A client that catches up after it was removed is cut off at the event that gave
+// it access, and a deleted mission ends the stream.
 func TestCatchingUpEndsWithThePermissionAndTheMission(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -178,7 +178,7 @@ func (r *streamRecorder) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// streamFromTheStart follows a stream, as somebody who was let in long ago.
+// streamFromTheStart follows a stream for an account that was admitted long ago.
 func (s *testServer) streamFromTheStart(who *client, stream string) *streamRecorder {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
@@ -208,7 +208,7 @@ func TestStreamEndsWithTheRole(t *testing.T) {
 	}
 }
 
-// A HEAD request is over with its header.
+// A HEAD request ends after the header.
 func TestHeadOfAStreamDoesNotFollowIt(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
@@ -218,8 +218,8 @@ func TestHeadOfAStreamDoesNotFollowIt(t *testing.T) {
 	}
 }
 
-// Who follows with a head read before events that a waiting claim has heard of
-// gets them without waiting for the next one: by itself or from the pump.
+// A follower whose head was read before events that a waiting claim already knows
+// of gets them without waiting for the next one: by itself or from the pump.
 func TestFollowerGetsWhatCameBeforeItsTopic(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -280,8 +280,8 @@ func waitingClaim(t *testing.T, as *client, mission string) <-chan *answer {
 	return answered
 }
 
-// mute keeps notifications from leaving a database, as a pooler does that
-// can't LISTEN: servers that connect from now on find another pg_notify.
+// mute keeps notifications from leaving a database, like a pooler that can't
+// LISTEN: servers that connect from now on find another pg_notify.
 func mute(t testing.TB, databaseURL string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), databaseURL)
@@ -296,8 +296,8 @@ func mute(t testing.TB, databaseURL string) {
 	}
 }
 
-// What is done on one server holds on another one: within a second where they
-// hear of each other, and within two where they only poll.
+// What is done on one server takes effect on another one: within a second if they
+// notify each other, and within two if they only poll.
 func TestServersKeepInStepWithAndWithoutListen(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]time.Duration{"listen": time.Second, "poll": 2 * time.Second} {

@@ -48,8 +48,8 @@ func (s *testServer) runSQL(statements ...string) {
 	}
 }
 
-// Writers of every kind at once, of which some are refused and some give up in
-// the middle, leave no gap and count right.
+// Writers of every kind at once, some of which are refused and some give up in
+// the middle, leave no gap, and the counters stay right.
 func TestEventNumbersHaveNoGaps(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -62,7 +62,7 @@ func TestEventNumbersHaveNoGaps(t *testing.T) {
 	for writer := range 16 {
 		writers.Go(func() {
 			for i := range 12 {
-				// On a busy machine some get a 503, which is no change either.
+				// On a busy machine some get a 503, which changes nothing either.
 				post := func(path string, body any, done *atomic.Int32) {
 					a, err := ada.try(t.Context(), "POST", mission+path, body)
 					if err != nil {
@@ -289,7 +289,7 @@ func TestDeletedMissionKeepsItsLastEvent(t *testing.T) {
 	}
 }
 
-// What has grown is announced at once where nothing was lately, and else
+// Growth is announced at once if nothing was announced lately, and otherwise
 // together with what follows.
 func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
 	t.Parallel()
@@ -341,8 +341,8 @@ func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
 	<-ended
 }
 
-// Log entries of many requests go together; each of these gets an answer of its
-// own all the same, and numbers that are its own entries'.
+// Log entries of many requests are written together, but each request gets its own
+// answer, with the number of its own last entry.
 func TestLogsWrittenTogetherAreAnsweredApart(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)

@@ -2,9 +2,9 @@
 
 package main
 
-// How fast events reach those who watch, and what watching costs. Where there
-// is something to compare with, it is measured in the same run.
-// TACHIKOMA_LONG=1 takes as many WebSockets as the targets speak of.
+// How fast events reach those who watch, and what watching costs. If there is
+// something to compare with, it is measured in the same run. TACHIKOMA_LONG=1 uses
+// as many WebSockets as the targets are for.
 
 import (
 	"bytes"
@@ -32,8 +32,8 @@ import (
 var oneLog = map[string]any{"entries": []any{map[string]any{"level": "info", "message": "x"}}}
 
 // From a commit on one server to a subscriber of another one. The time of an
-// event is the database's, a little before the commit. Idle is where nothing was
-// announced lately, so that the event is announced at once.
+// event is the database's, a little before the commit. Idle means that nothing was
+// announced lately, so the event is announced at once.
 func BenchmarkDelivery(b *testing.B) {
 	for _, way := range []struct {
 		name  string
@@ -73,8 +73,8 @@ func BenchmarkDelivery(b *testing.B) {
 	}
 }
 
-// What it costs writers that others listen: 64 clients write to a server alone,
-// whose notifications nobody gets, and to one of three that listen.
+// What listening servers cost writers: 64 clients write to a server alone, whose
+// notifications nobody gets, and to one of three that listen.
 func BenchmarkWritesWithListeners(b *testing.B) {
 	const clients = 64
 	transport := http.DefaultTransport.(*http.Transport)
@@ -157,7 +157,7 @@ func rawText(b *testing.B, conn net.Conn, text string) {
 	}
 }
 
-// bareServer is what the WebSocket library needs alone: handle gets each connection.
+// bareServer serves only the WebSocket library: handle gets each connection.
 func bareServer(b *testing.B, handle func(*websocket.Conn)) string {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
@@ -292,7 +292,7 @@ func bareFanOut(b *testing.B, sockets, batch int, payload []byte) (bare func(bat
 	}
 }
 
-// drain reads what comes, and forgets it.
+// drain reads what comes, and discards it.
 func drain(conn net.Conn) net.Conn {
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
 	return conn

@@ -22,8 +22,8 @@ import (
 const (
 	socketProtocol = "tachikoma.v1"
 	socketToken    = "bearer."        // prefix of the subprotocol that carries a browser's token
-	socketHello    = 5 * time.Second  // for the first message of who hasn't signed in
-	socketWrite    = 10 * time.Second // for one frame to leave
+	socketHello    = 5 * time.Second  // for the first message, if the handshake had no credential
+	socketWrite    = 10 * time.Second // to send one frame
 	socketClose    = 5 * time.Second  // for the client to agree to a close
 	socketBuffer   = 1 << 10          // for reading
 	socketBurst    = 100              // messages that a client may send at once,
@@ -32,19 +32,19 @@ const (
 
 // Close codes (RFC 6455, 7.4), beside 1002 and 1009, which the library sends.
 const (
-	closeGoingAway   = websocket.StatusGoingAway               // 1001: the server stops
+	closeGoingAway   = websocket.StatusGoingAway               // 1001: the server is stopping
 	closeInvalidText = websocket.StatusInvalidFramePayloadData // 1007: a text that isn't UTF-8
 	closeViolation   = websocket.StatusPolicyViolation         // 1008: the account has too many connections
-	closeCredential  = websocket.StatusCode(4401)              // none came, or it has ended: expiry, logout, disabled
-	closePermission  = websocket.StatusCode(4403)              // a mission may no longer be read
+	closeCredential  = websocket.StatusCode(4401)              // missing, or has ended: expiry, logout, account disabled
+	closePermission  = websocket.StatusCode(4403)              // the client may no longer read a mission
 	closeTooSlow     = websocket.StatusCode(4408)              // resume after the last seq seen
-	closeCursorGone  = websocket.StatusCode(4410)              // events were lost: read anew
+	closeCursorGone  = websocket.StatusCode(4410)              // events were lost: read the mission again
 	closeFlood       = websocket.StatusCode(4429)              // too many messages
 )
 
-// socket is one WebSocket. One goroutine reads, and a second one looks after
-// the credential. What waits in the queue is sent by the senders, or, while the
-// client can't take it, by a third one.
+// socket is one WebSocket. One goroutine reads, and a second one pings and watches
+// the credential. The senders send what waits in the queue, or a third goroutine
+// while the client is slow to take it.
 type socket struct {
 	id    string
 	conn  *websocket.Conn // nil until the handshake is done
@@ -57,7 +57,7 @@ type socket struct {
 	flush func()        // sends what waits in the queue; set before the first subscription
 
 	working  sync.WaitGroup // the goroutines beside the reader
-	catching sync.Mutex     // held by who reads the database for the queue
+	catching sync.Mutex     // held to read the database for the queue
 
 	mu      sync.Mutex // guards the following
 	account account
@@ -72,14 +72,14 @@ type sockets struct {
 	mu     sync.Mutex // guards the following
 	open   map[*socket]struct{}
 	by     map[string]int // account → how many it has
-	closed bool           // none may be added any more
+	closed bool           // no more may be added
 }
 
 func newSockets() *sockets {
 	return &sockets{senders: newSenders(), open: make(map[*socket]struct{}), by: make(map[string]int)}
 }
 
-// add takes a socket in before its handshake, or says why not.
+// add registers a socket before its handshake, or returns why it is refused.
 func (s *sockets) add(c *socket, config Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,8 +99,8 @@ func (s *sockets) add(c *socket, config Config) error {
 	return nil
 }
 
-// upgraded notes that the handshake is done, and reports whether the server
-// still serves.
+// upgraded records that the handshake is done, and reports whether the server is
+// still serving.
 func (s *sockets) upgraded(c *socket, conn *websocket.Conn, on *socketWire) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +108,8 @@ func (s *sockets) upgraded(c *socket, conn *websocket.Conn, on *socketWire) bool
 	return !s.closed
 }
 
-// signedIn moves a socket to the account that its first message signed in.
+// signedIn moves a socket to the account that its first message signed in, unless
+// that has most sockets already; it reports whether it did.
 func (s *sockets) signedIn(c *socket, a account, most int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,16 +133,16 @@ func (s *sockets) remove(c *socket) {
 	}
 }
 
-// closeAll tells every client that the server goes away, all at once, since a
-// close waits for the client's answer, and cuts off who hasn't answered when
-// ctx ends.
+// closeAll closes all sockets because the server is going away: all at once, since
+// a close waits for the client's reply. Connections whose clients haven't replied
+// when ctx ends are cut.
 func (s *sockets) closeAll(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
 	var closing sync.WaitGroup
 	for c := range s.open {
 		if c.conn == nil {
-			continue // upgraded tells it
+			continue // upgraded will report it
 		}
 		stop := context.AfterFunc(ctx, func() { _ = c.wire.Close() })
 		closing.Go(func() {
@@ -225,9 +226,9 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, request *ca
 	return nil
 }
 
-// runSocket serves a socket until its reader or its writer ends. It isn't the
-// request's goroutine, whose stack, headers and buffers are half of what an
-// idle socket would need.
+// runSocket serves a socket until it ends. It doesn't run in the request's
+// goroutine, whose stack, headers and buffers are half of what an idle socket
+// would need.
 func (s *Server) runSocket(c *socket, conn *websocket.Conn, on *socketWire) {
 	defer s.sockets.remove(c)
 	defer func() { _ = conn.CloseNow() }()
@@ -248,8 +249,8 @@ func (s *Server) runSocket(c *socket, conn *websocket.Conn, on *socketWire) {
 	s.serveClient(ctx, cancel, c)
 }
 
-// serveClient signs the client in, greets it, and serves it until it goes. It
-// owns the goroutines of the socket.
+// serveClient signs the client in, greets it, and serves it until it disconnects.
+// It owns the goroutines of the socket.
 func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *socket) {
 	if c.account.userID == "" && !s.signInSocket(ctx, c) {
 		return
@@ -261,7 +262,7 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 		return
 	}
 	defer c.working.Wait()
-	defer func() { _ = c.conn.CloseNow() }() // so that nobody waits for the client any more
+	defer func() { _ = c.conn.CloseNow() }() // so that no goroutine waits for the client any more
 	defer s.unsubscribeAll(c)
 	defer cancel()
 	c.flush = func() { s.sendWaiting(ctx, c) }
@@ -287,7 +288,7 @@ func (s *Server) serveClient(ctx context.Context, cancel context.CancelFunc, c *
 	}
 }
 
-// signInSocket waits for the first message, which has to sign in.
+// signInSocket waits for the first message, which must sign in, and reports whether it did.
 func (s *Server) signInSocket(ctx context.Context, c *socket) bool {
 	ctx, cancel := context.WithTimeout(ctx, socketHello)
 	defer cancel()
@@ -322,8 +323,8 @@ type socketMessage struct {
 	After     json.RawMessage `json:"after"`
 }
 
-// receive reads one message. A bad one is a problem to tell the client of; an
-// error ends the connection.
+// receive reads one message. bad is what is wrong with it, to be told to the client;
+// an error ends the connection.
 func (c *socket) receive(ctx context.Context) (message socketMessage, bad *apiError, err error) {
 	kind, raw, err := c.conn.Read(ctx)
 	if err != nil {
@@ -345,7 +346,7 @@ func (c *socket) receive(ctx context.Context) (message socketMessage, bad *apiEr
 	return message, bad, nil
 }
 
-// reply sends an answer that names the message it is for.
+// reply sends an answer that names the message it replies to.
 func (c *socket) reply(to socketMessage, answer map[string]any) error {
 	if len(to.ID) > 0 {
 		answer["reply_to"] = to.ID
@@ -362,16 +363,16 @@ func (c *socket) send(message any) error {
 	return c.wire.send(withHead(append(make([]byte, frameHead, frameHead+len(encoded)), encoded...)))
 }
 
-// close tells the client why and waits until it agrees. Who hasn't after
-// socketClose is cut off: the library would wait for the rest of a frame.
+// close tells the client why and waits for its close frame. After socketClose it
+// cuts the connection: the library would wait for the rest of a frame.
 func (c *socket) close(code websocket.StatusCode, reason string) {
 	cut := time.AfterFunc(socketClose, func() { _ = c.wire.Close() })
 	defer cut.Stop()
 	_ = c.conn.Close(code, reason) // it may be closed already
 }
 
-// keep pings, and ends the connection when its credential or a permission has
-// ended.
+// keep sends pings, and closes the connection when its credential or a permission
+// has ended.
 func (s *Server) keep(ctx context.Context, c *socket) {
 	changed, stop := s.credentials.watch(c.currentAccount().userID)
 	defer stop()
@@ -403,7 +404,7 @@ func (s *Server) keep(ctx context.Context, c *socket) {
 	}
 }
 
-// ping waits for a pong, and ends the connection if none comes.
+// ping sends a ping and waits for the pong. If none comes it ends the connection.
 func (c *socket) ping(ctx context.Context, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -412,14 +413,14 @@ func (c *socket) ping(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// checkCredential looks at the socket's credential again.
+// checkCredential checks the socket's credential again. A code of 0 means it is still good.
 func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket.StatusCode, reason string) {
 	a, err := s.authenticate(ctx, c.currentToken(), c.addr)
 	if err != nil {
 		if e := asProblem(err); e.status == http.StatusUnauthorized {
 			return closeCredential, e.code
 		}
-		return 0, "" // the database is away; the feed tells again when it is back
+		return 0, "" // the database can't be reached; the feed notifies again when it can
 	}
 	c.mu.Lock()
 	c.account = a
@@ -434,7 +435,7 @@ func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket
 	if figures && !a.admin() {
 		return closePermission, "only admins can see the server's metrics"
 	}
-	for _, id := range missions { // another role may see less
+	for _, id := range missions { // with another role it may see less
 		if code, reason = s.checkMission(ctx, a, id); code != 0 {
 			return code, reason
 		}
@@ -442,7 +443,7 @@ func (s *Server) checkCredential(ctx context.Context, c *socket) (code websocket
 	return 0, ""
 }
 
-// checkMission looks again whether a mission may be followed.
+// checkMission checks again whether a mission may be followed. A code of 0 means yes.
 func (s *Server) checkMission(ctx context.Context, a account, id string) (code websocket.StatusCode, reason string) {
 	err := s.mayFollow(ctx, a, id)
 	switch {
@@ -451,10 +452,10 @@ func (s *Server) checkMission(ctx context.Context, a account, id string) (code w
 	case asProblem(err).status == http.StatusNotFound:
 		return closePermission, "you may no longer read the mission " + id
 	}
-	return closeTooSlow, "that can't be told right now: resume after the last seq you saw"
+	return closeTooSlow, "your access can't be checked right now: resume after the last seq you saw"
 }
 
-// lasts is how long a credential is good without another look.
+// lasts returns how long a credential is good until it must be checked again.
 func (s *Server) lasts(token string) time.Duration {
 	claims, err := s.parseAccessToken(token)
 	if err != nil { // an API key, or expired

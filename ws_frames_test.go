@@ -2,8 +2,8 @@
 
 package main
 
-// What a client that isn't one of ours can send to /ws: frames that break the
-// protocol (RFC 6455, 5), handshakes that do (4.2.1), and silence.
+// What clients other than ours can send to /ws: frames that violate the protocol
+// (RFC 6455, 5), handshakes that do (4.2.1), and nothing at all.
 
 import (
 	"bufio"
@@ -32,7 +32,7 @@ const (
 	controlPing = 0x89
 )
 
-// masked is a client's frame. The mask is zero, which is one like any other.
+// masked returns a client's frame. The mask is zero, which is as valid as any.
 func masked(head byte, payload string) string {
 	b := []byte{head}
 	switch n := len(payload); {
@@ -46,7 +46,7 @@ func masked(head byte, payload string) string {
 	return string(append(b, 0, 0, 0, 0)) + payload
 }
 
-// closing is the payload of a close frame.
+// closing returns the payload of a close frame.
 func closing(code uint16, reason string) string {
 	return string(binary.BigEndian.AppendUint16(nil, code)) + reason
 }
@@ -255,8 +255,8 @@ func TestFloodOfMessagesEndsTheConnection(t *testing.T) {
 	}
 }
 
-// Clients that don't do their part of the closing handshake, or don't read,
-// hold up neither their own end nor the server's.
+// Clients that don't do their part of the closing handshake, or don't read, delay
+// neither their own end nor the server's.
 func TestSocketsOfRudeClientsEnd(t *testing.T) {
 	t.Parallel()
 	half := masked(finText, strings.Repeat("x", 100))[:20]
@@ -366,7 +366,7 @@ func (c *client) logs(mission string, n, bytes int) {
 	c.post(mission+"/logs", map[string]any{"entries": entries}).want(http.StatusCreated)
 }
 
-// What two sockets have to get at once is encoded once.
+// A frame that goes to two sockets is encoded once.
 func TestFollowersShareTheFramesOfTheirEvents(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -423,8 +423,8 @@ func TestMessagesOfEventsHaveAtMost32KiB(t *testing.T) {
 	}
 }
 
-// A client that pings while it doesn't read gets whole frames all the same, with
-// the pongs between them, and every event.
+// A client that sends pings while it doesn't read still gets whole frames, with the
+// pongs between them, and every event.
 func TestPongsStandBetweenTheFramesOfASlowClient(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)

@@ -19,11 +19,11 @@ type subscription struct {
 	stop context.CancelFunc // ends its catching up
 }
 
-// figuresStream is what the topic metrics is known by, the last of all UUIDs:
-// nothing of it is stored.
+// figuresStream is the stream of the topic metrics, the highest UUID. Nothing in
+// it is stored.
 const figuresStream = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
-// handleMessage does what a client's message asks, and answers it unless it returns
+// handleMessage does what a client's message asks and replies to it, or returns
 // what is wrong with it.
 func (s *Server) handleMessage(ctx context.Context, c *socket, m socketMessage) *apiError {
 	switch m.Type {
@@ -46,7 +46,7 @@ func (s *Server) handleMessage(ctx context.Context, c *socket, m socketMessage) 
 	return problem(http.StatusBadRequest, "unknown_type", "A message is authenticate, subscribe, unsubscribe or ping.")
 }
 
-// renew takes a new token of the same account on a live socket.
+// renew replaces the token of a live socket by a new one of the same account.
 func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiError {
 	a, err := s.authenticate(ctx, m.Token, c.addr)
 	if err != nil {
@@ -66,8 +66,8 @@ func (s *Server) renew(ctx context.Context, c *socket, m socketMessage) *apiErro
 	return nil
 }
 
-// topicOf finds the stream that a message names. Under the topic mission it
-// knows those of the other topics as little as anybody else's.
+// topicOf returns the topic that a message names. Under the topic mission, the
+// streams of the other topics are not found.
 func (c *socket) topicOf(m socketMessage) (*topicName, *apiError) {
 	user, id := c.currentAccount().userID, strings.ToLower(m.MissionID)
 	switch {
@@ -85,7 +85,7 @@ func (c *socket) topicOf(m socketMessage) (*topicName, *apiError) {
 	return nil, problem(http.StatusBadRequest, "unknown_topic", "A topic is mission, user or metrics.")
 }
 
-// subscribe starts to follow a stream. The answer says after which seq.
+// subscribe starts to follow a stream. The reply says after which seq.
 func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *apiError {
 	topic, bad := c.topicOf(m)
 	if bad != nil {
@@ -121,7 +121,7 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *api
 	c.topics[topic.Stream] = sub
 	c.mu.Unlock()
 	if c.reply(m, map[string]any{"type": "ack", "seq": after}) != nil {
-		return nil // the reader finds out
+		return nil // the reader notices that the connection is gone
 	}
 	s.hub.follow(&sub.follower, view.LastSeq)
 	if !s.hub.caughtUp(&sub.follower) {
@@ -130,8 +130,8 @@ func (s *Server) subscribe(ctx context.Context, c *socket, m socketMessage) *api
 	return nil
 }
 
-// readAfter reads where a subscription starts: a number, "latest", or the
-// oldest event kept if nothing is said.
+// readAfter reads where a subscription starts: after a number, at "latest", or at
+// the oldest event kept if it is absent.
 func readAfter(raw json.RawMessage) (int64, *apiError) {
 	var n int64
 	switch {
@@ -145,8 +145,8 @@ func readAfter(raw json.RawMessage) (int64, *apiError) {
 	return n, nil
 }
 
-// feedFollower reads what a follower has missed from the database into its
-// queue, as fast as the client reads, until the follower is live.
+// feedFollower reads the events that a follower has missed from the database into
+// its queue, as fast as the client takes them, until the follower is live.
 func (s *Server) feedFollower(ctx context.Context, c *socket, sub *subscription) {
 	f := &sub.follower
 	for !s.hub.caughtUp(f) {
@@ -156,8 +156,8 @@ func (s *Server) feedFollower(ctx context.Context, c *socket, sub *subscription)
 	}
 }
 
-// feedPage reads the next events of a follower. Those of one socket take
-// turns, so that together they need no more than one page.
+// feedPage reads the next events of a follower. The followers of one socket take
+// turns, so that together they hold no more than one page.
 func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 	c.catching.Lock()
 	defer c.catching.Unlock()
@@ -166,7 +166,7 @@ func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 	}
 	events, err := readEvents(ctx, s.db, f.topic.Stream, f.last, catchUpPage)
 	if ctx.Err() == nil && err != nil {
-		c.queue.end(errTooSlow) // the database is away: the client comes back later
+		c.queue.end(errTooSlow) // the database can't be reached: the client comes back later
 	}
 	for _, e := range events {
 		payload, err := encode(e)
@@ -174,7 +174,7 @@ func (s *Server) feedPage(ctx context.Context, c *socket, f *follower) error {
 			c.queue.end(errCursorGone)
 			return errCursorGone
 		}
-		if err := c.queue.waitForRoom(ctx); err != nil { // a page may have more bytes than the queue takes
+		if err := c.queue.waitForRoom(ctx); err != nil { // a page may have more bytes than the queue holds
 			return err
 		}
 		c.queue.push(f, newBatches(queuedEvent{seq: e.Seq, effect: effectOf(e.Type), payload: payload})...)
@@ -209,7 +209,7 @@ func (s *Server) unsubscribeAll(c *socket) {
 	}
 }
 
-// subscribeFigures lets an admin see the server's figures every figuresEvery.
+// subscribeFigures subscribes an admin to the server's figures, sent every figuresEvery.
 func (s *Server) subscribeFigures(c *socket, m socketMessage, topic *topicName) *apiError {
 	if !c.currentAccount().admin() {
 		return asProblem(errForbidden("Only admins can see the server's metrics."))
@@ -228,8 +228,8 @@ func (s *Server) subscribeFigures(c *socket, m socketMessage, topic *topicName) 
 // figuresEvery is how often metrics_update is sent.
 const figuresEvery = 5 * time.Second
 
-// publishFigures sends metrics_update to the admins who asked for it, until
-// ctx ends. It isn't stored, and costs nothing while nobody asks.
+// publishFigures sends metrics_update to the admins who subscribed to it, until
+// ctx ends. It isn't stored, and costs nothing while nobody is subscribed.
 func (s *Server) publishFigures(ctx context.Context) {
 	ticker := time.NewTicker(figuresEvery)
 	defer ticker.Stop()
@@ -257,7 +257,7 @@ func (s *Server) publishFigures(ctx context.Context) {
 	}
 }
 
-// figuresUpdate is an event without a number.
+// figuresUpdate returns a metrics_update, encoded: an event without a seq.
 func (s *Server) figuresUpdate(ctx context.Context, rate float64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()

@@ -4,10 +4,10 @@ package main
 
 import "context"
 
-// sockets stands in for the WebSocket connections, of which there are none.
+// sockets stands in for the type of the same name in ws.go, and has no connections.
 type sockets struct{}
 
-// socketFrame stands in for what a WebSocket sends.
+// socketFrame stands in for the type of the same name in ws_send.go.
 type socketFrame struct{}
 
 func newSockets() *sockets { return nil }

@@ -26,26 +26,26 @@ const (
 )
 
 // socketControl is how long a control frame can be with its header (RFC 6455,
-// 5.5), and a byte more, so that the library's buffer of that size never splits it.
+// 5.5), plus one byte, so that the library's buffer of that size never splits it.
 const socketControl = 2 + 125 + 1
 
 // socketWire is the connection of a WebSocket. All that is sent passes through it, a
-// whole frame at a time, so that no frame can stand inside another one. The
-// library sends control frames alone, by Write: pings, pongs and closes. Messages
-// are sent by send and try, since the library can't share a frame between
-// sockets, can't send without waiting, and needs a context with a timer and
-// three locks made of channels for each frame. In one interleaved run of single
-// events to 1,000 sockets, a delivery took 6.3 us of CPU this way and 16.9 with it.
-// Safe for concurrent use.
+// whole frame at a time, so that frames are never interleaved. The library sends
+// only control frames, by Write: pings, pongs and closes. Messages are sent by send
+// and try, since the library can't share a frame between sockets, can't send
+// without waiting, and needs a context with a timer and three locks made of
+// channels for each frame. In one interleaved run of single events to 1,000
+// sockets, a delivery took 6.3 us of CPU this way and 16.9 with the library. Safe
+// for concurrent use.
 type socketWire struct {
 	net.Conn
 	raw     syscall.RawConn       // nil if the bytes that are sent aren't those of the frame, as with TLS
 	attempt func(fd uintptr) bool // for raw: writes what it can of rest
 
 	mu     sync.Mutex // held while a frame is sent; guards the following
-	rest   []byte     // of a frame that was sent in part: it goes before all else
+	rest   []byte     // of a frame that was sent in part: it goes first
 	failed error      // of attempt
-	ended  bool       // by a close frame or an error: nothing may follow
+	ended  bool       // by a close frame or an error: nothing may be sent after it
 }
 
 func newWire(conn net.Conn) *socketWire {
@@ -71,9 +71,9 @@ func (w *socketWire) writeRest(fd uintptr) bool {
 	return true
 }
 
-// try sends a frame if it can without waiting. If it returns false, send has to
-// be called with what it returns, which is nil if only the end is missing. After
-// an error nothing can be sent any more.
+// try sends a frame as far as it can without waiting. If sent is false, the caller
+// must pass unsent to send; it is nil if the wire keeps the rest of the frame. After
+// an error nothing more can be sent.
 func (w *socketWire) try(frame []byte) (unsent []byte, sent bool, err error) {
 	if w.raw == nil || !w.mu.TryLock() {
 		return frame, false, nil
@@ -95,8 +95,8 @@ func (w *socketWire) try(frame []byte) (unsent []byte, sent bool, err error) {
 	return nil, len(w.rest) == 0, err
 }
 
-// send sends a frame, after what is left of the last one. After an error
-// nothing can be sent any more.
+// send sends a frame, after the rest of the last one. After an error nothing more
+// can be sent.
 func (w *socketWire) send(frame []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -121,13 +121,13 @@ func (w *socketWire) send(frame []byte) error {
 	return nil
 }
 
-// fail lets nothing be sent any more. The reader finds out. The caller holds mu.
+// fail closes the connection, which the reader notices. The caller holds mu.
 func (w *socketWire) fail() {
 	w.ended = true
 	_ = w.Close()
 }
 
-// Write sends a control frame for the library, which flushes each by one call.
+// Write sends a control frame for the library, which flushes each in one call.
 func (w *socketWire) Write(control []byte) (int, error) {
 	if err := w.send(control); err != nil {
 		return 0, err
@@ -137,8 +137,8 @@ func (w *socketWire) Write(control []byte) (int, error) {
 
 // senders send what waits in the queues of sockets: a few goroutines, which
 // run while there is something to send, and never wait for a client. With a
-// goroutine for each socket that has something to get, a thousand of them would
-// stand before a request that comes meanwhile.
+// goroutine for each socket that has something to send, a thousand of them would
+// run before a request that arrives meanwhile.
 type senders struct {
 	most int // that may run
 
@@ -177,9 +177,9 @@ func (s *senders) run() {
 	}
 }
 
-// sendWaiting sends what waits for a socket if it is one frame that can be sent
-// without waiting, and else leaves it to a goroutine of the socket's own. It is
-// called once the queue has woken, which has added one to c.working.
+// sendWaiting sends what waits for a socket if that is one frame that can be sent
+// without waiting, and leaves anything else to a goroutine of the socket's own. It
+// is called each time the queue wakes, which has added one to c.working.
 func (s *Server) sendWaiting(ctx context.Context, c *socket) {
 	batches, err := c.queue.take()
 	var unsent []byte
@@ -201,9 +201,10 @@ func (s *Server) sendWaiting(ctx context.Context, c *socket) {
 	go s.sendSlowly(ctx, c, batches, unsent)
 }
 
-// sendSlowly sends the rest of batches and what else waits for a socket, and
-// waits as long as the client may take. It ends the connection when the queue
-// has ended, or an event a permission. It takes one off c.working.
+// sendSlowly sends the rest of batches and whatever else waits for a socket, and
+// gives the client the time it may take. It closes the connection when the queue
+// has ended, or when an event has ended the client's permission. It takes one off
+// c.working.
 func (s *Server) sendSlowly(ctx context.Context, c *socket, batches []waitingBatch, unsent []byte) {
 	defer c.working.Done()
 	for {
@@ -243,7 +244,8 @@ func (c *socket) count(batches []waitingBatch) {
 }
 
 // applyEffect does what the event just sent asks for: a deleted mission ends
-// its subscription, and whoever may no longer read is cut off.
+// its subscription, and a client that may no longer read is closed. A code of 0
+// means that it may.
 func (s *Server) applyEffect(ctx context.Context, c *socket, e streamEffect,
 	stream string) (websocket.StatusCode, string) {
 	switch e {
@@ -255,7 +257,7 @@ func (s *Server) applyEffect(ctx context.Context, c *socket, e streamEffect,
 	return 0, ""
 }
 
-// socketFrame is a frame that many sockets send. The first of them makes it.
+// socketFrame is a frame that many sockets send. The first one makes it.
 type socketFrame struct {
 	once  sync.Once
 	bytes []byte
@@ -271,7 +273,7 @@ func eventsFrame(batches []waitingBatch) []byte {
 	return b.frame.bytes
 }
 
-// encodeEvents makes a frame with the events of batches, each encoded long before.
+// encodeEvents makes a frame with the events of batches, which are already encoded.
 func encodeEvents(batches ...waitingBatch) []byte {
 	size := frameExtra
 	for _, b := range batches {
@@ -296,7 +298,7 @@ func encodeEvents(batches ...waitingBatch) []byte {
 // frameHead is how long the header of a server's frame can be.
 const frameHead = 10
 
-// withHead makes a frame of frameHead bytes to write to and a message.
+// withHead writes the header of a frame whose message starts after frameHead bytes.
 func withHead(frame []byte) []byte {
 	var head []byte
 	switch n := len(frame) - frameHead; {
@@ -312,8 +314,8 @@ func withHead(frame []byte) []byte {
 	return frame[start:]
 }
 
-// handshake is the writer that websocket.Accept answers on. It keeps the
-// connection, and leaves refusals to the one place that writes errors.
+// handshake is the ResponseWriter for websocket.Accept. It keeps the connection,
+// and discards refusals, which writeProblem writes instead.
 type handshake struct {
 	http.ResponseWriter
 	wire *socketWire
@@ -327,8 +329,9 @@ func (h *handshake) WriteHeader(status int) {
 
 func (h *handshake) Write(refusal []byte) (int, error) { return len(refusal), nil }
 
-// Hijack gives the library small buffers for net/http's, and the wire for the
-// connection. With net/http's an idle WebSocket takes 30.2 KiB instead of 22.3.
+// Hijack gives the library small buffers instead of net/http's, and the wire
+// instead of the connection. With net/http's buffers an idle WebSocket takes
+// 30.2 KiB instead of 22.3.
 func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
@@ -346,8 +349,8 @@ func malformedHandshake() *apiError {
 		"This isn't the handshake of a WebSocket (RFC 6455, 4.2.1).")
 }
 
-// socketCredential finds the token of a handshake: in the header, or for
-// browsers, which can't set one, in a subprotocol.
+// socketCredential returns the token of a handshake, or "": it is in the header or,
+// for browsers, which can't set one, in a subprotocol.
 func socketCredential(r *http.Request) string {
 	if token, err := bearerToken(r); err == nil {
 		return token

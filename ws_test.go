@@ -20,7 +20,7 @@ import (
 )
 
 // dialSocket opens a WebSocket with an Authorization and an Origin, either of which
-// may be "", and answers with the handshake's response too.
+// may be "", and also returns the handshake's response.
 func (s *testServer) dialSocket(authorization, origin string,
 	protocols ...string) (*websocket.Conn, *http.Response, error) {
 	s.t.Helper()
@@ -40,7 +40,7 @@ func (s *testServer) dialSocket(authorization, origin string,
 	return conn, response, err
 }
 
-// openSocket is dialSocket for a handshake that has to succeed.
+// openSocket is dialSocket for a handshake that must succeed.
 func (s *testServer) openSocket(authorization string, protocols ...string) *websocket.Conn {
 	s.t.Helper()
 	conn, _, err := s.dialSocket(authorization, "", protocols...)
@@ -50,8 +50,8 @@ func (s *testServer) openSocket(authorization string, protocols ...string) *webs
 	return conn
 }
 
-// say sends a message and returns the answer. It is an error of the test if
-// what is accepted isn't as openapi.json describes it.
+// say sends a message and returns the answer. An accepted message that isn't as
+// openapi.json describes it fails the test.
 func say(t *testing.T, conn *websocket.Conn, message string) map[string]any {
 	t.Helper()
 	if err := conn.Write(t.Context(), websocket.MessageText, []byte(message)); err != nil {
@@ -75,8 +75,8 @@ func hear(t *testing.T, conn *websocket.Conn) map[string]any {
 	return message
 }
 
-// hearRaw reads the next message. It is an error of the test if it isn't as
-// openapi.json describes it.
+// hearRaw reads the next message. One that isn't as openapi.json describes it fails
+// the test.
 func hearRaw(t *testing.T, conn *websocket.Conn) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -220,13 +220,13 @@ func TestSocketHandshakesThatAreRefused(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %d", test.name, response, err, test.status)
 		}
 	}
-	// Without an upgrade it is a request like any other.
+	// Without an upgrade it is an ordinary request.
 	if a := s.anonymous().get("/ws"); a.status != http.StatusUpgradeRequired {
 		t.Errorf("a plain GET: %d %s", a.status, a.body)
 	}
 }
 
-// frame is a message of the server about events.
+// frame is a message of the server with events.
 type frame struct {
 	Type      string          `json:"type"`
 	Topic     string          `json:"topic"`
@@ -237,7 +237,7 @@ type frame struct {
 	Events    []event         `json:"events"`
 }
 
-// hearFrame is hear for messages about events.
+// hearFrame is hear for messages with events.
 func hearFrame(t *testing.T, conn *websocket.Conn) frame {
 	t.Helper()
 	raw := hearRaw(t, conn)
@@ -349,7 +349,7 @@ func TestSocketKnowsNoMissionByAnotherTopicsID(t *testing.T) {
 	}
 }
 
-// One whose queue would overflow is told so, and gets the rest when it is back.
+// A socket whose queue would overflow is told so, and gets the rest when it reconnects.
 func TestSocketThatFallsBehindResumesWithoutLoss(t *testing.T) {
 	t.Parallel()
 	const queueSize = 10
@@ -411,9 +411,9 @@ func TestSocketEndsWithTheRoleThatItNeeds(t *testing.T) {
 	}
 }
 
-// A tenth of many WebSockets on one mission doesn't read. The others get
-// everything all the same, memory stays bounded, and the slow ones are cut off
-// and resume without loss.
+// A tenth of many WebSockets on one mission doesn't read. The others still get
+// everything, memory stays bounded, and the slow ones are cut off and resume
+// without loss.
 func TestSlowSocketsCostTheOthersNothing(t *testing.T) { // not beside others: it measures memory
 	sockets := 200
 	if long() {
@@ -523,8 +523,8 @@ func heapInUse() uint64 {
 	return m.HeapAlloc
 }
 
-// A socket that follows much from the beginning gets it as fast as it reads,
-// however much of it there is: what the database has doesn't overrun it.
+// A socket that follows a long stream from the beginning gets it as fast as it
+// reads, however long it is: what the database has doesn't overflow its queue.
 func TestSocketCatchesUpWithMuchAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, func(c *Config) { c.WSQueue = 100 })
