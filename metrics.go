@@ -25,7 +25,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// totalsLimit is how long the database has to answer a scrape.
+// totalsLimit is how long the database has to answer the query of a scrape.
 const totalsLimit = time.Second
 
 // requestBounds and lagBounds are the upper bounds of the histograms' buckets.
@@ -42,33 +42,33 @@ var (
 	}
 )
 
-// counters count what this process does, since its start. Safe for concurrent
-// use; counting never waits, but for the first request of a kind.
+// counters count what this process has done since its start. Safe for concurrent
+// use; counting never waits, except for the first request of a kind.
 type counters struct {
 	inFlight atomic.Int64
 	limited  atomic.Int64
 	streams  atomic.Int64 // server-sent events
 	sockets  atomic.Int64 // WebSockets
 	events   atomic.Int64 // delivered
-	slow     atomic.Int64 // clients closed since they read too slowly
+	slow     atomic.Int64 // clients closed because they read too slowly
 	claims   atomic.Int64 // granted
 	expired  atomic.Int64 // leases taken back
 	lag      *histogram
 
-	// requests is replaced, never changed: who counts only reads it. The route
-	// table bounds it, whatever clients send.
+	// requests is replaced, never changed: counting only reads it. The route table
+	// bounds its size, whatever clients send.
 	requests atomic.Pointer[map[requestLabels]*requestSeries]
-	adding   sync.Mutex // for who replaces requests
+	adding   sync.Mutex // held to replace requests
 }
 
-// requestLabels tell requests apart. pattern is the route's, "" for none.
+// requestLabels are the labels of a request. pattern is the route's, "" for none.
 type requestLabels struct {
 	method, pattern string
 	status          int
 }
 
-// requestSeries counts the requests of some labels. Those that differ by their
-// status alone share the histogram.
+// requestSeries counts the requests with the same labels. Series that differ only
+// in their status share the histogram.
 type requestSeries struct {
 	count    atomic.Int64
 	duration *histogram
@@ -100,7 +100,7 @@ func knownMethod(method string) string {
 	return "other"
 }
 
-// seriesOf finds what counts requests with these labels, or makes it.
+// seriesOf returns the series of these labels, creating it if need be.
 func (m *counters) seriesOf(labels requestLabels) *requestSeries {
 	if series := (*m.requests.Load())[labels]; series != nil {
 		return series
@@ -120,7 +120,7 @@ func (m *counters) seriesOf(labels requestLabels) *requestSeries {
 	if series.duration == nil {
 		series.duration = newHistogram(requestBounds)
 	}
-	labels.method = strings.Clone(labels.method) // not the whole line of the request
+	labels.method = strings.Clone(labels.method) // so that it doesn't keep the whole request line
 	grown[labels] = series
 	m.requests.Store(&grown)
 	return series
@@ -137,19 +137,19 @@ func (m *counters) socketOpened() { m.sockets.Add(1) }
 
 func (m *counters) socketClosed() { m.sockets.Add(-1) }
 
-// slowClosed counts a client that was closed since it read too slowly.
+// slowClosed counts a client that was closed because it read too slowly.
 func (m *counters) slowClosed() { m.slow.Add(1) }
 
 // eventsDelivered counts events that went into clients' queues.
 func (m *counters) eventsDelivered(n int) { m.events.Add(int64(n)) }
 
-// deliveryLag notes how long after its commit an event was delivered.
+// deliveryLag records how long after its commit an event was delivered.
 func (m *counters) deliveryLag(d time.Duration) { m.lag.observe(d) }
 
-// claimGranted counts a claim, once that is committed.
+// claimGranted counts a claim, after its commit.
 func (m *counters) claimGranted() { m.claims.Add(1) }
 
-// leaseExpired counts leases taken back, once that is committed.
+// leaseExpired counts leases taken back, after the commit.
 func (m *counters) leaseExpired(n int) { m.expired.Add(int64(n)) }
 
 // histogram counts durations by size. Safe for concurrent use; never waits.
@@ -163,7 +163,7 @@ func newHistogram(bounds []time.Duration) *histogram {
 	return &histogram{bounds: bounds, counts: make([]atomic.Int64, len(bounds)+1)}
 }
 
-// observe counts a duration. A negative one, as clocks can give, counts as 0.
+// observe counts a duration. A negative one, as clocks that differ can give, counts as 0.
 func (h *histogram) observe(d time.Duration) {
 	d = max(d, 0)
 	i := 0
@@ -205,7 +205,7 @@ func (m *counters) writeRequests(x *exposition) {
 			"method", l.method, "pattern", l.pattern, "status", strconv.Itoa(l.status))
 	}
 	x.family("http_request_duration_seconds", "histogram",
-		"Time from a request's header to the end of its answer; streams, WebSockets and waiting claims last long.")
+		"Time from a request's header to the end of its response; streams, WebSockets and waiting claims last long.")
 	var last requestLabels
 	for i, l := range sorted {
 		if i == 0 || l.method != last.method || l.pattern != last.pattern {
@@ -222,7 +222,7 @@ func (m *counters) writeLive(x *exposition) {
 	x.gauge("tachikoma_sse_streams", "Open streams of server-sent events.", float64(m.streams.Load()))
 	x.counter("tachikoma_events_delivered_total", "Events handed to clients; one counts for each client.",
 		float64(m.events.Load()))
-	x.counter("tachikoma_slow_closes_total", "Clients closed since they read too slowly.", float64(m.slow.Load()))
+	x.counter("tachikoma_slow_closes_total", "Clients closed because they read too slowly.", float64(m.slow.Load()))
 	x.family("tachikoma_delivery_lag_seconds", "histogram",
 		"Time from an event's commit to the queues of its live followers, by an estimate of the database's clock.")
 	x.histogram("tachikoma_delivery_lag_seconds", m.lag)
@@ -230,7 +230,7 @@ func (m *counters) writeLive(x *exposition) {
 	x.counter("tachikoma_leases_expired_total", "Expired leases that this process took back.", float64(m.expired.Load()))
 }
 
-// writeServer writes how the process as a whole is.
+// writeServer writes the state of the process as a whole.
 func (s *Server) writeServer(x *exposition) {
 	x.family("tachikoma_build_info", "gauge", "The version that runs; always 1.")
 	x.sample("tachikoma_build_info", 1, "version", programVersion(), "goversion", runtime.Version())
@@ -241,7 +241,7 @@ func (s *Server) writeServer(x *exposition) {
 	x.gauge("tachikoma_argon2_queued", "Password hashes that wait to be computed.", float64(queued))
 	trouble := s.trouble.get()
 	x.gauge("tachikoma_database_up", "Whether the database answers.", oneIf(s.opened.Load() && trouble != unreachable))
-	x.gauge("tachikoma_database_writable", "Whether the database takes writes.",
+	x.gauge("tachikoma_database_writable", "Whether the database accepts writes.",
 		oneIf(s.opened.Load() && trouble == noTrouble))
 	if s.opened.Load() {
 		x.gauge("tachikoma_database_latency_seconds", "Time the database took for the last poll.",
@@ -264,23 +264,24 @@ func (s *Server) writePool(x *exposition) {
 	x.counter("tachikoma_pool_acquires_total", "Connections taken from the pool.", float64(stat.AcquireCount()))
 	x.counter("tachikoma_pool_acquire_seconds_total", "Time spent on taking connections from the pool.",
 		(stat.AcquireDuration() + waited).Seconds())
-	x.counter("tachikoma_pool_waits_total", "Connections that were waited for, since none was idle.",
+	x.counter("tachikoma_pool_waits_total", "Connections that were waited for, because none was idle.",
 		float64(stat.EmptyAcquireCount()+s.db.waits.Load()))
-	x.counter("tachikoma_pool_wait_seconds_total", "Time waited for connections, since none was idle.",
+	x.counter("tachikoma_pool_wait_seconds_total", "Time waited for connections, because none was idle.",
 		(stat.EmptyAcquireWaitTime() + waited).Seconds())
 	x.counter("tachikoma_pool_canceled_acquires_total", "Waits for a connection that ended without one.",
 		float64(stat.CanceledAcquireCount()))
 	x.counter("tachikoma_pool_connections_opened_total", "Connections made.", float64(stat.NewConnsCount()))
-	x.counter("tachikoma_pool_connections_refused_total", "Connections that the database refused since it has too many.",
+	x.counter("tachikoma_pool_connections_refused_total",
+		"Connections that the database refused because it had too many.",
 		float64(s.db.refused.Load()))
 	x.family("tachikoma_pool_connections_retired_total", "counter",
-		"Connections closed by the pool since they were too old or idle for too long.")
+		"Connections closed by the pool because they were too old or idle for too long.")
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxIdleDestroyCount()), "reason", "idle")
 	x.sample("tachikoma_pool_connections_retired_total", float64(stat.MaxLifetimeDestroyCount()), "reason", "old")
 }
 
-// writeWork writes what the database knows of all missions, as the sweep of
-// some instance has counted it last. Every instance says the same.
+// writeWork writes the totals of all missions, as the sweep of some instance has
+// last counted them. They are the same on every instance.
 func (s *Server) writeWork(ctx context.Context, x *exposition) {
 	ctx, cancel := context.WithTimeout(ctx, totalsLimit)
 	defer cancel()
@@ -289,7 +290,7 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 		return
 	}
 	if err != nil {
-		s.log.WarnContext(ctx, "metrics have no counts of the work", "error", err)
+		s.log.WarnContext(ctx, "the totals are missing from the metrics", "error", err)
 		return
 	}
 	x.family("tachikoma_missions", "gauge", "Missions by status.")
@@ -368,8 +369,8 @@ func (x *exposition) histogram(name string, h *histogram, labels ...string) {
 
 func formatFloat(value float64) string { return strconv.FormatFloat(value, 'g', -1, 64) }
 
-// writeGo writes go_*, named as by Prometheus's client_golang, so that dashboards
-// made for that fit. That would be a fifth module, of 62 packages; all others have 56.
+// writeGo writes go_*, with the names of Prometheus's client_golang, so that its
+// dashboards fit. That would be a fifth module, of 62 packages; all others have 56.
 func writeGo(x *exposition) {
 	gc := debug.GCStats{PauseQuantiles: make([]time.Duration, 5)}
 	debug.ReadGCStats(&gc)
@@ -382,7 +383,7 @@ func writeGo(x *exposition) {
 
 	settings := []runtimemetrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/gomemlimit:bytes"}}
 	runtimemetrics.Read(settings)
-	x.gauge("go_gc_gogc_percent", "How much the heap grows between garbage collections, GOGC.",
+	x.gauge("go_gc_gogc_percent", "How much the heap may grow between garbage collections, GOGC.",
 		float64(settings[0].Value.Uint64()))
 	x.gauge("go_gc_gomemlimit_bytes", "Limit of the runtime's memory, GOMEMLIMIT.", float64(settings[1].Value.Uint64()))
 
@@ -423,9 +424,9 @@ func writeGo(x *exposition) {
 	x.gauge("go_memstats_sys_bytes", "Bytes obtained from the operating system.", float64(m.Sys))
 }
 
-// writeProcess writes process_*. What only /proc knows, as Linux has it, is
-// left out elsewhere. started is when the server was made, milliseconds after
-// its process.
+// writeProcess writes process_*. Those that come from Linux's /proc are left out
+// elsewhere. started is when the server was made, milliseconds after the process
+// started.
 func writeProcess(x *exposition, started time.Time) {
 	x.gauge("process_start_time_seconds", "When the process started, since 1970.", float64(started.UnixMilli())/1e3)
 	var usage syscall.Rusage

@@ -29,8 +29,8 @@ var (
 )
 
 // parseMetrics reads the text format 0.0.4, more strictly than Prometheus:
-// every family has HELP, TYPE and then its samples, in one place; no series is
-// there twice; counters end in _total; histograms are cumulative.
+// every family has HELP, TYPE and then its samples, in one place; no series is a
+// duplicate; counters end in _total; histograms are cumulative.
 func parseMetrics(t testing.TB, text string) map[string]family {
 	t.Helper()
 	families := make(map[string]family)
@@ -78,7 +78,7 @@ func parseMetrics(t testing.TB, text string) map[string]family {
 			series += "}"
 		}
 		if _, twice := f.samples[series]; twice || err != nil || math.IsNaN(value) {
-			t.Errorf("%q: %v, or there twice", line, err)
+			t.Errorf("%q: %v, or a duplicate", line, err)
 		}
 		f.samples[series] = value
 	}
@@ -90,7 +90,7 @@ func parseMetrics(t testing.TB, text string) map[string]family {
 	return families
 }
 
-// labelsOf reads what stands between the braces of a sample.
+// labelsOf parses the text between the braces of a sample.
 func labelsOf(t testing.TB, text string) map[string]string {
 	t.Helper()
 	labels := make(map[string]string)
@@ -160,7 +160,7 @@ func (c *client) scrape(s *testServer) map[string]family {
 	return parseMetrics(c.t, string(a.body))
 }
 
-// value is a sample of a scrape; absent ones end the test.
+// value returns a sample of a scrape; if it is absent, the test ends.
 func value(t testing.TB, scraped map[string]family, series string) float64 {
 	t.Helper()
 	for _, f := range scraped {
@@ -241,7 +241,7 @@ func TestMetricsCountRequests(t *testing.T) {
 	}
 }
 
-// Whatever clients send, labels are methods there are, patterns of routes and
+// Whatever clients send, labels are existing methods, patterns of routes and
 // statuses.
 func TestMetricsLabelsAreBounded(t *testing.T) {
 	t.Parallel()
@@ -333,7 +333,7 @@ func TestMetricsSayHowLateEventsAre(t *testing.T) {
 	eventually(t, "the stream is closed", func() bool { return value(t, root.scrape(s), "tachikoma_sse_streams") == 0 })
 }
 
-// A database that can't answer costs a scrape a second and the series that
+// If the database can't answer, a scrape takes a second and lacks the series that
 // come from there.
 func TestMetricsAreServedWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
