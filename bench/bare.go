@@ -1,7 +1,7 @@
 package main
 
 // The reference "bare": the same reads as the server's with net/http, pgx, one
-// query and encoding/json, as one would write them first. It has no
+// query and encoding/json, as one would first write them. It has no
 // credentials, no permissions, no limits and no log, and doesn't parse specs.
 
 import (
@@ -76,7 +76,7 @@ const (
 	FROM specs s LEFT JOIN leases l ON l.spec_id = s.id `
 )
 
-// serveBare serves on an address, from the database of a URL.
+// serveBare serves on an address, from the database at a URL.
 func serveBare(args []string) error {
 	config, err := pgxpool.ParseConfig(args[1])
 	if err != nil {

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// callLimit is how long one request may take, also an import of 10,000 specs.
+// callLimit is how long one request may take, including an import of 10,000 specs.
 const callLimit = 2 * time.Minute
 
-// client is one kept HTTP/1.1 connection. It does as little as HTTP allows,
+// client is one persistent HTTP/1.1 connection. It does as little as HTTP allows,
 // since it shares the cores with what it measures: it writes a request at once,
-// and of the response it looks at the status and Content-Length. It isn't for
-// concurrent use.
+// and looks only at the status and Content-Length of the response. It isn't safe
+// for concurrent use.
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -42,16 +42,16 @@ func dial(base, token string) (*client, error) {
 
 func (c *client) close() { c.conn.Close() }
 
-// get sends a GET and returns the body, which is good until the next request.
+// get sends a GET and returns the body, which is valid until the next request.
 func (c *client) get(path string) ([]byte, error) { return c.call(200, "GET", path, "", "") }
 
-// post sends JSON and returns the body; the status has to be the wanted one.
+// post sends JSON and returns the body; another status than want is an error.
 func (c *client) post(want int, path, body string) ([]byte, error) {
 	return c.call(want, "POST", path, "application/json", body)
 }
 
-// call sends a request and returns the response's body. Another status than
-// the wanted one is an error.
+// call sends a request and returns the response's body, which is valid until the
+// next request. Another status than want is an error.
 func (c *client) call(want int, method, path, contentType, body string) ([]byte, error) {
 	c.out.Reset()
 	c.out.WriteString(method + " " + path + c.head)
@@ -101,8 +101,8 @@ func (c *client) response() (status int, err error) {
 	}
 }
 
-// between is the text after the last of the marks, each found after the one
-// before it, up to the next quote or backslash. It is empty where a mark is missing.
+// between returns the text after the last of the marks, each found after the one
+// before it, up to the next quote or backslash, or "" if a mark is missing.
 func between(text []byte, marks ...string) string {
 	for _, mark := range marks {
 		i := bytes.Index(text, []byte(mark))

@@ -22,7 +22,7 @@ const mark = "^^"
 // message is an event's text.
 var message = mark + strings.Repeat("x", 40)
 
-// follower says how one follows the events of a server.
+// follower says how to follow the events of a server.
 type follower struct {
 	target
 	frames    []string // what a client sends after the handshake
@@ -135,7 +135,7 @@ func (a *audience) count(conn net.Conn) {
 	}
 }
 
-// await waits, for at most 30 s, until so many events have arrived.
+// await waits, for at most 30 s, until the given number of events has arrived.
 func (a *audience) await(ctx context.Context, events int64) error {
 	for end := time.Now().Add(30 * time.Second); a.arrived.Load() < events; time.Sleep(100 * time.Microsecond) {
 		switch {
@@ -149,10 +149,10 @@ func (a *audience) await(ctx context.Context, events int64) error {
 	return nil
 }
 
-// fanOut sends rounds of so many events each to n WebSockets that follow f and
-// measures deliveries, and the CPU time that p spent on one. A round begins
-// when the one before the last has arrived everywhere, so that the sender
-// doesn't wait for its own requests. The p50 and p99 are of a round.
+// fanOut sends rounds of events to n WebSockets that follow f, and measures
+// deliveries, and the CPU time that p spent on each. A round begins when the one
+// before the last has arrived everywhere, so that the sender doesn't wait for its
+// own requests. The p50 and p99 are of a round.
 func fanOut(p *process, f follower, n, rounds, events int, publish func(worker) error) runner {
 	return func(ctx context.Context, share float64) (sample, error) {
 		a, err := gather(f, n)
@@ -205,7 +205,7 @@ func fanOut(p *process, f follower, n, rounds, events int, publish func(worker) 
 
 // crossInstance measures how long an event takes from the response of one
 // instance, after the commit, to a WebSocket of another one, with pauses of 25
-// to 50 ms in between. What arrives before the response counts as 0.
+// to 50 ms in between. An event that arrives before the response counts as 0.
 func crossInstance(from, to *server, mission string, events int) runner {
 	return func(ctx context.Context, share float64) (sample, error) {
 		conn, err := to.follow(mission).open()
@@ -240,7 +240,7 @@ func crossInstance(from, to *server, mission string, events int) runner {
 	}
 }
 
-// logEntries is the body of a request with n log entries.
+// logEntries returns the body of a request with n log entries.
 func logEntries(n int) string {
 	entry := `{"level":"info","message":"` + message + `"}`
 	return `{"entries":[` + strings.Repeat(entry+",", n-1) + entry + `]}`

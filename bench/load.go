@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// runner runs a share of one side's round: the whole for 1.
+// runner runs a share of one side's round; 1 is the whole round.
 type runner func(ctx context.Context, share float64) (sample, error)
 
 // target is an HTTP server and the token to call it with, if it wants one.
@@ -29,8 +29,8 @@ func (b *bench) until(to target, n int, call func(worker) error) runner {
 	}
 }
 
-// times runs call a number of times by each of n workers, or less often where
-// that takes over twice the time of a round: a slow server mustn't make the run
+// times runs call a number of times by each of n workers, or less often if that
+// takes over twice the time of a round: a slow server mustn't make the run
 // endless.
 func (b *bench) times(to target, n, calls int, call func(worker) error) runner {
 	return func(ctx context.Context, share float64) (sample, error) {
@@ -39,8 +39,9 @@ func (b *bench) times(to target, n, calls int, call func(worker) error) runner {
 	}
 }
 
-// load runs call by n workers, each over a connection of its own, while more,
-// asked with the number of its calls so far, holds. The first error ends all.
+// load runs call by n workers, each over a connection of its own, while more
+// returns true for the number of the worker's calls so far. The first error ends
+// all workers.
 func load(ctx context.Context, to target, n int, more func(done int) bool, call func(worker) error) (sample, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -83,7 +84,7 @@ func load(ctx context.Context, to target, n int, more func(done int) bool, call 
 	return s, nil
 }
 
-// getting is a call of GET on a path that is drawn anew each time.
+// getting returns a call that sends a GET to another random path each time.
 func getting(path func() string) func(worker) error {
 	return func(w worker) error {
 		_, err := w.get(path())
@@ -91,7 +92,7 @@ func getting(path func() string) func(worker) error {
 	}
 }
 
-// posting is a call of POST with a body of JSON.
+// posting returns a call that sends a POST with a JSON body.
 func posting(want int, body string, path func() string) func(worker) error {
 	return func(w worker) error {
 		_, err := w.post(want, path(), body)
@@ -99,7 +100,7 @@ func posting(want int, body string, path func() string) func(worker) error {
 	}
 }
 
-// showing is a call of the MCP tool show_spec for one of the specs.
+// showing returns a call of the MCP tool show_spec for one of the specs.
 func showing(ids []string) func(worker) error {
 	return func(w worker) error {
 		body, err := w.post(200, "/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call",`+
@@ -111,7 +112,7 @@ func showing(ids []string) func(worker) error {
 	}
 }
 
-// claimAndComplete takes a spec of some mission and completes it.
+// claimAndComplete claims a spec of some mission and completes it.
 func (b *bench) claimAndComplete(w worker) error {
 	mission := b.data.worked[rand.IntN(len(b.data.worked))]
 	body, err := w.post(200, "/api/v1/missions/"+mission+"/claim", fmt.Sprintf(`{"agent":"agent-%d"}`, w.number))
@@ -123,14 +124,14 @@ func (b *bench) claimAndComplete(w worker) error {
 	return err
 }
 
-// logPath is where log entries of one of some missions go.
+// logPath returns the path for the log entries of one of some missions.
 func (b *bench) logPath() string {
 	return "/api/v1/missions/" + b.data.missions[rand.IntN(logMissions)] + "/logs"
 }
 
 func always(path string) func() string { return func() string { return path } }
 
-// drawn is a prefix and one of the ids.
+// drawn returns a function that returns the prefix with a random id.
 func drawn(prefix string, ids []string) func() string {
 	return func() string { return prefix + ids[rand.IntN(len(ids))] }
 }

@@ -1,4 +1,4 @@
-// Bench measures the server against what else one would pick for its work:
+// Bench measures the server against common alternatives for its work:
 // the same statements by pgbench, net/http with pgx and nothing else,
 // PocketBase, river and centrifuge. It builds and starts all of them, fills
 // their databases, runs them in turn and prints a table:
@@ -32,7 +32,7 @@ type options struct {
 }
 
 // references are the programs to compare with that are part of this one. Bench
-// starts itself with one of these names as the first argument.
+// starts itself with one of these names as its first argument.
 var references = map[string]func(args []string) error{
 	"bare":       serveBare,
 	"pocketbase": servePocketBase,
@@ -179,7 +179,7 @@ func (b *bench) close() error {
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }
 
-// progress tells on standard error how far the run is.
+// progress prints on standard error how far the run is.
 func progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }

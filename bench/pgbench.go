@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// pgbench runs a script of sql/ on the reference database by n clients: for
-// the time of a round, or, if transactions isn't 0, so many times by each
+// pgbench runs a script of sql/ on the reference database with n clients: for
+// the time of a round, or, if transactions isn't 0, that many times by each
 // client. Variables are given as name=value.
 func (b *bench) pgbench(script string, n, transactions int, variables ...string) runner {
 	return func(ctx context.Context, share float64) (sample, error) {
@@ -68,7 +68,7 @@ const pgbenchTries = 3
 var pgbenchRate = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
 
 // pgbenchSample reads what pgbench printed, and its logs, in which the third
-// word of a line is what a transaction took, in microseconds.
+// word of a line is the duration of a transaction in microseconds.
 func pgbenchSample(printed, logs string) (sample, error) {
 	found := pgbenchRate.FindStringSubmatch(printed)
 	if found == nil {

@@ -16,7 +16,7 @@ import (
 // pocketMissions is the path of PocketBase's missions.
 const pocketMissions = "/api/collections/missions/records"
 
-// servePocketBase serves on an address, with its data in a folder, and so many missions.
+// servePocketBase serves on an address, with its data in a folder and a number of missions.
 func servePocketBase(args []string) error {
 	n, err := strconv.Atoi(args[2])
 	if err != nil {

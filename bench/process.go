@@ -1,6 +1,6 @@
 package main
 
-// Processes: started, found ready, looked at in /proc, and ended.
+// Processes: starting them, waiting until they are ready, reading /proc, and stopping them.
 
 import (
 	"bytes"
@@ -127,7 +127,7 @@ func (b *bench) stop(p *process) error {
 	return fmt.Errorf("%s didn't stop and was killed", p.name)
 }
 
-// freeAddress is a loopback address that nobody listens on right now.
+// freeAddress returns a loopback address that nobody listens on right now.
 func freeAddress() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -136,7 +136,7 @@ func freeAddress() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// cpu is the CPU time the process has used, in steps of 10 ms.
+// cpu returns the CPU time the process has used, in steps of 10 ms.
 func (p *process) cpu() (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
@@ -148,7 +148,7 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, nil
 }
 
-// resident is the memory that the process has in RAM, in KiB.
+// resident returns the resident memory of the process, in KiB.
 func (p *process) resident() (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {

@@ -51,8 +51,8 @@ func newRiverQueue(ctx context.Context, url string) (*riverQueue, error) {
 	return q, err
 }
 
-// work returns a runner that works so many jobs, inserted beforehand, with so
-// many workers; a job counts when it is stored as completed.
+// work returns a runner that works the given number of jobs, inserted beforehand,
+// with the given number of workers; a job counts when it is stored as completed.
 func (q *riverQueue) work(jobs, workers int) runner {
 	return func(ctx context.Context, share float64) (sample, error) {
 		many := make([]river.InsertManyParams, max(1, int(float64(jobs)*share)))

@@ -28,8 +28,8 @@ type side struct {
 	run  runner
 }
 
-// comparison is a line of the table for another metric than the rate: with the
-// side of that index, or, where that is 0, about the value itself.
+// comparison is a line of the table for another metric than the rate: a comparison
+// with the side of that index, or, if that is 0, the value itself.
 type comparison struct {
 	name   string
 	metric metric
@@ -68,9 +68,9 @@ func (b *bench) measure(ctx context.Context) (lines []line, failed error) {
 	return lines, failed
 }
 
-// inTurn warms all sides of a row up and then runs them in turn, round after
-// round, so that whatever else the machine does meets them alike. It returns
-// the samples of each side.
+// inTurn warms up all sides of a row and then runs them in turn, round after
+// round, so that other load on the machine affects them alike. It returns the
+// samples of each side.
 func (b *bench) inTurn(ctx context.Context, r row) ([][]sample, error) {
 	samples := make([][]sample, len(r.sides))
 	first, rounds := -1, b.rounds // round -1 is the warm-up
@@ -225,13 +225,13 @@ func (b *bench) footprint(ctx context.Context, s *server) (sample, error) {
 		return nil, err
 	}
 	defer a.close()
-	time.Sleep(2 * time.Second) // until what the handshakes needed has gone
+	time.Sleep(2 * time.Second) // until the memory of the handshakes is free
 	after, err := s.resident()
 	return sample{served: before / 1024, idle: (after - before) / float64(b.size.idle)}, err
 }
 
-// machine says what the figures were measured on, and how long its disk takes
-// for one small commit, on which the ratios of one agent alone depend.
+// machine returns what the figures were measured on, and how long its disk takes
+// for one small commit, on which the ratios for a single agent depend.
 func (b *bench) machine(ctx context.Context) (string, error) {
 	db, err := b.postgres.connect(ctx, "postgres")
 	if err != nil {

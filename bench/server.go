@@ -76,7 +76,7 @@ func (s *server) use(do func(*client) error) error {
 	return do(c)
 }
 
-// register makes the first account, which becomes admin, and keeps its token.
+// register makes the first account, which becomes admin, and stores its token.
 func (s *server) register() error {
 	const ada = `{"email": "ada@example.com", "password": "tidal ferns sing at noon"}`
 	return s.use(func(c *client) error {

@@ -66,14 +66,14 @@ var (
 	}
 )
 
-// enoughToClaim gives the missions that agents work on twice the specs that
-// they complete in all rounds, since an agent draws its missions at random.
+// enoughToClaim gives the missions that agents work on twice as many specs as they
+// complete in all rounds, since agents choose missions at random.
 func (z *size) enoughToClaim(rounds int) {
 	work := &z.groups[worked]
 	work.specs = 30 + 2*(rounds+1)*(workers*z.pairs+z.alone)/work.missions
 }
 
-// spec is a spec file, and what is known of it without parsing it.
+// spec is a spec file, and what is known about it without parsing it.
 type spec struct {
 	number   int // from 1
 	key      string
@@ -130,8 +130,8 @@ func (g group) spec(i int) spec {
 	return s
 }
 
-// vocabulary is what prose is made of; an eighth of the words has a number, so
-// that a full-text index has many different ones, as with real specs.
+// vocabulary is what prose is made of; an eighth of the words get a number, so that
+// a full-text index has many different words, as with real specs.
 var vocabulary = strings.Fields(`the a of to and in is that for on with as by at from or an each when not this
 	agent mission spec claim lease event server client request answer table index column query commit lock queue
 	session token key account password header cookie page form list filter cursor order version state error retry
@@ -148,7 +148,7 @@ func word(random *rand.Rand) string {
 	return w
 }
 
-// sentence is n words, the first with a capital letter.
+// sentence returns n words, the first with a capital letter.
 func sentence(random *rand.Rand, n int) string {
 	var words []string
 	for range n {

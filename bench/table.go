@@ -34,8 +34,8 @@ func latencies(took ...[]time.Duration) sample {
 	return sample{p50: percentile(all, 50), p99: percentile(all, 99)}
 }
 
-// percentile is the smallest of the sorted durations that at least p in a
-// hundred of them don't exceed, in milliseconds; 0 if there are none.
+// percentile returns the smallest of the sorted durations that at least p percent
+// of them don't exceed, in milliseconds; 0 if there are none.
 func percentile(sorted []time.Duration, p int) float64 {
 	if len(sorted) == 0 {
 		return 0
@@ -43,7 +43,7 @@ func percentile(sorted []time.Duration, p int) float64 {
 	return float64(sorted[(len(sorted)*p+99)/100-1]) / float64(time.Millisecond)
 }
 
-// median is the middle value; of two in the middle the mean; 0 if there are none.
+// median returns the middle value, or the mean of the two in the middle; 0 if there are none.
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	n := len(sorted)
@@ -53,8 +53,8 @@ func median(values []float64) float64 {
 	return (sorted[n/2] + sorted[(n-1)/2]) / 2
 }
 
-// goal is the figure to reach: a bound of a ratio, or, where a row has only one
-// side, of the value. The zero goal is no goal.
+// goal is the figure to reach: a bound on a ratio, or, if a row has only one
+// side, on the value. The zero value is no goal.
 type goal struct {
 	bound string // ">=" or "<="
 	value float64
@@ -63,7 +63,7 @@ type goal struct {
 func atLeast(v float64) goal { return goal{">=", v} }
 func atMost(v float64) goal  { return goal{"<=", v} }
 
-// text is the bound, and whether the figure keeps it.
+// text returns the bound, and whether the figure meets it.
 func (g goal) text(figure float64) string {
 	if g.bound == "" {
 		return "-"
@@ -80,9 +80,9 @@ type line [8]string
 
 var header = line{"row", "against", "ours", "theirs", "ratio", "to reach", "p50 ms", "p99 ms"}
 
-// compare makes a line of two sides' rounds: the medians of a metric, and the
-// median of the ratios of the rounds that ran one after the other. Without
-// theirs the goal is about the value itself.
+// compare returns a line for two sides' rounds: the medians of a metric, and the
+// median of the ratios of the rounds that ran one after the other. Without theirs
+// the goal is for the value itself.
 func compare(row string, m metric, g goal, ours []sample, against string, theirs []sample) line {
 	mine := median(values(ours, m))
 	if len(theirs) == 0 {
@@ -120,7 +120,7 @@ func figure(v float64, m metric) string {
 	return digits(v) + units[m]
 }
 
-// digits is a value with three digits, or with as many as it has before the point.
+// digits formats a value with three digits, or with all those before the point if there are more.
 func digits(v float64) string {
 	if v >= 1000 {
 		return fmt.Sprintf("%.0f", v)
@@ -135,7 +135,7 @@ func values(samples []sample, m metric) (all []float64) {
 	return all
 }
 
-// printTable writes the table, and under it what it was measured on.
+// printTable writes the table, and below it what it was measured on.
 func printTable(w io.Writer, machine string, lines []line) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(header[:], "\t"))
