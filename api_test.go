@@ -22,10 +22,10 @@ import (
 	"tachikoma/internal/pgserver/pgtest"
 )
 
-// cheapArgon2 is the least that argon2 can be asked for.
+// cheapArgon2 has the lowest parameters that argon2 allows.
 var cheapArgon2 = argon2id.Params{Memory: 8, Time: 1, Threads: 1}
 
-// testServer is a whole server, run by run on a database of its own, that
+// testServer is a whole server on a database of its own, served by run, that
 // listens on loopback until the test ends.
 type testServer struct {
 	*Server
@@ -41,8 +41,8 @@ func newTestServer(t testing.TB, change func(*Config)) *testServer {
 	return startTestServer(t, newTestDatabase(t), change)
 }
 
-// startTestServer is newTestServer on a database that is there already, so
-// that several servers can share one.
+// startTestServer is newTestServer on an existing database, so that several
+// servers can share one.
 func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *testServer {
 	t.Helper()
 	s, ready := beginTestServer(t, databaseURL, t.Output(), change)
@@ -54,8 +54,8 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 	return s
 }
 
-// beginTestServer is startTestServer for who doesn't want to wait until it is
-// ready. log gets the server's warnings and errors.
+// beginTestServer is startTestServer without waiting until the server is ready.
+// log gets the server's warnings and errors.
 func beginTestServer(
 	t testing.TB, databaseURL string, log io.Writer, change func(*Config),
 ) (server *testServer, ready <-chan struct{}) {
@@ -96,13 +96,13 @@ func beginTestServer(
 	return &testServer{Server: s, t: t, ended: ended, stop: stop}, up
 }
 
-// unredirected shows an answer that leads elsewhere as it is.
+// unredirected returns redirects as they are instead of following them.
 var unredirected = &http.Client{CheckRedirect: func(*http.Request,
 	[]*http.Request) error {
 	return http.ErrUseLastResponse
 }}
 
-// client makes requests as somebody, or as nobody without a token.
+// client makes requests with a token, or anonymously without one.
 type client struct {
 	t     testing.TB
 	base  string
@@ -114,7 +114,7 @@ func (s *testServer) anonymous() *client { return &client{t: s.t, base: s.url()}
 
 const testPassword = "correct horse battery staple"
 
-// signUp makes an account of a role, straight in the database, and logs it in.
+// signUp makes an account with a role, directly in the database, and logs it in.
 func (s *testServer) signUp(name, role string) *client {
 	s.t.Helper()
 	hash, err := s.hasher.Hash(s.t.Context(), testPassword)
@@ -174,8 +174,8 @@ func (c *client) do(method, path string, body any, headers ...string) *answer {
 	return a
 }
 
-// try is do for requests that may fail, and for goroutines of a test. It is an
-// error of the test if the answer isn't as openapi.json describes it.
+// try is do for requests that may fail, and for goroutines of a test. An answer
+// that isn't as openapi.json describes it fails the test.
 func (c *client) try(ctx context.Context, method, path string, body any, headers ...string) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
@@ -292,7 +292,7 @@ func (a *answer) at(path string) any {
 	return v
 }
 
-// text is at for what has to be a string.
+// text is at for a value that must be a string.
 func (a *answer) text(path string) string {
 	a.t.Helper()
 	text, ok := a.at(path).(string)
@@ -302,7 +302,7 @@ func (a *answer) text(path string) string {
 	return text
 }
 
-// number is at for what has to be a number.
+// number is at for a value that must be a number.
 func (a *answer) number(path string) int {
 	a.t.Helper()
 	n, ok := a.at(path).(float64)
@@ -414,7 +414,7 @@ func requests(b *testing.B, one func(n int) error) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
 }
 
-// ask makes a request that has to succeed.
+// ask makes a request that must succeed.
 func (c *client) ask(method, path string, body any) (*answer, error) {
 	a, err := c.try(c.t.Context(), method, path, body)
 	if err == nil && a.status >= 300 {
@@ -521,10 +521,10 @@ func (c *client) withToken(token string) *client {
 	return &client{t: c.t, base: c.base, token: token, user: c.user}
 }
 
-// in is the server for a subtest.
+// in returns the server for a subtest.
 func (s *testServer) in(t *testing.T) *testServer { return &testServer{s.Server, t, s.ended, s.stop} }
 
-// within looks until what it waits for is there, for at most as long as limit.
+// within calls look until it returns true, for at most limit, and reports whether it did.
 func within(limit time.Duration, look func() bool) bool {
 	tick, end := time.NewTicker(5*time.Millisecond), time.After(limit)
 	defer tick.Stop()

@@ -1,9 +1,9 @@
 package main
 
-// The contract: what tests send and what the server answers is held against
+// The contract: what tests send and what the server answers is checked against
 // openapi.json, in every test that goes through client.try, reads a stream or
-// speaks with a WebSocket. The second half reads openapi.json for tests:
-// operations by their routes, with references followed.
+// uses a WebSocket. The second half reads openapi.json for tests: operations by
+// their routes, with references followed.
 
 import (
 	"encoding/json"
@@ -24,8 +24,8 @@ import (
 	"tachikoma/internal/apidocs/jsonschema"
 )
 
-// checkContract reports where an exchange isn't as openapi.json has it. It
-// stays away from benchmarks, since it would be measured with the server.
+// checkContract reports where an exchange isn't as openapi.json describes it. It
+// does nothing in benchmarks, since it would be measured with the server.
 func checkContract(t testing.TB, r *http.Request, sent []byte, a *answer) {
 	t.Helper()
 	if _, measured := t.(*testing.B); measured {
@@ -41,7 +41,7 @@ func checkContract(t testing.TB, r *http.Request, sent []byte, a *answer) {
 	}
 }
 
-// judge says what of an exchange isn't as the document has it.
+// judge returns what in an exchange isn't as the document describes it.
 func (d *apiDocument) judge(r *http.Request, sent []byte, a *answer) []string {
 	if a.status >= 400 && a.header.Get("X-Request-Id") == "" {
 		return nil // net/http or a proxy speaks; the request got to no route
@@ -67,14 +67,14 @@ func (d *apiDocument) judge(r *http.Request, sent []byte, a *answer) []string {
 	return problems
 }
 
-// judgeProblem holds an answer without an operation against what all problems are.
+// judgeProblem checks an answer without an operation against the schema of all problems.
 func (d *apiDocument) judgeProblem(r *http.Request, a *answer) []string {
 	return apiResponse{Content: map[string]apiMedia{
 		"application/problem+json": {Schema: d.Components.Schemas["Problem"]},
 	}}.judgeBody(r, a)
 }
 
-// judgeHeaders holds the headers of an answer against those described.
+// judgeHeaders checks the headers of an answer against those described.
 func (response apiResponse) judgeHeaders(a *answer) (problems []string) {
 	for name, header := range response.Headers {
 		if value := a.header.Get(name); value == "" && header.Required {
@@ -91,7 +91,7 @@ func (response apiResponse) judgeHeaders(a *answer) (problems []string) {
 	return problems
 }
 
-// judgeBody holds the body of an answer against the response that is described
+// judgeBody checks the body of an answer against the response that is described
 // for its status.
 func (response apiResponse) judgeBody(r *http.Request, a *answer) (problems []string) {
 	contentType := a.header.Get("Content-Type")
@@ -112,7 +112,7 @@ func (response apiResponse) judgeBody(r *http.Request, a *answer) (problems []st
 	return problems
 }
 
-// mediaFor finds what is described for a media type. Its parameters don't count.
+// mediaFor returns what is described for a media type, ignoring its parameters.
 func mediaFor(content map[string]apiMedia, contentType string) (apiMedia, bool) {
 	wanted, _, _ := mime.ParseMediaType(contentType)
 	for name, media := range content {
@@ -128,7 +128,7 @@ func isJSON(contentType string) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
-// fits says what keeps a body from fitting.
+// fits returns what keeps a body from matching.
 func (m apiMedia) fits(body []byte, closed bool) []string {
 	var v any
 	if err := jsonschema.Decode(body, &v); err != nil {
@@ -140,8 +140,8 @@ func (m apiMedia) fits(body []byte, closed bool) []string {
 	return prefixed("the body: ", m.Schema.Problems(v, closed))
 }
 
-// textProblems says what keeps a header's or a parameter's value from fitting:
-// it may be meant as a text or as what it is in JSON.
+// textProblems returns what keeps a header's or a parameter's value from matching:
+// it can be a string, or the value that it is in JSON.
 func textProblems(s *jsonschema.Schema, text string) []string {
 	problems := s.Problems(text, false)
 	var v any
@@ -158,7 +158,7 @@ func prefixed(prefix string, problems []string) []string {
 	return problems
 }
 
-// judgeAccepted holds what the server has accepted against what it is said to accept.
+// judgeAccepted checks what the server has accepted against what the document allows.
 func (o *apiOperation) judgeAccepted(r *http.Request, sent []byte) (problems []string) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil && o.Permission != forProbes.name {
@@ -209,8 +209,8 @@ func (o *apiOperation) takesJSON() bool {
 	return o.RequestBody != nil && o.RequestBody.Content["application/json"].Schema != nil
 }
 
-// judgeRefused looks whether a body that was refused for its form would have
-// fitted: then openapi.json promises too much.
+// judgeRefused checks that a body that was refused for its form doesn't match:
+// otherwise openapi.json promises too much.
 func (o *apiOperation) judgeRefused(sent []byte, a *answer) []string {
 	var problem struct{ Errors []fieldError }
 	if !o.takesJSON() || json.Unmarshal(a.body, &problem) != nil {
@@ -225,7 +225,7 @@ func (o *apiOperation) judgeRefused(sent []byte, a *answer) []string {
 		problem.Errors[ofForm].Field, problem.Errors[ofForm].Message)}
 }
 
-// checkMessage reports where a message isn't as a schema of openapi.json has it.
+// checkMessage reports where a message isn't as a schema of openapi.json describes it.
 func checkMessage(t testing.TB, schema string, raw []byte, closed bool) {
 	t.Helper()
 	d, err := theDocument()
@@ -314,7 +314,7 @@ type apiExample struct {
 	Value                any
 }
 
-// theDocument is read once. Its error is the first that makes it unusable.
+// theDocument reads the document once. The error is the first that makes it unusable.
 var theDocument = sync.OnceValues(func() (*apiDocument, error) {
 	d, err := readDocument(openAPI)
 	if err != nil {
@@ -423,8 +423,8 @@ func builtRoutes() []route {
 	return s.table
 }
 
-// pattern is what the route table calls the operation. In a document no path
-// stands for all below it: there its last part is a parameter.
+// pattern is the operation's pattern in the route table. A document has no paths
+// that match everything below them: their last part is a parameter there.
 func (o *apiOperation) pattern() string {
 	switch o.path {
 	case "/":
@@ -466,7 +466,7 @@ type described struct {
 	closed   bool // what it describes is the server's
 }
 
-// places are all schemas that aren't inside another one.
+// places returns all schemas that aren't inside another one.
 func (d *apiDocument) places() []described {
 	var found []described
 	add := func(path string, s *jsonschema.Schema, closed bool, examples ...any) {

@@ -44,8 +44,8 @@ func docNames(t *testing.T) []string {
 	return append(names, "README.md", "SECURITY.md")
 }
 
-// docSection is what stands between a heading and the next of its level or of
-// a higher one.
+// docSection returns the text between a heading and the next one of the same or a
+// higher level.
 func docSection(t *testing.T, name, heading string) string {
 	t.Helper()
 	level, fenced, inside := strings.Index(heading, " "), false, false
@@ -67,7 +67,7 @@ func docSection(t *testing.T, name, heading string) string {
 	return section.String()
 }
 
-// blocks are the fenced blocks of a language in a section.
+// blocks returns the fenced blocks of a language in a section.
 func blocks(section, language string) []string {
 	var found []string
 	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(section, -1) {
@@ -128,8 +128,8 @@ func TestDocsHaveEveryErrorCode(t *testing.T) {
 	}
 }
 
-// The README stays short, and what the documents name exists: Go files, what they
-// are said to declare, tests, and benchmarks, also those that a command runs.
+// The README stays short, and what the documents name exists: Go files, the names
+// written with them, tests, and benchmarks, also those that a command runs.
 func TestDocsNameOnlyWhatExists(t *testing.T) {
 	t.Parallel()
 	if lines := strings.Count(docText(t, "README.md"), "\n"); lines > 250 {
@@ -174,8 +174,8 @@ func TestDocsNameOnlyWhatExists(t *testing.T) {
 	}
 }
 
-// namedDeclarations are pairs of a file and a name that a document writes with it:
-// behind it in parentheses or after a colon, or before it and "in".
+// namedDeclarations returns pairs of a file and a name that a document writes with
+// it: after it in parentheses or after a colon, or before it with "in".
 func namedDeclarations(text string) (found [][2]string) {
 	code := regexp.MustCompile("`(\\w+)`")
 	for _, m := range regexp.MustCompile("`(\\w+\\.go)`(?: \\(([^)]*)\\)|: (`\\w+`))").FindAllStringSubmatch(text, -1) {
@@ -214,7 +214,7 @@ func declares(t *testing.T, file, name string) bool {
 	})
 }
 
-// programFiles are all Go files, tests too, by their paths.
+// programFiles returns all Go files, including tests, by their paths.
 func programFiles(t *testing.T) (names []string) {
 	t.Helper()
 	for _, pattern := range []string{"*.go", "internal/*/*.go", "internal/*/*/*.go", "bench/*.go", "e2e/*.go"} {
@@ -269,7 +269,7 @@ func TestDocsLinksResolve(t *testing.T) {
 	}
 }
 
-// proseLines are the lines of a document outside fenced code.
+// proseLines returns the lines of a document outside fenced code.
 func proseLines(text string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		fenced := false
@@ -283,7 +283,7 @@ func proseLines(text string) iter.Seq[string] {
 	}
 }
 
-// anchorsOf are the anchors of a document's headings, as GitHub makes them.
+// anchorsOf returns the anchors of a document's headings, as GitHub makes them.
 func anchorsOf(t *testing.T, name string) (anchors []string) {
 	t.Helper()
 	dropped := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
@@ -311,7 +311,7 @@ func TestDocsHaveTheSpecWorkflow(t *testing.T) {
 	}
 }
 
-// Comments in the code that send readers to docs/design.md name its headings.
+// Comments in the code that refer to docs/design.md name its headings.
 func TestDocsHaveTheDesignThatTheCodeNames(t *testing.T) {
 	t.Parallel()
 	headings := regexp.MustCompile("(?m)^## (.+)$").FindAllStringSubmatch(docText(t, "docs/design.md"), -1)
@@ -337,7 +337,7 @@ func deployFile(t *testing.T, name string) string {
 	return string(content)
 }
 
-// valueIn is what a pattern's one group matches; it has to be there once.
+// valueIn returns what a pattern's one group matches; it must match exactly once.
 func valueIn(t *testing.T, text, pattern string) string {
 	t.Helper()
 	found := regexp.MustCompile("(?m)"+pattern).FindAllStringSubmatch(text, -1)

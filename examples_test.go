@@ -2,8 +2,8 @@ package main
 
 // The examples in openapi.json work: each is sent, with the story's ids and
 // secrets replaced by real ones, and gets the success that is described. The
-// limits of bodies are the server's: what is right inside them it doesn't
-// refuse, and what is just outside it does.
+// limits of bodies are the server's: it doesn't refuse values just inside them,
+// and refuses those just outside.
 
 import (
 	"bytes"
@@ -54,7 +54,7 @@ var withoutStory = []string{
 	"openWebSocket", // its example is a message; ws_test.go
 }
 
-// story is what has happened on a server, as the examples tell it.
+// story is what has happened on a server so far, according to the examples.
 type story struct {
 	t    *testing.T
 	d    *apiDocument
@@ -77,7 +77,7 @@ func TestEveryExampleWorks(t *testing.T) {
 	}
 }
 
-// newStory begins one on a server that forgets all before.
+// newStory begins a story on a server, and deletes everything on it first.
 func newStory(t *testing.T, d *apiDocument, s *testServer) *story {
 	t.Helper()
 	for _, table := range []string{"dependencies", "missions", "users"} {
@@ -217,7 +217,7 @@ func (st *story) form(example any) (contentType string, body []byte) {
 	return form.FormDataContentType(), b.Bytes()
 }
 
-// really puts what is real in the place of what examples have.
+// really replaces the values of examples by the real ones.
 func (st *story) really(text string) string {
 	names := slices.SortedFunc(maps.Keys(st.real),
 		func(a, b string) int { return len(b) - len(a) }) // one may begin another
@@ -228,7 +228,7 @@ func (st *story) really(text string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// compare looks whether an answer has the members that its example has.
+// compare checks that an answer has the members that its example has.
 func (st *story) compare(path string, example, real any) {
 	st.t.Helper()
 	switch example := example.(type) {
@@ -250,8 +250,8 @@ func (st *story) compare(path string, example, real any) {
 	}
 }
 
-// learn finds what the ids and secrets of an example are really, in the answer
-// that it is an example of.
+// learn finds the real values of an example's ids and secrets in the answer that
+// it is an example of.
 func (st *story) learn(example, real any) {
 	switch example := example.(type) {
 	case map[string]any:
@@ -310,8 +310,8 @@ func TestLimitsOfBodiesAreTheServers(t *testing.T) {
 	}
 }
 
-// try sends a body that is at a limit. Credentials that can't be any are
-// refused like wrong ones.
+// try sends a body that is at a limit. Malformed credentials are refused like
+// wrong ones.
 func (st *story) try(o *apiOperation, path string, e edge) {
 	st.t.Helper()
 	body, err := encode(e.value)
@@ -329,8 +329,8 @@ func (st *story) try(o *apiOperation, path string, e edge) {
 	}
 }
 
-// edgesOf are values at the limits of a schema. example is one that fits; put
-// makes a body of a value for this schema.
+// edgesOf returns values at the limits of a schema. example is one that matches;
+// put makes a body of a value for this schema.
 func edgesOf(s *jsonschema.Schema, field string, example any, put func(v any) any) (found []edge) {
 	nullable := slices.Contains(s.Type, "null")
 	for _, one := range s.AnyOf {
@@ -394,7 +394,7 @@ func edgesOf(s *jsonschema.Schema, field string, example any, put func(v any) an
 	return found
 }
 
-// takesAnyText reports whether any text of the right length fits.
+// takesAnyText reports whether any text of the right length matches.
 func takesAnyText(s *jsonschema.Schema) bool {
 	return slices.Contains(s.Type, "string") && s.Enum == nil && s.Format == ""
 }
@@ -408,8 +408,8 @@ func several(n int) []any {
 	return texts
 }
 
-// edgesOfMembers are those of an object's members, of each beside the others
-// of the example, and of objects with a member too many or too few.
+// edgesOfMembers returns the edges of an object's members, each with the other
+// members of the example, and objects with a member too many or too few.
 func edgesOfMembers(s *jsonschema.Schema, field string, example any, put func(v any) any) (found []edge) {
 	object, _ := example.(map[string]any)
 	within := func(name string) string { return strings.TrimPrefix(field+"."+name, ".") }

@@ -34,7 +34,7 @@ func BenchmarkGrowth(b *testing.B) {
 		b.Fatal(err)
 	}
 	small, big := newGrownServer(b, sizes[0]), newGrownServer(b, sizes[1])
-	// Not to the benchmark's log, of which go test shows the first lines alone.
+	// Not to the benchmark's log, of which go test shows only the first lines.
 	fmt.Printf("%-90s %9s %9s %6s\n", fmt.Sprintf("ms with %d and %d specs in a mission, %d and %d beside",
 		sizes[0].specs, sizes[1].specs, sizes[0].beside, sizes[1].beside), "small", "big", "ratio")
 	for _, c := range growthCases() {
@@ -115,7 +115,7 @@ func newGrownServer(b testing.TB, size filling) *grownServer {
 	return s
 }
 
-// value returns the one text that a query gives.
+// value returns the one text that a query returns.
 func (s *grownServer) value(sql string, args ...any) (text string) {
 	s.t.Helper()
 	if err := s.db.QueryRow(s.t.Context(), sql, args...).Scan(&text); err != nil {
@@ -133,7 +133,7 @@ func (s *grownServer) spec(mission string, n int) string {
 // claimed is the path of a spec that the agent has just claimed, and the token.
 func (s *grownServer) claimed() (spec, token string) { return s.agent.claim(s.wide, "bot") }
 
-// send is a request that has to succeed, and is read to its end.
+// send makes a request that must succeed, and reads the answer to its end.
 func (c *client) send(method, path string, body any) func() error {
 	encoded := []byte(nil)
 	if body != nil {
@@ -164,14 +164,14 @@ func (c *client) send(method, path string, body any) func() error {
 	}
 }
 
-// sendTool is a call of a tool.
+// sendTool calls a tool.
 func (c *client) sendTool(name string, arguments fields) func() error {
 	return c.send("POST", "/mcp", fields{"jsonrpc": "2.0", "id": 1, "method": "tools/call",
 		"params": fields{"name": name, "arguments": arguments}})
 }
 
-// growthCase is something to measure. prepare isn't, and returns nil where there
-// is nothing to measure; n counts the rounds.
+// growthCase is something to measure. prepare isn't measured, and returns nil if
+// there is nothing to measure; n counts the rounds.
 type growthCase struct {
 	name    string
 	prepare func(s *grownServer, n int) (measured func() error)
@@ -301,7 +301,7 @@ func as(name, method, path string, body func(s *grownServer, n int) any) growthC
 	}}
 }
 
-// unique is a name that nothing has.
+// unique returns a name that nothing has yet.
 func unique(n int) string { return fmt.Sprintf("new-%d-%d", n, time.Now().UnixNano()) }
 
 func growthOfMissionEdits() []growthCase {

@@ -111,7 +111,7 @@ func TestDocumentIsSound(t *testing.T) {
 	}
 }
 
-// checkParameters holds the parameters in a path's template against those described.
+// checkParameters compares the parameters in a path's template with those described.
 func checkParameters(t *testing.T, o *apiOperation) {
 	t.Helper()
 	var templated, described []string
@@ -135,7 +135,7 @@ func checkParameters(t *testing.T, o *apiOperation) {
 	}
 }
 
-// wantExamples looks for an example of everything but bytes.
+// wantExamples wants an example of everything but bytes.
 func wantExamples(t *testing.T, at string, content map[string]apiMedia) {
 	t.Helper()
 	for name, media := range content {
@@ -145,8 +145,8 @@ func wantExamples(t *testing.T, at string, content map[string]apiMedia) {
 	}
 }
 
-// checkOwnExamples holds the examples and the default that stand in a schema,
-// and in all inside it, against it.
+// checkOwnExamples checks the examples and the default in a schema against it, and
+// those in all schemas inside it.
 func checkOwnExamples(t *testing.T, path string, s *jsonschema.Schema) {
 	t.Helper()
 	examples := s.Examples
@@ -163,7 +163,7 @@ func checkOwnExamples(t *testing.T, path string, s *jsonschema.Schema) {
 	}
 }
 
-// unknownMappings are the schemas that discriminators name and that aren't there.
+// unknownMappings returns the schemas that discriminators name and that don't exist.
 func unknownMappings(s *jsonschema.Schema, named map[string]*jsonschema.Schema) (unknown []string) {
 	if s.Discriminator != nil {
 		for _, ref := range s.Discriminator.Mapping {

@@ -14,7 +14,7 @@ import (
 	"tachikoma/internal/witness"
 )
 
-// client makes requests as somebody, or as nobody without a token.
+// client makes requests with a token, or anonymously without one.
 type client struct {
 	t     *testing.T
 	base  string
@@ -26,14 +26,14 @@ const (
 	testPassword = "correct horse battery staple"
 )
 
-// logIn returns a client that has a session of an account with the password of all tests.
+// logIn returns a client with a session of an account that has the tests' password.
 func (c *client) logIn(email string) *client {
 	c.t.Helper()
 	session := c.post("/api/v1/auth/login", map[string]any{"email": email, "password": testPassword}).want(http.StatusOK)
 	return &client{c.t, c.base, session.text("access_token")}
 }
 
-// signUp makes an account, as an admin, and returns a client that has a session of it.
+// signUp makes an account, as an admin, and returns a client with a session of it.
 func (c *client) signUp(name string) *client {
 	c.t.Helper()
 	email := name + "@example.com"
@@ -89,7 +89,7 @@ func (c *client) try(ctx context.Context, method, path string, body any, headers
 	return &answer{c.t, method + " " + path, response.StatusCode, response.Header, content}, nil
 }
 
-// send is try that leaves the response to be read.
+// send is try without reading the response. The caller closes its body.
 func (c *client) send(ctx context.Context, method, path string, body any, headers ...string) (*http.Response, error) {
 	sent, ok := body.([]byte)
 	if !ok && body != nil {
@@ -111,7 +111,7 @@ func (c *client) send(ctx context.Context, method, path string, body any, header
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	return http.DefaultTransport.RoundTrip(r) // an answer that leads elsewhere is shown as it is
+	return http.DefaultTransport.RoundTrip(r) // redirects are returned, not followed
 }
 
 // want ends the test unless the answer has the status.
@@ -153,7 +153,7 @@ func (a *answer) at(path string) any {
 	return v
 }
 
-// text is at for what has to be a string.
+// text is at for a value that must be a string.
 func (a *answer) text(path string) string {
 	a.t.Helper()
 	text, ok := a.at(path).(string)
@@ -215,7 +215,7 @@ func (c *client) importFiles(mission string, files ...string) {
 	c.do("POST", mission+"/import", packed.Bytes(), "Content-Type", "application/x-tar").want(http.StatusOK)
 }
 
-// stream is a stream of server-sent events, which isn't read ahead.
+// stream is a stream of server-sent events, read only when the test asks for the next one.
 type stream struct {
 	t     *testing.T
 	body  io.Reader
@@ -261,7 +261,7 @@ func (s *stream) want(kind string, after int64) witness.Event {
 	panic("unreachable")
 }
 
-// rest reads to the last chunk, which a connection that is cut hasn't.
+// rest reads to the last chunk, which a connection that was cut doesn't have.
 func (s *stream) rest() string {
 	s.t.Helper()
 	content, err := io.ReadAll(s.body)

@@ -23,10 +23,10 @@ import (
 	"tachikoma/internal/witness"
 )
 
-// steadyClients make requests one after the other until stop is closed, each
-// on a connection of its own that it keeps while it may. Half of them are sent
-// to the other instance once readiness says 503, as a load balancer does; the
-// others only go by Connection: close, and go there with their next one.
+// steadyClients make requests one after the other until stop is closed, each on a
+// connection of its own that it keeps for as long as it may. Half of them move to
+// the other instance once readiness is 503, as a load balancer makes them; the
+// others move only when a response says Connection: close.
 type steadyClients struct {
 	one, other string // where the instances are
 	path       string
@@ -68,8 +68,8 @@ func (l *steadyClients) start(t *testing.T, balanced bool) {
 	})
 }
 
-// keptConnection is an HTTP client without second tries, which net/http's
-// makes when a connection that it kept is closed.
+// keptConnection is an HTTP client that doesn't retry, as net/http's does when a
+// persistent connection is closed.
 type keptConnection struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -111,8 +111,8 @@ func (k *keptConnection) get(base, path, token string) (closes bool, err error) 
 	return response.Close, nil
 }
 
-// A server that gets SIGTERM under load hands over to another one: readiness
-// flips first, no request fails, streams and sockets are told.
+// A server that gets SIGTERM under load hands over to another one: it becomes
+// unready first, no request fails, and streams and sockets are closed properly.
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	t.Parallel()
 	env := append(withAdmin(newDatabase(t)), "DRAIN_DELAY=1s", "SHUTDOWN_TIMEOUT=10s")
@@ -172,13 +172,13 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	load.wg.Wait()
 }
 
-// socket is a WebSocket that has subscribed to what comes next of a mission.
+// socket is a WebSocket that is subscribed to the new events of a mission.
 type socket struct {
 	t    *testing.T
 	conn *websocket.Conn
 }
 
-// message is what the test looks at of a server's message.
+// message is the part of a server's message that the test looks at.
 type message struct {
 	Type   string
 	Events []witness.Event

@@ -33,8 +33,8 @@ type place struct {
 
 func (p *place) moveTo(base string) { p.base.Store(&base) }
 
-// write makes changes of all kinds until ctx ends; a part of them is refused
-// inside their transaction. Nothing it gets may be a 500.
+// write makes changes of all kinds until ctx ends; some of them are refused
+// inside their transaction. No answer may be a 500.
 func (p *place) write(ctx context.Context, t *testing.T, name string, missions []string) {
 	c := &client{t: t, base: *p.base.Load(), token: p.token}
 	for i := 0; ctx.Err() == nil; i++ {
@@ -90,8 +90,8 @@ func (c *client) work(ctx context.Context, mission, agent string) {
 	_, _ = c.within(ctx, 10*time.Second, "POST", spec+end, map[string]any{"lease_token": token, "error": agent})
 }
 
-// unsteady makes commits that append events pause, fail and have to be run
-// again, each with some probability, while they hold the stream's head.
+// unsteady makes commits that append events pause, fail or need a retry, each with
+// some probability, while they hold the stream's head.
 const unsteady = `
 	CREATE FUNCTION unsteady() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		IF random() < 0.03 THEN RAISE EXCEPTION 'once more' USING ERRCODE = '40001'; END IF;
@@ -111,7 +111,7 @@ func cutListeners(t *testing.T, databaseURL string) int {
 			AND (query LIKE 'LISTEN%' OR query LIKE '%transaction_read_only%LEFT JOIN heads%')`)
 }
 
-// execute runs SQL, and returns how many rows that was about.
+// execute runs SQL, and returns how many rows it affected or returned.
 func execute(t *testing.T, databaseURL, sql string) int {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), databaseURL)
@@ -126,7 +126,7 @@ func execute(t *testing.T, databaseURL, sql string) int {
 	return int(tag.RowsAffected())
 }
 
-// reader is a witness that keeps what it gets.
+// reader is a witness that keeps the events it gets.
 type reader struct {
 	witness.Witness
 	got []witness.Event
@@ -153,7 +153,7 @@ func readAll(t *testing.T, places []*place, missions []string) (readers []*reade
 	return readers
 }
 
-// goOn returns when every reader has got so many more events.
+// goOn returns when every reader has got the given number of further events.
 func goOn(t *testing.T, readers []*reader, events int64) {
 	t.Helper()
 	starts := make([]int64, len(readers))
@@ -170,9 +170,9 @@ func goOn(t *testing.T, readers []*reader, events int64) {
 	})
 }
 
-// Three servers on one database, of which one is killed and started again, the
-// connections on which they listen are cut, and Postgres is restarted. All the
-// while writers on each write, and whoever reads misses nothing.
+// Of three servers on one database one is killed and started again, the
+// connections on which they listen are cut, and Postgres is restarted. Meanwhile
+// writers on each server go on, and no reader misses an event.
 func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 	t.Parallel()
 	dir := pgtest.Dir(t)
@@ -231,8 +231,8 @@ func TestWhateverBreaksEveryReaderGetsEveryEvent(t *testing.T) {
 	wantStored(t, databaseURL, readers)
 }
 
-// wantStored stops the readers when they have all that was written, and wants
-// that to be what the table has.
+// wantStored stops the readers when they have everything that was written, and
+// checks that it is what the table has.
 func wantStored(t *testing.T, databaseURL string, readers []*reader) {
 	t.Helper()
 	written := make(map[string]int)
@@ -248,7 +248,7 @@ func wantStored(t *testing.T, databaseURL string, readers []*reader) {
 		same := func(a, b witness.Event) bool {
 			return a.Seq == b.Seq && a.Type == b.Type && a.At.Equal(b.At) && a.Stream == b.Stream
 		}
-		// Writes whose clients had given up may have been on their way.
+		// Writes whose clients had given up may still have been running.
 		table, n := stored(t, databaseURL, r.Mission), len(r.got)
 		if n > len(table) || !slices.EqualFunc(r.got, table[:n], same) {
 			t.Errorf("%s: its %d events aren't those of the table, which has %d", r.Name, n, len(table))

@@ -1,6 +1,6 @@
 // Package e2e tests the server from outside: the built program as a process, and
-// the clients, proxies and poolers that it is used with. What isn't installed is
-// skipped.
+// the clients, proxies and poolers that it is used with. Tests that need a program
+// that isn't installed are skipped.
 package e2e
 
 import (
@@ -44,7 +44,7 @@ var testCluster = pgtest.Cluster{Migrate: func(ctx context.Context, databaseURL 
 	return nil
 }}
 
-// newDatabase is a migrated database for this test alone.
+// newDatabase returns a migrated database for this test alone.
 func newDatabase(t *testing.T) string {
 	t.Helper()
 	return testCluster.NewDatabase(t)
@@ -84,8 +84,8 @@ func buildProgram() (path string, err error) {
 	return path, nil
 }
 
-// openSources opens all folders of the project. By this go test knows that a
-// cached result is out of date when a file in one of them has changed.
+// openSources opens all folders of the project, so that go test knows that a cached
+// result is out of date when a file in one of them has changed.
 func openSources() error {
 	return filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		skipped := []string{".git", "node_modules"}
@@ -96,7 +96,7 @@ func openSources() error {
 	})
 }
 
-// patience is how long a test waits for what should happen soon.
+// patience is how long a test waits for something that should happen soon.
 const patience = time.Minute
 
 // eventually polls until done, for as long as something slow may take.
@@ -117,7 +117,7 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// projectFile is the content of a file, by its path in the project.
+// projectFile returns the content of a file, by its path in the project.
 func projectFile(t *testing.T, path string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("..", path))
@@ -127,5 +127,5 @@ func projectFile(t *testing.T, path string) string {
 	return string(content)
 }
 
-// idOf is the id at the end of a path.
+// idOf returns the id at the end of a path.
 func idOf(path string) string { return path[strings.LastIndex(path, "/")+1:] }

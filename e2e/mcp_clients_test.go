@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The official TypeScript clients, of the protocol's two eras, each work a
+// The official TypeScript clients, for the protocol's two generations, each work a
 // mission to its end.
 func TestOfficialClientsWorkMissions(t *testing.T) {
 	t.Parallel()

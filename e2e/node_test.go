@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// nodeIsThere is an error where Node isn't installed, or is too old for some package.
+// nodeIsThere returns an error if Node isn't installed, or is too old for some package.
 var nodeIsThere = sync.OnceValue(func() error {
 	return exec.Command("node", "-e", `
 		const [major, minor] = process.versions.node.split('.')
 		process.exit(major > 20 || major == 20 && minor >= 19 ? 0 : 1)`).Run()
 })
 
-// newNodeProgram prepares a program in testdata/clients, by its arguments, which
-// has little environment and a limited time from now on. Where Node or one of
-// the packages isn't installed the test is skipped.
+// newNodeProgram prepares a program in testdata/clients, given by its arguments,
+// with a minimal environment and a time limit that starts now. If Node or one of
+// the packages isn't installed, the test is skipped.
 func newNodeProgram(t *testing.T, packages []string, args ...string) *exec.Cmd {
 	t.Helper()
 	if err := nodeIsThere(); err != nil {
@@ -36,6 +36,6 @@ func newNodeProgram(t *testing.T, packages []string, args ...string) *exec.Cmd {
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "node", args...)
 	cmd.Dir, cmd.Env = "testdata/clients", []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	cmd.WaitDelay = time.Second // for children that hold its output
+	cmd.WaitDelay = time.Second // for children that keep its output open
 	return cmd
 }

@@ -19,9 +19,8 @@ import (
 	"tachikoma/internal/pgserver"
 )
 
-// pooled is a database's connection string through a PgBouncer in transaction
-// mode, which runs until the test ends. Where it isn't installed the test is
-// skipped.
+// pooled returns a database's connection string through a PgBouncer in transaction
+// mode, which runs until the test ends. If it isn't installed the test is skipped.
 func pooled(t *testing.T, databaseURL string) string {
 	t.Helper()
 	bouncer, err := exec.LookPath("pgbouncer")
@@ -56,7 +55,7 @@ server_reset_query =
 default_pool_size = 8
 max_client_conn = 100
 `, behind.Host, behind.Port, behind.User, password, port))
-	account, err := pgserver.Account() // it refuses to be root's, and so does the socket to others
+	account, err := pgserver.Account() // it refuses to run as root, and the socket is closed to other accounts
 	if err != nil {
 		t.Skip(err)
 	}
@@ -92,8 +91,8 @@ max_client_conn = 100
 		"?sslmode=disable&default_query_exec_mode=exec"
 }
 
-// Behind a pooler that can't LISTEN the polls do it all: two instances keep in
-// step within two seconds.
+// Behind a pooler that can't LISTEN, polling is enough: two instances keep in step
+// within two seconds.
 func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	t.Parallel()
 	env := withAdmin(pooled(t, testCluster.NewEmptyDatabase(t, "ENCODING 'UTF8' TEMPLATE template0")))
@@ -160,8 +159,8 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	stream.rest()
 }
 
-// Through a pooler the server can't set up its sessions. Where they don't fit it
-// says what to run, and that is enough.
+// Through a pooler the server can't set up its sessions. If they don't fit it says
+// what to run, and that is enough.
 func TestServerRefusesSessionsOfAPoolerThatDontFit(t *testing.T) {
 	t.Parallel()
 	databaseURL := testCluster.NewEmptyDatabase(t, "ENCODING 'UTF8' TEMPLATE template0")

@@ -39,8 +39,8 @@ type program struct {
 	state    *os.ProcessState // to be read once ended is closed
 }
 
-// startProgram starts the program in an empty folder with no environment but
-// PATH, HOME and what env adds, in the form NAME=value.
+// startProgram starts the program in an empty folder, with an environment of only
+// PATH, HOME and env, which has the form NAME=value.
 func startProgram(t *testing.T, stdin io.Reader, env []string, args ...string) *program {
 	t.Helper()
 	path, err := theProgram()
@@ -50,7 +50,7 @@ func startProgram(t *testing.T, stdin io.Reader, env []string, args ...string) *
 	return startCommand(t, exec.Command(path, args...), stdin, env)
 }
 
-// startCommand is startProgram with a command line of one's own.
+// startCommand is startProgram for any command line.
 func startCommand(t *testing.T, cmd *exec.Cmd, stdin io.Reader, env []string) *program {
 	t.Helper()
 	home := t.TempDir()
@@ -85,8 +85,8 @@ func runToEnd(t *testing.T, stdin string, env []string, args ...string) (p *prog
 	return p, p.wait()
 }
 
-// serve starts a server on a port that the system picks, and returns when it
-// says where it is, with a client of it.
+// serve starts a server on a port that the system picks, and returns it with a
+// client once it has printed its address.
 func serve(t *testing.T, env ...string) (*program, *client) {
 	t.Helper()
 	p := startProgram(t, nil, append([]string{"PORT=0"}, env...))
@@ -100,14 +100,14 @@ func withAdmin(databaseURL string) []string {
 }
 
 // newServer starts a server with an admin on a database of its own, and returns
-// it with a client of the admin. env goes on top of its environment. It has to
-// end well at the end of the test.
+// it with a client of the admin. env is added to its environment. It must exit with
+// 0 at the end of the test.
 func newServer(t *testing.T, env ...string) (*program, *client) {
 	t.Helper()
 	return serveWell(t, append(withAdmin(newDatabase(t)), env...)...)
 }
 
-// serveWell is newServer with all of the environment.
+// serveWell is newServer with the whole environment given.
 func serveWell(t *testing.T, env ...string) (*program, *client) {
 	t.Helper()
 	p, c := serve(t, env...)
@@ -155,7 +155,7 @@ func (p *program) wait() int {
 	return p.state.ExitCode()
 }
 
-// stop sends SIGTERM, if the program hasn't ended yet, and wants it to end well.
+// stop sends SIGTERM, if the program hasn't ended yet, and wants the exit code 0.
 func (p *program) stop() {
 	p.t.Helper()
 	_ = p.process.Signal(syscall.SIGTERM) // one that has ended has an exit code all the same
@@ -164,7 +164,7 @@ func (p *program) stop() {
 	}
 }
 
-// output gathers what a process prints, and tells who waits for more.
+// output collects what a process prints, and wakes those that wait for more.
 type output struct {
 	mu      sync.Mutex // guards the following
 	content bytes.Buffer
@@ -296,7 +296,7 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	}
 }
 
-// A server that somebody started with nohup outlives their terminal.
+// A server that was started with nohup outlives its terminal.
 func TestHangupCountsOnlyWhereItIsntIgnored(t *testing.T) {
 	t.Parallel()
 	path, err := theProgram()
@@ -329,7 +329,7 @@ func TestStopWhileStartingIsNoFailure(t *testing.T) {
 	if code := p.wait(); code != 0 || strings.Contains(p.err.text(), "tachikoma:") {
 		t.Errorf("code %d:\n%s", code, p.err.text())
 	}
-	pgtest.Stop(t, pgtest.Start(t, folder), folder) // nothing of it is in the way
+	pgtest.Stop(t, pgtest.Start(t, folder), folder) // nothing that is left is in the way
 }
 
 func TestSecondInterruptEndsAtOnce(t *testing.T) {
@@ -397,8 +397,8 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// Healthcheck finds the server that its own configuration describes, wherever
-// that listens, and does not mind what a certificate is for.
+// Healthcheck finds the server that its own configuration describes, wherever that
+// listens, and accepts any certificate.
 func TestHealthcheckAsksTheServerOfItsConfiguration(t *testing.T) {
 	t.Parallel()
 	database := "DATABASE_URL=" + newDatabase(t)

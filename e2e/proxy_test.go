@@ -1,7 +1,7 @@
 package e2e
 
-// nginx and Caddy in front of a server, with the very files of deploy/: only
-// names, ports and certificates are the test's.
+// nginx and Caddy in front of a server, with the files of deploy/: only names,
+// ports and certificates are replaced.
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ import (
 	"tachikoma/internal/witness"
 )
 
-// replaced replaces each old by the new that follows it, and wants it to be there.
+// replaced replaces each old text by the new one after it in pairs; the old one must be there.
 func replaced(t *testing.T, text string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -115,7 +115,7 @@ func TestProxiesPassOnWhatTheyShould(t *testing.T) {
 			server, ada := newServer(t, "TRUSTED_PROXIES=127.0.0.1/32", "AUTH_RATE_LIMIT=1")
 			ada.base = throughProxy(t, name, strings.TrimPrefix(ada.base, "http://"))
 
-			// Events come at once, and a socket is a socket.
+			// Events come at once, and WebSockets work.
 			mission := ada.newMission("Behind")
 			stream := ada.stream(mission)
 			stream.want("mission.created", 0)
@@ -138,7 +138,7 @@ func TestProxiesPassOnWhatTheyShould(t *testing.T) {
 			}
 			ada.importFiles(mission, files...)
 
-			// What is for operators can't be reached, by whatever name.
+			// Routes for operators can't be reached, however the path is written.
 			ada.get("/internal/health/ready").want(http.StatusOK)
 			for _, path := range []string{"/internal/health", "/internal/connections", "/internal/%6detrics",
 				"/internal/health/ready/../../debug/pprof/"} {
@@ -147,7 +147,7 @@ func TestProxiesPassOnWhatTheyShould(t *testing.T) {
 				}
 			}
 
-			// Clients are told apart by their addresses, and not by what they say.
+			// Clients are told apart by their addresses, not by what they claim.
 			if runtime.GOOS == "linux" { // which has all of 127.0.0.0/8
 				for _, from := range []struct {
 					addr, forwarded string

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// sectionOf is what a document has under a heading, up to the end of the block
-// that says what is printed.
+// sectionOf returns the text under a heading, up to the end of the block that shows
+// what is printed.
 func sectionOf(document, heading string) string {
 	pattern := "(?ms)^" + regexp.QuoteMeta(heading) + "\n(.*?^```text\n.*?^```\n)"
 	if m := regexp.MustCompile(pattern).FindStringSubmatch(document); m != nil {
@@ -20,7 +20,7 @@ func sectionOf(document, heading string) string {
 	return ""
 }
 
-// blocks are the fenced blocks of a language in a section of a document.
+// blocks returns the fenced blocks of a language in a section of a document.
 func blocks(section, language string) []string {
 	var found []string
 	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(section, -1) {
@@ -29,12 +29,11 @@ func blocks(section, language string) []string {
 	return found
 }
 
-// The scripts in the README run as they stand, but for the port, and print what
-// the README says: of the walk-through the claims in the order of the
-// dependencies, by two agents, the stats and events that tell of it, and why the
-// rest waits; of an agent's part what it is told next. Each section begins with
-// the line that runs its first script out of the README, and ends with what is
-// printed.
+// The scripts in the README run as they are, except for the port, and print what
+// the README shows: for the walk-through the claims in the order of the
+// dependencies, by two agents, the stats and events that result, and why the rest
+// waits; for an agent's part what it is told next. Each section begins with the
+// line that runs its first script from the README, and ends with what is printed.
 func TestScriptsOfTheReadme(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "curl", "jq", "tar", "sed"} {

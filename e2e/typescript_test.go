@@ -1,6 +1,6 @@
 package e2e
 
-// What others make of openapi.json: a linter finds nothing in it, and a
+// What other programs do with openapi.json: a linter finds no problem in it, and a
 // TypeScript program compiles against it and works.
 
 import (
@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// apiFolder is a folder with copies of openapi.json and testdata/clients/api.ts,
-// and with the npm packages.
+// apiFolder returns a folder with copies of openapi.json and
+// testdata/clients/api.ts, and with the npm packages.
 func apiFolder(t *testing.T) string {
 	t.Helper()
 	installed, err := filepath.Abs("testdata/clients/node_modules")
