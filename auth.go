@@ -276,7 +276,7 @@ func (s *Server) refuseForeign(r *http.Request) error {
 		return nil
 	}
 	scheme, port := "http", ":80"
-	if s.overTLS(r) {
+	if clientaddr.OverTLS(r, s.config.TrustedProxies) {
 		scheme, port = "https", ":443"
 	}
 	host := strings.TrimSuffix(r.Host, port) // some proxies keep the default port; browsers don't
@@ -284,22 +284,6 @@ func (s *Server) refuseForeign(r *http.Request) error {
 		return nil
 	}
 	return errForbidden("This origin may not connect; see CORS_ALLOWED_ORIGINS.")
-}
-
-// overTLS reports whether the client uses TLS, as a trusted proxy says or else
-// as the connection shows. With several proxies the first value is the client's;
-// some proxies write wss or ws for a WebSocket.
-func (s *Server) overTLS(r *http.Request) bool {
-	if clientaddr.FromProxy(r, s.config.TrustedProxies) {
-		first, _, _ := strings.Cut(strings.TrimLeft(r.Header.Get("X-Forwarded-Proto"), " \t,"), ",")
-		switch strings.ToLower(strings.TrimSpace(first)) {
-		case "https", "wss":
-			return true
-		case "http", "ws":
-			return false
-		}
-	}
-	return r.TLS != nil
 }
 
 // errRateLimited counts a refusal and says when to try again.

@@ -142,10 +142,10 @@ var recountSQL = func() string {
 		set = append(set, counter+" = n."+counter)
 	}
 	return `UPDATE heads SET ` + strings.Join(set, ", ") + ` FROM (
-		SELECT ` + strings.Join(counts, ", ") + `, count(*) FILTER (WHERE status = 'planned' AND unmet = 0) AS unblocked,
+		SELECT ` + strings.Join(counts, ", ") + `, count(*) FILTER (WHERE ` + unblockedSQL + `) AS unblocked,
 		       coalesce(sum(cardinality(done)), 0) AS criteria_total,
 		       coalesce(sum(cardinality(array_positions(done, true))), 0) AS criteria_done
-		FROM spec_states WHERE mission_id = $1) n WHERE stream = $1`
+		FROM spec_states h WHERE mission_id = $1) n WHERE stream = $1`
 }()
 
 // flush queues the events gathered so far, which get the next numbers of their

@@ -1,7 +1,13 @@
 package main
 
+// Lists: what they are filtered by, their order, their pages and the cursors
+// between these; and the words of a search.
+
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -263,6 +269,100 @@ func (k sortKey[T]) accepts(text string) bool {
 		return err == nil && at.Year() > 0 && timeText(at) == text
 	}
 	return true
+}
+
+// list is the answer of every route that lists things.
+type list[T any] struct {
+	Items      []T     `json:"items"`
+	NextCursor *string `json:"next_cursor"`
+}
+
+// pageOf makes a list of at most limit rows from rows, of which one more than
+// limit was asked for: the extra row says that there is a next page. cursor
+// makes the cursor that continues after a row.
+func pageOf[T any](rows []T, limit int, cursor func(last T) string) list[T] {
+	if rows == nil {
+		rows = []T{}
+	}
+	if len(rows) <= limit {
+		return list[T]{Items: rows}
+	}
+	next := cursor(rows[limit-1])
+	return list[T]{Items: rows[:limit], NextCursor: &next}
+}
+
+// orEmpty makes JSON say [] where there is nothing.
+func orEmpty[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
+// maxCursor is in bytes. The longest real cursor, for a name of 200 characters,
+// has less than half of that.
+const maxCursor = 4096
+
+// cursor is the value of a cursor made by encodeCursor(shape, value), or "" when
+// it is absent.
+func (q *query) cursor(shape string) string { return q.cursors(shape, 1)[0] }
+
+// cursors are the n values of a cursor, or n times "" when it is absent.
+func (q *query) cursors(shape string, n int) []string {
+	if !q.has("cursor") {
+		return make([]string, n)
+	}
+	values, err := decodeCursor(q.values["cursor"], shape, n)
+	if err != nil {
+		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list: leave it out to start again")
+		return make([]string, n)
+	}
+	return values
+}
+
+// encodeCursor returns the token with which the list of that shape (its filter and
+// sort) continues after values. It is opaque to clients but not secret.
+func encodeCursor(shape string, values ...string) string {
+	data, err := json.Marshal(append([]string{shapeTag(shape)}, values...))
+	if err != nil {
+		panic(err) // strings can always be encoded
+	}
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+// decodeCursor returns the n values of a cursor that encodeCursor made for the
+// same shape, or a 422 invalid_cursor. A client can make up a cursor, so the
+// values are only known to be text that can be stored: the caller checks them, and
+// returns errInvalidCursor if they are wrong.
+func decodeCursor(cursor, shape string, n int) ([]string, error) {
+	if len(cursor) > maxCursor {
+		return nil, errInvalidCursor()
+	}
+	data, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || checkJSON(data) != nil {
+		return nil, errInvalidCursor()
+	}
+	var values []*string
+	if json.Unmarshal(data, &values) != nil || len(values) != n+1 || slices.Contains(values, nil) {
+		return nil, errInvalidCursor()
+	}
+	texts := make([]string, 0, n+1)
+	for _, value := range values {
+		texts = append(texts, *value)
+	}
+	if texts[0] != shapeTag(shape) {
+		return nil, errInvalidCursor()
+	}
+	return texts[1:], nil
+}
+
+func errInvalidCursor() error {
+	return invalidField("cursor", "invalid_cursor", "isn't a next_cursor of this list with this filter and sort")
+}
+
+func shapeTag(shape string) string {
+	sum := sha256.Sum256([]byte(shape))
+	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
 const (

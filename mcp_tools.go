@@ -340,11 +340,10 @@ var openStretches = []string{
 	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	`FROM unnest('{` + strings.Join(statusesBut("completed"), ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (
-		SELECT w.spec_id FROM spec_states w JOIN missions x ON x.id = w.mission_id
-		WHERE w.mission_id = $3 AND w.status = open.status
-		  AND NOT (x.status = 'active' AND w.status = 'planned' AND w.unmet = 0)
-		  AND (SELECT true FROM leases WHERE spec_id = w.spec_id) IS NULL
-		ORDER BY w.place, w.spec_id LIMIT $4
+		SELECT h.spec_id FROM spec_states h JOIN missions m ON m.id = h.mission_id
+		WHERE h.mission_id = $3 AND h.status = open.status AND NOT ` + readySQL + `
+		  AND (SELECT true FROM leases WHERE spec_id = h.spec_id) IS NULL
+		ORDER BY h.place, h.spec_id LIMIT $4
 	) AS rest
 	JOIN specs s ON s.id = rest.spec_id JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
 	LEFT JOIN leases l ON l.spec_id = s.id

@@ -1,12 +1,9 @@
 package main
 
-// Query strings, read as strictly as bodies, the cursors in them, and the
-// checks of single values that handlers share.
+// Query strings, read as strictly as bodies, and the checks of single values
+// that handlers share.
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,10 +12,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 )
-
-// maxCursor is in bytes. The longest real cursor, for a name of 200 characters,
-// has less than half of that.
-const maxCursor = 4096
 
 // query is the query string of one request. Its methods return a parameter's
 // value, or the default if it is absent or wrong; err then reports everything that
@@ -157,23 +150,6 @@ func (q *query) choice(name, def string, allowed ...string) string {
 	return q.values[name]
 }
 
-// cursor is the value of a cursor made by encodeCursor(shape, value), or "" when
-// it is absent.
-func (q *query) cursor(shape string) string { return q.cursors(shape, 1)[0] }
-
-// cursors are the n values of a cursor, or n times "" when it is absent.
-func (q *query) cursors(shape string, n int) []string {
-	if !q.has("cursor") {
-		return make([]string, n)
-	}
-	values, err := decodeCursor(q.values["cursor"], shape, n)
-	if err != nil {
-		q.fail("cursor", "invalid_cursor", "isn't a cursor of this list: leave it out to start again")
-		return make([]string, n)
-	}
-	return values
-}
-
 // id is a UUID in lower case, or "" when it is absent.
 func (q *query) id(name string) string {
 	if !q.has(name) {
@@ -184,51 +160,6 @@ func (q *query) id(name string) string {
 		return ""
 	}
 	return strings.ToLower(q.values[name])
-}
-
-// encodeCursor returns the token with which the list of that shape (its filter and
-// sort) continues after values. It is opaque to clients but not secret.
-func encodeCursor(shape string, values ...string) string {
-	data, err := json.Marshal(append([]string{shapeTag(shape)}, values...))
-	if err != nil {
-		panic(err) // strings can always be encoded
-	}
-	return base64.RawURLEncoding.EncodeToString(data)
-}
-
-// decodeCursor returns the n values of a cursor that encodeCursor made for the
-// same shape, or a 422 invalid_cursor. A client can make up a cursor, so the
-// values are only known to be text that can be stored: the caller checks them, and
-// returns errInvalidCursor if they are wrong.
-func decodeCursor(cursor, shape string, n int) ([]string, error) {
-	if len(cursor) > maxCursor {
-		return nil, errInvalidCursor()
-	}
-	data, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || checkJSON(data) != nil {
-		return nil, errInvalidCursor()
-	}
-	var values []*string
-	if json.Unmarshal(data, &values) != nil || len(values) != n+1 || slices.Contains(values, nil) {
-		return nil, errInvalidCursor()
-	}
-	texts := make([]string, 0, n+1)
-	for _, value := range values {
-		texts = append(texts, *value)
-	}
-	if texts[0] != shapeTag(shape) {
-		return nil, errInvalidCursor()
-	}
-	return texts[1:], nil
-}
-
-func errInvalidCursor() error {
-	return invalidField("cursor", "invalid_cursor", "isn't a next_cursor of this list with this filter and sort")
-}
-
-func shapeTag(shape string) string {
-	sum := sha256.Sum256([]byte(shape))
-	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
 // validID reports whether s is a UUID in the form 8-4-4-4-12 of RFC 9562, in

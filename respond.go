@@ -253,34 +253,6 @@ func (c *call) checkVersion(version int64) error {
 		with("version", version)
 }
 
-// list is the answer of every route that lists things.
-type list[T any] struct {
-	Items      []T     `json:"items"`
-	NextCursor *string `json:"next_cursor"`
-}
-
-// pageOf makes a list of at most limit rows from rows, of which one more than
-// limit was asked for: the extra row says that there is a next page. cursor
-// makes the cursor that continues after a row.
-func pageOf[T any](rows []T, limit int, cursor func(last T) string) list[T] {
-	if rows == nil {
-		rows = []T{}
-	}
-	if len(rows) <= limit {
-		return list[T]{Items: rows}
-	}
-	next := cursor(rows[limit-1])
-	return list[T]{Items: rows[:limit], NextCursor: &next}
-}
-
-// orEmpty makes JSON say [] where there is nothing.
-func orEmpty[T any](items []T) []T {
-	if items == nil {
-		return []T{}
-	}
-	return items
-}
-
 var gzipWriters = sync.Pool{New: func() any {
 	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
 	return w

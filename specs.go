@@ -21,9 +21,10 @@ import (
 // each other.
 var specStatuses = []string{"planned", "in_progress", "in_review", "testing", "completed", "blocked", "deferred"}
 
-// readySQL is what ready means, everywhere: the mission m is active, the spec
-// with the state h is planned, nobody holds it (holding it would make it in_progress) and all
-// that it depends on is completed.
+// readySQL is what ready means: the mission m is active, the spec with the state h
+// is planned, nobody holds it (holding it would make it in_progress) and all that
+// it depends on is completed. The indexes spec_states_ready… repeat unblockedSQL,
+// and so does the counter in tallyOf.
 const readySQL = `(m.status = 'active' AND ` + unblockedSQL + `)`
 
 // unblockedSQL is what a spec's state h says of it.

@@ -1,4 +1,6 @@
-// Package clientaddr tells which address a client has, behind proxies too.
+// Package clientaddr tells which address a client has, and whether it uses TLS, by
+// the two headers that a trusted proxy may set: X-Forwarded-For and
+// X-Forwarded-Proto.
 package clientaddr
 
 import (
@@ -62,9 +64,20 @@ func parseHop(text string) netip.Addr {
 	return addr.Unmap().WithZone("")
 }
 
-// FromProxy reports whether the peer of a request is one of trusted.
-func FromProxy(r *http.Request, trusted []netip.Prefix) bool {
-	return trusts(trusted, parseHop(r.RemoteAddr))
+// OverTLS reports whether the client uses TLS, as a trusted proxy says in
+// X-Forwarded-Proto or else as the connection shows. With several proxies the first
+// value is the client's; some proxies write wss or ws for a WebSocket.
+func OverTLS(r *http.Request, trusted []netip.Prefix) bool {
+	if trusts(trusted, parseHop(r.RemoteAddr)) {
+		first, _, _ := strings.Cut(strings.TrimLeft(r.Header.Get("X-Forwarded-Proto"), " \t,"), ",")
+		switch strings.ToLower(strings.TrimSpace(first)) {
+		case "https", "wss":
+			return true
+		case "http", "ws":
+			return false
+		}
+	}
+	return r.TLS != nil
 }
 
 func trusts(trusted []netip.Prefix, addr netip.Addr) bool {
