@@ -323,14 +323,15 @@ func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr
 	})
 }
 
-// lookUpFor calls look, unless addr is over its rate limit. A failure counts against it.
+// lookUpFor calls look, unless addr is over its rate limit. A credential that is
+// refused counts against it; an outage doesn't.
 func (s *Server) lookUpFor(addr netip.Addr,
 	look func() (account, time.Duration, error)) (account, time.Duration, error) {
 	if v := s.rate.Peek(clientaddr.Key(addr), time.Now()); !v.Allowed {
 		return account{}, 0, s.errRateLimited(v)
 	}
 	a, lasts, err := look()
-	if err != nil {
+	if refused, ok := errors.AsType[*apiError](err); ok && refused.status == http.StatusUnauthorized {
 		s.rate.Take(clientaddr.Key(addr), time.Now())
 	}
 	return a, lasts, err

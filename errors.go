@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -310,7 +309,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) 
 	}
 	encoded, err := json.Marshal(body)
 	if err != nil {
-		slog.ErrorContext(r.Context(), "a problem can't be encoded", "code", e.code, "error", err)
+		c.cause = fmt.Errorf("encoding the problem %s: %w", e.code, err)
 		encoded = []byte(`{"type":"about:blank","title":"Internal Server Error","status":500,"code":"internal_error"}`)
 		e = &apiError{status: http.StatusInternalServerError}
 	}

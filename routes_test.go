@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // pass means that the caller is admitted: the status is whatever the route then returns.
@@ -367,6 +370,38 @@ func TestChecksRunInOrder(t *testing.T) {
 	spender.withToken("wrong").post(missing+"/start", "{").wantProblem(http.StatusUnauthorized, "invalid_token")
 	s.signUp("other", "user").get("/api/v1/users").wantProblem(http.StatusForbidden, "forbidden")
 	s.anonymous().get("/internal/health/live").want(http.StatusOK) // probes are never limited
+}
+
+// An address is charged for credentials that are refused, not for an outage.
+func TestOutageIsNotChargedToTheAddress(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.RateLimit = 2 })
+	down, addr := errors.New("the database is away"), netip.MustParseAddr("192.0.2.1")
+	look := func(err error) error {
+		_, _, err = s.lookUpFor(addr, func() (account, time.Duration, error) { return account{}, 0, err })
+		return err
+	}
+	for range 5 {
+		if err := look(down); !errors.Is(err, down) {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := look(errInvalidToken()); statusOf(err) != http.StatusUnauthorized {
+			t.Fatal(err)
+		}
+	}
+	if err := look(errInvalidToken()); statusOf(err) != http.StatusTooManyRequests {
+		t.Fatal(err)
+	}
+}
+
+// statusOf is the status that an error of the server's answers with; 0 for another.
+func statusOf(err error) int {
+	if e, ok := errors.AsType[*apiError](err); ok {
+		return e.status
+	}
+	return 0
 }
 
 func TestInternalAddressTakesOperatorsRoutesOffThePublicPort(t *testing.T) {
