@@ -304,11 +304,8 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 			UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1,
 			       updated_at = clock_timestamp()
 			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
-		)
-		INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at, reported_at)
-		SELECT spec_id, $1, ` + q.bind(t.account.userID) + `, ` + q.bind(agent) + `, ` + q.bind(lease.Token) + `,
-		       attempts, clock_timestamp() + ` + q.bind(lasts) + `::interval, NULL
-		FROM spec RETURNING spec_id, attempt, expires_at`
+		), ` + openedSQL("$1", q.bind(t.account.userID), q.bind(agent), q.bind(lease.Token), q.bind(lasts)) + `
+		SELECT spec_id, attempt, expires_at FROM lease`
 	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", lease, errNothingReady
@@ -401,14 +398,14 @@ func (t *tx) release(ctx context.Context, spec specLock, token, reason string) e
 	if err != nil {
 		return fmt.Errorf("reading a lease: %w", err)
 	}
-	t.move(spec, "planned", max(0, spec.attempts-1))
+	by, how := agent, ending{attemptReleased, reason}
+	if token == "" {
+		by, how.outcome = "", attemptTaken
+	}
+	t.move(spec, "planned", max(0, spec.attempts-1), how)
 	data := map[string]any{"agent": agent}
 	if reason != "" {
 		data["reason"] = reason
-	}
-	by := agent
-	if token == "" {
-		by = "" // it was taken from its holder
 	}
 	t.emit("spec.released", spec.missionID, spec.id, by, data)
 	return nil
@@ -464,7 +461,7 @@ func (t *tx) takeBackExpired(ctx context.Context, missionID string, maxAttempts 
 // takeBack ends the lease on a locked spec if its time is still over.
 func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error {
 	var agent string
-	err := t.QueryRow(ctx, `DELETE FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() RETURNING agent`,
+	err := t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() FOR UPDATE`,
 		spec.id).Scan(&agent)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // a heartbeat came in time
@@ -476,7 +473,7 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 	if spec.attempts >= maxAttempts {
 		status = "blocked"
 	}
-	t.move(spec, status, spec.attempts)
+	t.move(spec, status, spec.attempts, ending{outcome: attemptExpired})
 	t.expired++
 	t.emitAs(actor{Agent: &agent}, "spec.lease_expired",
 		spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})

@@ -104,13 +104,14 @@ func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockSc
 }
 
 // move puts a locked spec into a status, ends the lease on it if there is one,
-// and tells its dependents. attempts is what is counted from now on.
-func (t *tx) move(spec specLock, status string, attempts int) {
+// with its attempt, and tells its dependents. attempts is what is counted from
+// now on.
+func (t *tx) move(spec specLock, status string, attempts int, how ending) {
 	t.queue(`
 		UPDATE spec_states SET status = $2, attempts = $3, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`,
 		spec.id, status, attempts)
 	if spec.status == "in_progress" {
-		t.queue(`DELETE FROM leases WHERE spec_id = $1`, spec.id)
+		t.endLease(spec.id, how)
 	}
 	t.count(spec.missionID, spec.tally(), tallyOf(status, spec.unmet, spec.done))
 	if (spec.status == "completed") == (status == "completed") || len(spec.dependents) == 0 {
@@ -250,7 +251,11 @@ func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent 
 	if open > 0 && c.Override == "" {
 		return t.errCriteriaUnmet(ctx, spec)
 	}
-	t.move(spec, "completed", spec.attempts)
+	how := ending{attemptCompleted, c.Notes}
+	if agent == "" {
+		how.outcome = attemptTaken
+	}
+	t.move(spec, "completed", spec.attempts, how)
 	data := map[string]any{"from": spec.status}
 	if c.Notes != "" {
 		data["notes"] = c.Notes
@@ -308,7 +313,7 @@ func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) 
 	if spec.attempts >= maxAttempts || in.Retry != nil && !*in.Retry {
 		status = "blocked"
 	}
-	t.move(spec, status, spec.attempts)
+	t.move(spec, status, spec.attempts, ending{attemptFailed, in.Reason})
 	t.emit("spec.failed", m.ID, spec.id, agent,
 		map[string]any{"reason": in.Reason, "attempt": spec.attempts, "status": status})
 	if status == "blocked" {
@@ -379,9 +384,10 @@ func (t *tx) step(m *missionLock, spec specLock, status, notes string) {
 	if spec.status == "blocked" {
 		attempts = 0
 	}
-	t.move(spec, status, attempts)
+	notes = strings.TrimSpace(notes)
+	t.move(spec, status, attempts, ending{attemptTaken, notes})
 	data := map[string]any{"from": spec.status, "to": status}
-	if notes = strings.TrimSpace(notes); notes != "" {
+	if notes != "" {
 		data["notes"] = notes
 	}
 	t.emit("spec.status_changed", spec.missionID, spec.id, "", data)
