@@ -94,6 +94,9 @@ var (
 	mayEdit = permission{name: "editor", role: roleViewer, access: accessEditor}
 	mayWork = permission{name: "editor", role: roleViewer, access: accessEditor, shared: true}
 	mayOwn  = permission{name: "owner", role: roleViewer, access: accessOwner}
+
+	// What people decide, no key can: it is an agent's.
+	mayAnswer = permission{name: "editor session", role: roleViewer, access: accessEditor, session: true, shared: true}
 )
 
 // admit completes the call of a request, or returns why the request is refused:

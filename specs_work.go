@@ -336,6 +336,34 @@ func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error
 	return nil
 }
 
+// maxDeciders is how many editors are told that something waits for one of them.
+const maxDeciders = 20
+
+// notifyDeciders tells the mission's owner and its first editors that a spec
+// waits for a person: what is the rest of a sentence about the spec.
+func (t *tx) notifyDeciders(ctx context.Context, spec specLock, what string) error {
+	rows, err := t.Query(ctx, `
+		SELECT m.name, s.key, d.user_id::text FROM specs s JOIN missions m ON m.id = s.mission_id CROSS JOIN LATERAL (
+			SELECT m.owner_id AS user_id
+			UNION ALL
+			(SELECT b.user_id FROM members b JOIN users u ON u.id = b.user_id
+			 WHERE b.mission_id = m.id AND b.role = 'editor' AND u.role <> 'viewer' AND NOT u.disabled
+			 ORDER BY b.email LIMIT $2)) d
+		WHERE s.id = $1`, spec.id, maxDeciders)
+	if err != nil {
+		return fmt.Errorf("reading whom to notify: %w", err)
+	}
+	var mission, key, user string
+	_, err = pgx.ForEachRow(rows, []any{&mission, &key, &user}, func() error {
+		t.notify(user, spec.missionID, spec.id, fmt.Sprintf("The spec %s of the mission %q %s", key, mission, what))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading whom to notify: %w", err)
+	}
+	return nil
+}
+
 // statusSteps is the workflow that POST status follows.
 var statusSteps = map[string][]string{
 	"planned":     {"in_progress", "blocked", "deferred"},
