@@ -173,8 +173,7 @@ func permit(a account, p permission, writes bool) error {
 // 404 for what they can't see, 403 for what they can see but not change.
 func admitToMission(ctx context.Context, q querier, c *call) error {
 	row := q.QueryRow(ctx, `SELECT `+accessSQL+`
-		FROM missions m WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4))`,
-		c.account.userID, c.account.admin(), orNull(c.target.mission), orNull(c.target.spec))
+		FROM missions m WHERE m.id = `+targetSQL, c.target.in(c.account)...)
 	var have access
 	err := row.Scan(&have)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && have < accessReader {
@@ -187,6 +186,14 @@ func admitToMission(ctx context.Context, q querier, c *call) error {
 		return errReadOnly()
 	}
 	return nil
+}
+
+// targetSQL is the id of the mission of a target, the parameters from $3 on.
+const targetSQL = `coalesce($3, (SELECT mission_id FROM specs WHERE id = $4), (SELECT mission_id FROM questions WHERE id = $5))`
+
+// in are the parameters of a statement on a target for an account.
+func (at target) in(a account) []any {
+	return []any{a.userID, a.admin(), orNull(at.mission), orNull(at.spec), orNull(at.question)}
 }
 
 // errReadOnly is the answer for what the caller may see, but not change.
@@ -226,7 +233,7 @@ const readableSQL = `
 	($2 OR m.owner_id = $1 OR coalesce((SELECT true FROM members WHERE mission_id = m.id AND user_id = $1), false))`
 
 // target is what a request names by its id; "" for what it doesn't.
-type target struct{ mission, spec, user, key string }
+type target struct{ mission, spec, question, user, key string }
 
 // parseTarget returns the ids in the path, in lower case, or a 404 if one isn't
 // an id.
@@ -239,6 +246,8 @@ func parseTarget(r *http.Request) (at target, err error) {
 		return at, errNotFound()
 	case strings.Contains(r.Pattern, "/specs/{id}"):
 		at.spec = id
+	case strings.Contains(r.Pattern, "/questions/{id}"):
+		at.question = id
 	case strings.Contains(r.Pattern, "/users/{id}"):
 		at.user = id
 	case strings.Contains(r.Pattern, "/api-keys/{id}"):

@@ -41,6 +41,11 @@ var storyNeeds = map[string][]string{
 	"completeMission": {"startMission"},
 	"failSpec":        {"claimSpec"},
 	"releaseSpec":     {"claimSpec"},
+	"listAttempts":    {"failSpec"},
+	"askQuestion":     {"claimSpec"},
+	"listQuestions":   {"askQuestion"},
+	"getQuestion":     {"askQuestion"},
+	"answerQuestion":  {"askQuestion"},
 }
 
 // storySoFar: ada and bob have accounts, and ada a key and a draft with two specs.

@@ -19,7 +19,7 @@ import (
 )
 
 // targets is something for every {id} in a path.
-type targets struct{ mission, spec, key, user string }
+type targets struct{ mission, spec, question, key, user string }
 
 // newTargets makes a mission that is active, a spec, a key and an account.
 func (c *client) newTargets(s *testServer) targets {
@@ -27,6 +27,7 @@ func (c *client) newTargets(s *testServer) targets {
 	mission := c.newMission("Target")
 	made := targets{mission: idOf(mission), spec: idOf(c.newSpec(mission, "target", nil))}
 	c.post(mission+"/start", nil).want(http.StatusOK)
+	made.question = s.newQuestion(made.spec)
 	made.key = c.post("/api/v1/api-keys", map[string]any{"name": "k", "scope": "read"}).want(http.StatusCreated).text("id")
 	email := strings.ToLower(newID()) + "@example.com"
 	made.user = c.post("/api/v1/users", map[string]any{"email": email, "password": testPassword,
@@ -41,6 +42,8 @@ func (to targets) path(pattern string) (method, path string) {
 	switch {
 	case strings.Contains(path, "/specs/{id}"):
 		id = to.spec
+	case strings.Contains(path, "/questions/"):
+		id = to.question
 	case strings.Contains(path, "/api-keys/"):
 		id = to.key
 	case strings.Contains(path, "/users/"):

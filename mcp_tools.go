@@ -1,6 +1,6 @@
 package main
 
-// What agents can do over the Model Context Protocol: eight tools, each a
+// What agents can do over the Model Context Protocol: nine tools, each a
 // shorter way to what the API has, whose answers say what to do next, and specs
 // as resources.
 
@@ -56,6 +56,8 @@ func (s *Server) agentTools() []tool {
 		newTool(s, mayWork, ofSpec, "fail_spec", inOneTx(s, s.failSpecTool),
 			"Give a spec up that you hold, and say why. Somebody tries again, unless retry is false or it has had its "+
 				"attempts."),
+		newTool(s, mayWork, ofSpec, "ask", s.askTool,
+			"Ask a person what only they can decide about a spec that you hold. Prolongs your lease."),
 		newTool(s, forAccounts, "", "search_specs", s.searchSpecsTool,
 			"Full-text search in the specs you may see."),
 	}
@@ -198,6 +200,7 @@ var nextAfter = map[string]string{
 		"Call claim_spec.",
 	"criteria_unmet": "Meet them and call report with their numbers in check, or call complete_spec with the " +
 		"reason in override.",
+	"too_many_questions": "Go on with other criteria and call report, or call ask with the question_id of one of them.",
 	"mission_not_active": "Stop, and tell the user.",
 	"not_found":          "Call list_missions or search_specs for ids that you may use.",
 	"forbidden": "Stop, and tell the user: you need an API key of scope write, and the role of editor in " +

@@ -48,6 +48,7 @@ type claimAnswer struct {
 	LeaseToken string     `json:"lease_token,omitempty"`
 	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
 	Next       string     `json:"next"`
+	History    []any      `json:"history,omitempty" doc:"the attempts before, latest first"`
 	Spec       *takenSpec `json:"spec,omitempty"`
 	Held       heldLeases `json:"held,omitempty"`
 }
@@ -72,14 +73,14 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 	if err != nil {
 		return nil, err
 	}
-	v := given.Spec
-	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0)
+	v, past := given.Spec, *given.History
+	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0, excerptBytes-past.size())
 	return &claimAnswer{
 		LeaseToken: given.Lease.Token, ExpiresAt: given.Lease.ExpiresAt,
-		Next: rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from "+
+		Next: past.next() + rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from "+
 			"now unless you call report before.",
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
-		Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
+		History: past.objects(), Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
 	}, err
 }
 
@@ -147,10 +148,10 @@ type excerpt struct {
 	Markdown     string               `json:"markdown"`
 }
 
-// excerptOf is what fits of a spec's text from a line on, and what to say of the
-// rest, if there is one.
-func excerptOf(id, markdown string, criteria []specfile.Criterion, offset int) (text excerpt, rest string, err error) {
-	lines, end, room := slices.Collect(strings.Lines(markdown)), offset, excerptBytes
+// excerptOf is what fits into so many bytes of a spec's text from a line on, and
+// what to say of the rest, if there is one.
+func excerptOf(id, markdown string, criteria []specfile.Criterion, offset, room int) (text excerpt, rest string, err error) {
+	lines, end := slices.Collect(strings.Lines(markdown)), offset
 	if offset > 0 && offset >= len(lines) {
 		return text, "", invalidField("offset", "out_of_range", "must be less than %d, the number of lines", len(lines))
 	}
@@ -247,6 +248,7 @@ type showState struct {
 	WaitsFor  []string `json:"waits_for"`
 	Documents []string `json:"documents"`
 	Warnings  []string `json:"warnings"`
+	History   []any    `json:"history"`
 	Next      string   `json:"next"`
 }
 
@@ -308,13 +310,18 @@ func (s *Server) showSpecTool(ctx context.Context, c *call, in *showArguments) (
 	if err != nil {
 		return nil, err
 	}
+	past, err := s.readHistory(ctx, v.ID)
+	if err != nil {
+		return nil, err
+	}
 	out := &showAnswer{showState: showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{},
-		firstTexts(v.Documents), firstTexts(warningTexts(v.Warnings)), v.next()}}
-	if in.Offset == 0 && len(v.encoded.markdown)+len(v.encoded.criteria) <= excerptBytes {
+		firstTexts(v.Documents), firstTexts(warningTexts(v.Warnings)), past.objects(), v.next()}}
+	room := excerptBytes - past.size()
+	if in.Offset == 0 && len(v.encoded.markdown)+len(v.encoded.criteria) <= room {
 		out.whole = v.specContent
 	} else {
 		var rest string
-		if out.excerpt, rest, err = excerptOf(v.ID, v.markdown, v.criteria, in.Offset); err != nil {
+		if out.excerpt, rest, err = excerptOf(v.ID, v.markdown, v.criteria, in.Offset, room); err != nil {
 			return nil, err
 		}
 		out.Next = rest + out.Next
@@ -363,7 +370,7 @@ const maxReportLogs = 100
 
 // reportTool is report, all in one transaction.
 func (s *Server) reportTool(ctx context.Context, t *tx, c *call, in *reportRequest) (*reportAnswer, error) {
-	m, spec, agent, err := t.lockLease(ctx, c.target, lockKeyShare, alone, in.LeaseToken)
+	m, spec, held, err := t.lockLease(ctx, c.target, lockKeyShare, alone, in.LeaseToken)
 	if err != nil {
 		return nil, err
 	}
@@ -371,13 +378,13 @@ func (s *Server) reportTool(ctx context.Context, t *tx, c *call, in *reportReque
 	if err != nil {
 		return nil, err
 	}
-	if len(in.Check)+len(in.Uncheck) > 0 || in.Message != "" {
-		if err := t.progress(spec, agent, &in.progress); err != nil {
+	if len(in.Check)+len(in.Uncheck)+len(in.Links) > 0 || in.Message != "" {
+		if err := t.progress(spec, held, &in.progress); err != nil {
 			return nil, err
 		}
 	}
 	for _, line := range in.Logs {
-		t.log(m.ID, agent, logEntry{Level: line.Level, Message: line.Message, SpecID: spec.id})
+		t.log(m.ID, held.agent, logEntry{Level: line.Level, Message: line.Message, SpecID: spec.id})
 	}
 	now, out := t.askView(spec.id), &reportAnswer{ExpiresAt: kept.ExpiresAt}
 	t.then(func() error {
@@ -470,7 +477,7 @@ const workText = `Work through a Tachikoma mission, one spec after the other. %s
 1. Call claim_spec; agent is %s. If it gives no spec, do what next says.
 2. Read the spec's markdown and do what it asks for, here, in this workspace. Each acceptance criterion has a number.
 3. Whenever a criterion is met, and at least every few minutes, call report with its number in check. Tell in message or logs what others should know. Report only what you have verified.
-4. When all criteria are checked, call complete_spec. If you can't go on, call fail_spec with a reason that helps whoever tries next.
+4. When all criteria are checked, call complete_spec. If only a person can decide something, call ask. If you can't go on, call fail_spec with a reason that helps whoever tries next.
 5. Do what next says in the answer: usually claim the next spec. Stop when it says so, and tell the user what was done and what is left.
 
 An error names its code and what to do. After lease_lost the spec is no longer yours: leave it and claim again.`

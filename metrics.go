@@ -305,6 +305,8 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 	x.gauge("tachikoma_leases", "Specs that somebody holds.", float64(n.leases))
 	x.gauge("tachikoma_oldest_lease_age_seconds",
 		"Time since the claim of the spec held for longest; 0 where none is held.", n.oldest)
+	x.gauge("tachikoma_oldest_question_age_seconds",
+		"Time since the question was asked that has been open for longest; 0 where none is.", n.unanswered)
 }
 
 func oneIf(yes bool) float64 {

@@ -269,6 +269,9 @@ func stepMission(action string) func(context.Context, *tx, *call, *nothing) (*mi
 			if err := t.endLeases(ctx, m, "the mission was "+step.to); err != nil {
 				return nil, err
 			}
+			if err := t.withdrawAll(ctx, m); err != nil {
+				return nil, err
+			}
 		}
 		t.moveMission(&m, step.to, step.event)
 		t.completeIfDone(&m)

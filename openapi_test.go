@@ -337,8 +337,8 @@ func TestDocsPageIsMadeFromTheDocument(t *testing.T) {
 func TestDocsPageIsSmallAndNeedsNothingElse(t *testing.T) {
 	t.Parallel()
 	page, header := docsPage(t)
-	if len(page) > 100<<10 {
-		t.Errorf("the page has %d bytes, want at most 100 KiB", len(page))
+	if len(page) > 120<<10 { // some 2 KiB an operation
+		t.Errorf("the page has %d bytes, want at most 120 KiB", len(page))
 	}
 	if found := regexp.MustCompile(`(?i)<(script|img|iframe|object|embed|form|base)\b|<[^>]*\s(src|srcset|style|on\w+)=|@import|url\(`).FindString(page); found != "" {
 		t.Errorf("the page has %q", found)

@@ -89,6 +89,7 @@ func (s *Server) routes() {
 	s.handle(mayEdit, "PATCH /api/v1/specs/{id}", serveWrite(s, s.updateSpec))
 	s.handle(mayEdit, "DELETE /api/v1/specs/{id}", serveWrite(s, s.deleteSpec))
 	s.handle(mayRead, "GET /api/v1/specs/{id}/explain", serveRead(s.explainSpec))
+	s.handle(mayRead, "GET /api/v1/specs/{id}/attempts", serveQuery(s.listAttempts))
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/status", serveWrite(s, s.setStatus), takesKey)
 
 	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, mayWait, holdsSecrets)
@@ -97,6 +98,11 @@ func (s *Server) routes() {
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/complete", serveWrite(s, s.completeSpec), takesKey)
 	s.handle(mayWork, "POST /api/v1/specs/{id}/fail", serveWrite(s, s.failSpec), takesKey)
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/release", serveWrite(s, s.releaseSpec), takesKey)
+
+	s.handle(mayWork, "POST /api/v1/specs/{id}/questions", serveWrite(s, s.askQuestion), takesKey, makesOne)
+	s.handle(forAccounts, "GET /api/v1/questions", serveQuery(s.listQuestions))
+	s.handle(mayRead, "GET /api/v1/questions/{id}", serveQuery(s.getQuestion), mayWait)
+	s.handle(mayAnswer, "POST /api/v1/questions/{id}/answer", serveWrite(s, s.answerQuestion), takesKey)
 
 	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), mayWait)
 	s.handle(forAnyone, "GET /api/v1/openapi.json", withoutQuery(s.getOpenAPI))

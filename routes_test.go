@@ -29,6 +29,7 @@ var whoMay = map[string][]int{
 	"reader":   {401, 404, pass, pass, pass, pass, pass, pass, pass},
 	"editor":   {401, 404, 403, 403, 403, pass, pass, pass, pass},
 	"owner":    {401, 404, 403, 403, 403, 403, pass, pass, pass},
+	"decider":  {401, 404, 403, 403, 403, pass, pass, 403, pass},
 	"operator": {401, 403, 403, 403, 403, 403, 403, pass, pass},
 	"manager":  {401, 403, 403, 403, 403, 403, 403, 403, pass},
 }
@@ -80,6 +81,7 @@ var expectedRoutes = map[string]string{
 	"PATCH /api/v1/specs/{id}":         "editor",
 	"DELETE /api/v1/specs/{id}":        "editor",
 	"GET /api/v1/specs/{id}/explain":   "reader",
+	"GET /api/v1/specs/{id}/attempts":  "reader",
 	"POST /api/v1/specs/{id}/status":   "editor",
 
 	"POST /api/v1/missions/{id}/claim":  "editor",
@@ -88,6 +90,11 @@ var expectedRoutes = map[string]string{
 	"POST /api/v1/specs/{id}/complete":  "editor",
 	"POST /api/v1/specs/{id}/fail":      "editor",
 	"POST /api/v1/specs/{id}/release":   "editor",
+
+	"POST /api/v1/specs/{id}/questions":  "editor",
+	"GET /api/v1/questions":              "account",
+	"GET /api/v1/questions/{id}":         "reader",
+	"POST /api/v1/questions/{id}/answer": "decider",
 
 	"POST /mcp":                "account", // each tool asks for more, see mcp_test.go
 	"GET /api/v1/openapi.json": "anybody",
@@ -109,8 +116,8 @@ var optionalRoutes = []string{"GET /ws", "GET /internal/metrics"}
 // cast is a server with a mission, a spec in it, and all who try the routes.
 type cast struct {
 	*testServer
-	callers               map[string]*client
-	mission, spec, userID string // ids
+	callers                         map[string]*client
+	mission, spec, question, userID string // ids
 }
 
 func newCast(t *testing.T) cast {
@@ -118,6 +125,7 @@ func newCast(t *testing.T) cast {
 	owner, stranger, admin := s.signUp("owner", "user"), s.signUp("stranger", "user"), s.signUp("admin", "admin")
 	mission := owner.newMission("Routes")
 	spec := owner.newSpec(mission, "first", nil)
+	question := s.newQuestion(spec)
 	callers := map[string]*client{
 		"nobody": s.anonymous(), "stranger": stranger, "owner": owner, "admin": admin,
 		"read key": owner.withKey("read"), "admin key": admin.withKey("write"),
@@ -131,7 +139,7 @@ func newCast(t *testing.T) cast {
 		owner.put(mission+"/members", map[string]any{"email": callers[name].user.Email,
 			"role": member.membership}).want(http.StatusOK)
 	}
-	return cast{s, callers, mission[len("/api/v1/missions/"):], spec[len("/api/v1/specs/"):], stranger.user.ID}
+	return cast{s, callers, idOf(mission), idOf(spec), question, stranger.user.ID}
 }
 
 // at fills in a pattern's path: with this cast's ids, or with id where one is given.
@@ -142,6 +150,8 @@ func (c cast) at(pattern, id string) (method, path string) {
 		object = c.mission
 		if strings.Contains(path, "/specs/{") {
 			object = c.spec
+		} else if strings.Contains(path, "/questions/{") {
+			object = c.question
 		} else if !strings.Contains(path, "/missions/{") {
 			object = c.userID
 		}
@@ -224,7 +234,7 @@ func TestWhatCannotBeReadDoesNotExist(t *testing.T) {
 	lurker := c.signUp("lurker", "viewer") // of no mission
 	c.callers["lurker"], c.callers["stranger's read key"] = lurker, c.callers["stranger"].withKey("read")
 	for _, route := range c.table {
-		if !slices.Contains([]string{"reader", "editor", "owner"}, expectedRoutes[route.pattern]) {
+		if !slices.Contains([]string{"reader", "editor", "owner", "decider"}, expectedRoutes[route.pattern]) {
 			continue
 		}
 		missing := c.as("admin", route.pattern, newID())

@@ -72,10 +72,11 @@ type specView struct {
 	rules specfile.Rules // of Criteria
 }
 
-// specNotes are what an import noted of a spec.
+// specNotes are what an import noted of a spec, and the work on it.
 type specNotes struct {
 	Documents []string           `json:"documents"` // paths of what belongs to it beside its file
 	Warnings  []specfile.Warning `json:"warnings"`
+	Links     []link             `json:"links"` // of the last attempt that has some
 }
 
 // claimView says who holds a spec.
@@ -140,7 +141,7 @@ func (c nullableClaim) view() *claimView {
 // oneSpecSQL reads the spec $3, whole, but for its text if its version is $4.
 var oneSpecSQL = `SELECT ` + summaryColumns + `,
 	CASE WHEN h.version <> $4 THEN s.body END, s.rules, h.done, s.derived_status,
-	s.documents, s.file_warnings, s.ref_warnings, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
+	s.documents, s.file_warnings, s.ref_warnings, s.links, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
 
 // noVersion makes oneSpecSQL read the text.
 const noVersion = 0
@@ -168,7 +169,7 @@ func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
 	fields := append(before, v.fields(&v.claim)...)
 	var ofReferences []specfile.Warning
 	err := row.Scan(append(fields, &v.body, &v.rules, &v.done, &v.derived, &v.Documents, &v.Warnings, &ofReferences,
-		(*[]byte)(&v.dependents))...)
+		&v.Links, (*[]byte)(&v.dependents))...)
 	v.Warnings = append(v.Warnings, ofReferences...)
 	return err
 }

@@ -2,14 +2,282 @@ package main
 
 // Attempts at a spec: what each lease came to, kept for whoever tries next.
 
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+)
+
 // How an attempt ends.
 const (
 	attemptCompleted = "completed"
 	attemptFailed    = "failed"
 	attemptExpired   = "expired"
 	attemptReleased  = "released"
-	attemptTaken     = "taken" // by hand, or with the mission
+	attemptParked    = "parked" // until a question is answered
+	attemptTaken     = "taken"  // by hand, or with the mission
 )
+
+// attemptView is an attempt as clients see it.
+type attemptView struct {
+	ID        string         `json:"id"`
+	Number    int            `json:"number"`
+	Agent     string         `json:"agent"`
+	UserID    string         `json:"user_id"`
+	StartedAt time.Time      `json:"started_at"`
+	EndedAt   *time.Time     `json:"ended_at"`
+	Outcome   *string        `json:"outcome"`
+	Notes     string         `json:"notes"`
+	Message   string         `json:"message"` // of the last report that had one
+	Checked   []int          `json:"checked"`
+	Links     []link         `json:"links"`
+	Verdict   *verdictView   `json:"verdict"`
+	Questions []questionView `json:"questions"` // the latest of them
+}
+
+// verdictView is what a person said of what an attempt has handed in.
+type verdictView struct {
+	Verdict string    `json:"verdict"`
+	Notes   string    `json:"notes"`
+	UserID  string    `json:"user_id"`
+	At      time.Time `json:"at"`
+}
+
+// shownQuestions is how many questions of an attempt are shown with it.
+const shownQuestions = 10
+
+// attemptsSQL reads attempts a of the spec $1, before the number $2, the latest
+// first, at most $3.
+var attemptsSQL = `
+	SELECT a.id, a.number, a.agent, a.user_id, a.started_at, a.ended_at, a.outcome, a.notes, a.message, a.checked, a.links,
+	       a.verdict, a.verdict_notes, a.verdict_by, a.verdict_at,
+	       (SELECT coalesce(json_agg(q ORDER BY q.id), '[]') FROM (
+	            SELECT ` + questionColumns + ` FROM questions q WHERE q.spec_id = a.spec_id AND q.number = a.number
+	            ORDER BY q.id DESC LIMIT ` + strconv.Itoa(shownQuestions) + `) q)
+	FROM attempts a WHERE a.spec_id = $1 AND a.number < $2 ORDER BY a.number DESC LIMIT $3`
+
+// collectAttempts reads rows of attemptsSQL.
+func collectAttempts(rows pgx.Rows) ([]attemptView, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a attemptView, err error) {
+		var verdict, by *string
+		var of verdictView
+		var at *time.Time
+		err = row.Scan(&a.ID, &a.Number, &a.Agent, &a.UserID, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Notes, &a.Message,
+			&a.Checked, &a.Links, &verdict, &of.Notes, &by, &at, &a.Questions)
+		if verdict != nil && at != nil {
+			of.Verdict, of.UserID, of.At = *verdict, orEmptyText(by), *at
+			a.Verdict = &of
+		}
+		return a, err
+	})
+}
+
+// afterAll is a number that no attempt reaches.
+const afterAll = 1 << 30
+
+// listAttempts is GET /api/v1/specs/{id}/attempts, the latest first.
+func (s *Server) listAttempts(ctx context.Context, c *call, q *query) (none list[attemptView], err error) {
+	limit := int(q.number("limit", 20, 1, 50))
+	before, cursor := afterAll, q.cursor("attempts")
+	if cursor != "" {
+		if before, err = strconv.Atoi(cursor); err != nil || before < 0 || before > afterAll {
+			q.fail("cursor", "invalid_cursor", "isn't a cursor of this list")
+		}
+	}
+	if err := q.err(); err != nil {
+		return none, err
+	}
+	if _, err := s.readSpec(ctx, c.account, c.target.spec); err != nil {
+		return none, err
+	}
+	rows, err := s.db.Query(ctx, attemptsSQL, c.target.spec, before, limit+1)
+	if err != nil {
+		return none, fmt.Errorf("listing attempts: %w", err)
+	}
+	attempts, err := collectAttempts(rows)
+	if err != nil {
+		return none, fmt.Errorf("listing attempts: %w", err)
+	}
+	return pageOf(attempts, limit, func(a attemptView) string {
+		return encodeCursor("attempts", strconv.Itoa(a.Number))
+	}), nil
+}
+
+// What an answer tells of earlier attempts has historyBytes of JSON at most, so no
+// more characters, and of what can't be cut it has only some.
+const (
+	historyLength    = 3
+	historyBytes     = 2000
+	historyQuestions = 3  // of an attempt
+	historyChecked   = 20 // likewise
+	historyLinkBytes = 400
+)
+
+// pastAttempt is an attempt in a history: what of it helps whoever tries next.
+type pastAttempt struct {
+	Number    int            `json:"number"`
+	Agent     string         `json:"agent"`
+	EndedAt   *time.Time     `json:"ended_at,omitempty"`
+	Outcome   string         `json:"outcome,omitempty"`
+	Verdict   *pastVerdict   `json:"verdict,omitempty"`
+	Notes     string         `json:"notes,omitempty"`
+	Questions []pastQuestion `json:"questions,omitempty"` // those that were answered
+	Message   string         `json:"message,omitempty"`
+	Checked   []int          `json:"checked,omitempty"`
+	Links     []link         `json:"links,omitempty"`
+}
+
+type pastVerdict struct {
+	Verdict string `json:"verdict"`
+	Notes   string `json:"notes,omitempty"`
+}
+
+type pastQuestion struct {
+	Question string `json:"question"`
+	Answer   string `json:"answer"`
+}
+
+// history is what came of the last attempts at a spec, the latest first.
+type history []pastAttempt
+
+// askHistory queues a read of the history of a spec before an attempt.
+func (t *tx) askHistory(specID string, number int) *history {
+	past := history{}
+	if number == 1 {
+		return &past
+	}
+	t.queue(attemptsSQL, specID, number, historyLength).Query(func(rows pgx.Rows) error {
+		attempts, err := collectAttempts(rows)
+		past = historyOf(attempts)
+		return err
+	})
+	return &past
+}
+
+// readHistory reads the history of a spec, with the attempt that goes on.
+func (s *Server) readHistory(ctx context.Context, specID string) (history, error) {
+	rows, err := s.db.Query(ctx, attemptsSQL, specID, afterAll, historyLength)
+	if err != nil {
+		return nil, fmt.Errorf("reading a spec's history: %w", err)
+	}
+	attempts, err := collectAttempts(rows)
+	if err != nil {
+		return nil, fmt.Errorf("reading a spec's history: %w", err)
+	}
+	return historyOf(attempts), nil
+}
+
+// historyOf shortens attempts to what a history has room for.
+func historyOf(attempts []attemptView) history {
+	past, linkRoom := make(history, len(attempts)), historyLinkBytes
+	var texts []*string
+	for i, a := range attempts {
+		p := &past[i]
+		*p = pastAttempt{Number: a.Number, Agent: a.Agent, EndedAt: a.EndedAt, Outcome: orEmptyText(a.Outcome),
+			Notes: a.Notes, Message: a.Message, Checked: a.Checked[:min(len(a.Checked), historyChecked)]}
+		texts = append(texts, &p.Agent, &p.Notes, &p.Message)
+		if a.Verdict != nil {
+			p.Verdict = &pastVerdict{a.Verdict.Verdict, a.Verdict.Notes}
+			texts = append(texts, &p.Verdict.Notes)
+		}
+		for _, l := range slices.Backward(a.Links) { // the latest, each whole
+			if size := jsonBytes(l.Ref) + len(`{"kind":"pull_request","ref":""},`); size <= linkRoom {
+				p.Links, linkRoom = append(p.Links, l), linkRoom-size
+			}
+		}
+		for _, q := range slices.Backward(a.Questions) {
+			if q.Answer != nil && len(p.Questions) < historyQuestions {
+				p.Questions = append(p.Questions, pastQuestion{q.Question, *q.Answer})
+			}
+		}
+		for i := range p.Questions {
+			texts = append(texts, &p.Questions[i].Question, &p.Questions[i].Answer)
+		}
+	}
+	cutAlike(texts, historyBytes-past.bare())
+	return past
+}
+
+// size is how many bytes of JSON a history takes.
+func (h history) size() int {
+	encoded, err := encode(h)
+	if err != nil {
+		panic(err) // it has nothing that can't be encoded
+	}
+	return len(encoded)
+}
+
+// bare is how many bytes of JSON a history takes beside its texts.
+func (h history) bare() int {
+	n := h.size()
+	for _, p := range h {
+		n -= jsonBytes(p.Agent) + jsonBytes(p.Notes) + jsonBytes(p.Message)
+		if p.Verdict != nil {
+			n -= jsonBytes(p.Verdict.Notes)
+		}
+		for _, q := range p.Questions {
+			n -= jsonBytes(q.Question) + jsonBytes(q.Answer)
+		}
+	}
+	return n
+}
+
+// cutAlike cuts texts to as many bytes of JSON in all, the longest first, so that
+// short ones stay whole.
+func cutAlike(texts []*string, room int) {
+	slices.SortStableFunc(texts, func(a, b *string) int { return jsonBytes(*a) - jsonBytes(*b) })
+	for i, text := range texts {
+		share := max(0, room) / (len(texts) - i)
+		if jsonBytes(*text) > share {
+			*text = cut(*text, max(0, share-len("…")))
+			if *text != "" {
+				*text += "…"
+			}
+		}
+		room -= jsonBytes(*text)
+	}
+}
+
+// next says what an agent should know first that takes a spec up again: what ended
+// the attempt before.
+func (h history) next() string {
+	if len(h) == 0 {
+		return ""
+	}
+	last := h[0]
+	said := map[string]string{
+		attemptCompleted: "completed the spec, which was then reopened",
+		attemptFailed:    "failed",
+		attemptExpired:   "ended when its lease expired",
+		attemptReleased:  "gave the spec back",
+		attemptParked:    "gave the spec back to wait for an answer",
+		attemptTaken:     "was ended by somebody else",
+	}[last.Outcome]
+	if last.Notes != "" {
+		said += ": " + cut(last.Notes, historyNoteBytes)
+	}
+	return fmt.Sprintf("Attempt %d %s. Begin with what history says. ", last.Number, strings.TrimRight(said, ". \n"))
+}
+
+// historyNoteBytes are those of the notes that next repeats.
+const historyNoteBytes = 300
+
+// objects makes the schema of a tool say no more of a history than that it has
+// objects: agents read it as it is.
+func (h history) objects() []any {
+	objects := make([]any, len(h))
+	for i, p := range h {
+		objects[i] = p
+	}
+	return objects
+}
 
 // ending is how the attempt ends that a change to a spec ends, if there is one.
 type ending struct{ outcome, notes string }
@@ -58,4 +326,74 @@ func (t *tx) endLease(specID string, how ending) {
 		INSERT INTO attempts (spec_id, number, agent, user_id, started_at, ended_at, outcome, notes)
 		SELECT spec_id, coalesce((SELECT number FROM newest), 0) + 1, agent, user_id, claimed_at, clock_timestamp(), $2, $3
 		FROM lease WHERE number IS NULL`, specID, how.outcome, how.notes)
+}
+
+// noteReport keeps with an attempt what its holder reports. One whose row is made
+// only when it ends has nothing to keep it in.
+func (t *tx) noteReport(specID string, held leaseHolder, p *progress) {
+	if p.Message != "" || len(p.Check)+len(p.Uncheck) > 0 {
+		t.queue(`
+			UPDATE attempts SET message = CASE WHEN $3 = '' THEN message ELSE $3 END,
+			       checked = ARRAY(SELECT n FROM unnest(checked || $4::int[]) AS n WHERE n <> ALL($5::int[])
+			                       GROUP BY n ORDER BY n)
+			WHERE spec_id = $1 AND number = $2`, specID, held.number, p.Message, orEmpty(p.Check), orEmpty(p.Uncheck))
+	}
+	t.keepLinks(specID, held, p.Links)
+}
+
+// link says where the work on a spec can be seen.
+type link struct {
+	Kind string `json:"kind" enum:"branch,commit,pull_request,url"`
+	Ref  string `json:"ref"`
+}
+
+const (
+	maxLinks   = 20
+	maxLinkRef = 200  // characters of a branch or commit
+	maxLinkURL = 1000 // likewise, of the others
+)
+
+// links checks links: web pages by https, and names as Git has them.
+func (v *violations) links(links []link) {
+	if len(links) > maxLinks {
+		v.add("links", "too_many", "must have at most %d entries", maxLinks)
+		return
+	}
+	for i, l := range links {
+		kind, ref := fmt.Sprintf("links[%d].kind", i), fmt.Sprintf("links[%d].ref", i)
+		switch l.Kind {
+		case "branch", "commit":
+			v.line(ref, l.Ref, 1, maxLinkRef)
+			if strings.ContainsFunc(l.Ref, unicode.IsSpace) || strings.HasPrefix(l.Ref, "-") {
+				v.add(ref, "invalid_ref", "must be a name without spaces that doesn't begin with a dash")
+			}
+		case "pull_request", "url":
+			v.line(ref, l.Ref, 1, maxLinkURL)
+			at, err := url.Parse(l.Ref)
+			if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil ||
+				strings.ContainsFunc(l.Ref, unicode.IsSpace) {
+				v.add(ref, "invalid_url", "must be a URL with https, without a user name")
+			}
+		default:
+			v.add(kind, "unknown_value", "must be branch, commit, pull_request or url")
+		}
+	}
+}
+
+// keepLinks adds links to those of an attempt, of which the latest are kept, and
+// shows them with the spec.
+func (t *tx) keepLinks(specID string, held leaseHolder, links []link) {
+	if len(links) == 0 {
+		return
+	}
+	t.queue(`
+		WITH kept AS (
+			UPDATE attempts SET links = (
+				SELECT jsonb_agg(link ORDER BY place) FROM (
+					SELECT link, max(place) AS place FROM jsonb_array_elements(links || $3::jsonb) WITH ORDINALITY AS l (link, place)
+					GROUP BY link ORDER BY place DESC LIMIT $4) latest)
+			WHERE spec_id = $1 AND number = $2 RETURNING links
+		)
+		UPDATE specs SET links = coalesce((SELECT links FROM kept), $3::jsonb) WHERE id = $1`,
+		specID, held.number, links, maxLinks)
 }

@@ -24,6 +24,8 @@ type leaseView struct {
 	Token     string    `json:"token"`
 	Attempt   int       `json:"attempt"`
 	ExpiresAt time.Time `json:"expires_at"`
+
+	number int // of the attempt, counted for ever; known to who claims
 }
 
 // claimRequest is what an agent asks for.
@@ -218,8 +220,9 @@ func (q *statement) nextOfFirst(missionID string, phases, tags []string) string 
 
 // claimed is a spec with the lease that its holder was given.
 type claimed struct {
-	Spec  *specView `json:"spec"`
-	Lease leaseView `json:"lease"`
+	Spec    *specView `json:"spec"`
+	Lease   leaseView `json:"lease"`
+	History *history  `json:"history"` // before this attempt
 }
 
 // claim takes the next ready spec, after taking back what has expired.
@@ -256,7 +259,7 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 	if err != nil {
 		return nil, err
 	}
-	return &claimed{t.askView(specID), lease}, nil
+	return &claimed{t.askView(specID), lease, t.askHistory(specID, lease.number)}, nil
 }
 
 // keepingEvents is why a claim gives nothing, so that what it has taken back stays
@@ -305,8 +308,8 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 			       updated_at = clock_timestamp()
 			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
 		), ` + openedSQL("$1", q.bind(t.account.userID), q.bind(agent), q.bind(lease.Token), q.bind(lasts)) + `
-		SELECT spec_id, attempt, expires_at FROM lease`
-	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.ExpiresAt)
+		SELECT spec_id, attempt, number, expires_at FROM lease`
+	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.number, &lease.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", lease, errNothingReady
 	}

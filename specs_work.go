@@ -20,6 +20,7 @@ type specLock struct {
 	id, missionID, status string
 	version               int64
 	attempts, unmet       int
+	asked                 int // open questions
 	done                  []bool
 	dependents            []specLock // nil unless they are locked too
 }
@@ -36,10 +37,11 @@ const (
 )
 
 // lockColumns are what scanLock reads.
-const lockColumns = `h.spec_id, h.mission_id, h.status, h.version, h.attempts, h.unmet, h.done`
+const lockColumns = `h.spec_id, h.mission_id, h.status, h.version, h.attempts, h.unmet, h.asked, h.done`
 
 func scanLock(row pgx.CollectableRow) (spec specLock, err error) {
-	err = row.Scan(&spec.id, &spec.missionID, &spec.status, &spec.version, &spec.attempts, &spec.unmet, &spec.done)
+	err = row.Scan(&spec.id, &spec.missionID, &spec.status, &spec.version, &spec.attempts, &spec.unmet, &spec.asked,
+		&spec.done)
 	return spec, err
 }
 
@@ -86,30 +88,46 @@ func (spec specLock) check() error {
 	return nil
 }
 
+// leaseHolder is who holds a spec, at which attempt.
+type leaseHolder struct {
+	agent  string
+	number int // of the attempt, counted for ever
+}
+
 // lockLease locks a spec like lockSpec and checks that token holds it. Who has
 // no right to the mission has its locks for this one round trip.
 func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockScope,
-	token string) (missionLock, specLock, string, error) {
+	token string) (missionLock, specLock, leaseHolder, error) {
 	m, spec := t.askMission(at, lock), t.askSpec(at.spec, scope)
-	var agent string
-	held := t.ask(`SELECT agent FROM leases WHERE spec_id = $1 AND token = $2 FOR UPDATE`, []any{at.spec, token}, &agent)
+	var by leaseHolder
+	// The row of an attempt that an older server has begun is made when it ends.
+	held := t.ask(`
+		SELECT agent, coalesce(number, 1 + coalesce((SELECT max(number) FROM attempts WHERE spec_id = $1), 0)) FROM leases
+		WHERE spec_id = $1 AND token = $2 FOR UPDATE`, []any{at.spec, token}, &by.agent, &by.number)
 	if err := t.send(ctx); err != nil {
-		return *m, *spec, "", fmt.Errorf("locking a lease: %w", err)
+		return *m, *spec, by, fmt.Errorf("locking a lease: %w", err)
 	}
 	err := cmp.Or(m.check(accessEditor), spec.check())
 	if err == nil && !*held {
 		err = errLeaseLost()
 	}
-	return *m, *spec, agent, err
+	return *m, *spec, by, err
 }
 
 // move puts a locked spec into a status, ends the lease on it if there is one,
-// with its attempt, and tells its dependents. attempts is what is counted from
-// now on.
+// with its attempt, and tells its dependents. Its open questions are withdrawn,
+// unless it is parked for them: an answer moves nothing that somebody has moved
+// since. attempts is what is counted from now on.
 func (t *tx) move(spec specLock, status string, attempts int, how ending) {
+	asked := 0
+	if how.outcome == attemptParked {
+		asked = spec.asked
+	} else if spec.asked > 0 {
+		t.withdrawQuestions(spec.id)
+	}
 	t.queue(`
-		UPDATE spec_states SET status = $2, attempts = $3, version = version + 1, updated_at = clock_timestamp() WHERE spec_id = $1`,
-		spec.id, status, attempts)
+		UPDATE spec_states SET status = $2, attempts = $3, asked = $4, version = version + 1, updated_at = clock_timestamp()
+		WHERE spec_id = $1`, spec.id, status, attempts, asked)
 	if spec.status == "in_progress" {
 		t.endLease(spec.id, how)
 	}
@@ -135,11 +153,13 @@ type progress struct {
 	Check      []int  `json:"check,omitempty" doc:"numbers of criteria that are met now"`
 	Uncheck    []int  `json:"uncheck,omitempty"`
 	Message    string `json:"message,omitempty" doc:"what you have done, in a sentence"`
+	Links      []link `json:"links,omitempty"`
 }
 
 func (in *progress) validate(v *violations, _ *Config) {
 	v.leaseToken(in.LeaseToken)
 	v.text("message", in.Message, 0, 2000)
+	v.links(in.Links)
 	if len(in.Check)+len(in.Uncheck) > maxCriteriaSet {
 		v.add("check", "too_many", "must name at most %d criteria, together with uncheck", maxCriteriaSet)
 	}
@@ -147,19 +167,19 @@ func (in *progress) validate(v *violations, _ *Config) {
 
 // progressSpec is POST /api/v1/specs/{id}/progress.
 func (s *Server) progressSpec(ctx context.Context, t *tx, c *call, in *progress) (*specView, error) {
-	_, spec, agent, err := t.lockLease(ctx, c.target, lockKeyShare, alone, in.LeaseToken)
+	_, spec, held, err := t.lockLease(ctx, c.target, lockKeyShare, alone, in.LeaseToken)
 	if err != nil {
 		return nil, err
 	}
 	t.queue(`UPDATE leases SET reported_at = coalesce(reported_at, clock_timestamp()) WHERE spec_id = $1`, spec.id)
-	if err := t.progress(spec, agent, in); err != nil {
+	if err := t.progress(spec, held, in); err != nil {
 		return nil, err
 	}
 	return t.askView(spec.id), nil
 }
 
 // progress notes what the holder of a locked spec reports.
-func (t *tx) progress(spec specLock, agent string, p *progress) error {
+func (t *tx) progress(spec specLock, held leaseHolder, p *progress) error {
 	done, err := checkCriteria(spec.done, p.Check, p.Uncheck)
 	if err != nil {
 		return err
@@ -174,7 +194,11 @@ func (t *tx) progress(spec specLock, agent string, p *progress) error {
 	if p.Message != "" {
 		data["message"] = p.Message
 	}
-	t.emit("spec.progressed", spec.missionID, spec.id, agent, data)
+	if len(p.Links) > 0 {
+		data["links"] = p.Links
+	}
+	t.noteReport(spec.id, held, p)
+	t.emit("spec.progressed", spec.missionID, spec.id, held.agent, data)
 	return nil
 }
 
@@ -221,11 +245,13 @@ func (in *completion) validate(v *violations, _ *Config) {
 type heldCompletion struct {
 	LeaseToken string `json:"lease_token"`
 	completion
+	Links []link `json:"links,omitempty"`
 }
 
 func (in *heldCompletion) validate(v *violations, config *Config) {
 	v.leaseToken(in.LeaseToken)
 	in.completion.validate(v, config)
+	v.links(in.Links)
 }
 
 // completeSpec is POST /api/v1/specs/{id}/complete.
@@ -238,11 +264,12 @@ func (s *Server) completeSpec(ctx context.Context, t *tx, c *call, in *heldCompl
 
 // completeHeld finishes a spec for its holder, and returns its mission's id.
 func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (missionID string, err error) {
-	m, spec, agent, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
+	m, spec, held, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
 	if err != nil {
 		return "", err
 	}
-	return m.ID, t.complete(ctx, &m, spec, agent, in.completion)
+	t.keepLinks(spec.id, held, in.Links)
+	return m.ID, t.complete(ctx, &m, spec, held.agent, in.completion)
 }
 
 // complete finishes a locked spec, and its mission if it was the last.
@@ -287,11 +314,13 @@ type failure struct {
 	LeaseToken string `json:"lease_token"`
 	Reason     string `json:"reason" doc:"what stood in the way, for who tries next"`
 	Retry      *bool  `json:"retry,omitempty"`
+	Links      []link `json:"links,omitempty"`
 }
 
 func (in *failure) validate(v *violations, _ *Config) {
 	v.leaseToken(in.LeaseToken)
 	v.text("reason", in.Reason, 1, 2000)
+	v.links(in.Links)
 }
 
 // failSpec is POST /api/v1/specs/{id}/fail.
@@ -305,16 +334,17 @@ func (s *Server) failSpec(ctx context.Context, t *tx, c *call, in *failure) (*sp
 // fail ends the attempt of a lease's holder, and returns the id of the mission
 // and the spec's status then.
 func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) (missionID, status string, err error) {
-	m, spec, agent, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
+	m, spec, held, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
 	if err != nil {
 		return "", "", err
 	}
+	t.keepLinks(spec.id, held, in.Links)
 	status = "planned"
 	if spec.attempts >= maxAttempts || in.Retry != nil && !*in.Retry {
 		status = "blocked"
 	}
 	t.move(spec, status, spec.attempts, ending{attemptFailed, in.Reason})
-	t.emit("spec.failed", m.ID, spec.id, agent,
+	t.emit("spec.failed", m.ID, spec.id, held.agent,
 		map[string]any{"reason": in.Reason, "attempt": spec.attempts, "status": status})
 	if status == "blocked" {
 		err = t.notifyBlocked(ctx, spec, in.Reason)

@@ -180,13 +180,14 @@ func (s *Server) lockWait(ctx context.Context) time.Duration {
 	return min(s.timeLeft(ctx)/2, 5*time.Second)
 }
 
-// missionOf is the mission that at names. For a spec that nothing is known of it
-// is the spec itself, which then has a line of its own.
+// missionOf is the mission that at names. For a spec or question that nothing is
+// known of it is that itself, which then has a line of its own.
 func (s *Server) missionOf(at target) string {
-	if at.spec == "" {
+	id := cmp.Or(at.spec, at.question)
+	if id == "" {
 		return at.mission
 	}
-	return cmp.Or(s.seen.of(at.spec).mission, at.spec)
+	return cmp.Or(s.seen.of(id).mission, id)
 }
 
 // seenIDs is what the gates need to know about specs and missions before these are

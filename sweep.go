@@ -108,32 +108,36 @@ func (s *Server) countTotals(ctx context.Context) error {
 }
 
 var totalsSQL = `
-	INSERT INTO totals (counted_at, missions, specs, ready, leases, oldest_claim)
+	INSERT INTO totals (counted_at, missions, specs, ready, leases, oldest_claim, oldest_question)
 	SELECT clock_timestamp(),
 	       ARRAY[count(*) FILTER (WHERE status = '` + strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
 	       ARRAY[coalesce(sum(` + strings.Join(specStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
 	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
-	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases)
+	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases),
+	       (SELECT created_at FROM questions WHERE state = 'open' ORDER BY id LIMIT 1)
 	FROM missions LEFT JOIN heads ON stream = id
 	ON CONFLICT (only_row) DO UPDATE SET counted_at = excluded.counted_at, missions = excluded.missions,
 	       specs = excluded.specs,
-		ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim`
+		ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim,
+		oldest_question = excluded.oldest_question`
 
 // totals are the newest that any instance has counted.
 type totals struct {
-	missions []int64 // as missionStatuses
-	specs    []int64 // as specStatuses
-	ready    int64
-	leases   int64
-	oldest   float64 // seconds since the claim of the spec held for longest; 0 where none is
+	missions   []int64 // as missionStatuses
+	specs      []int64 // as specStatuses
+	ready      int64
+	leases     int64
+	oldest     float64 // seconds since the claim of the spec held for longest; 0 where none is
+	unanswered float64 // seconds since the oldest open question was asked; 0 where none is
 }
 
 // readTotals reads what countTotals has stored, or returns an error that wraps
 // pgx.ErrNoRows if nothing has been counted yet.
 func (s *Server) readTotals(ctx context.Context) (n totals, err error) {
 	err = s.db.QueryRow(ctx, `
-		SELECT missions, specs, ready, leases, coalesce(extract(epoch FROM clock_timestamp() - oldest_claim), 0)::float8
-		FROM totals`).Scan(&n.missions, &n.specs, &n.ready, &n.leases, &n.oldest)
+		SELECT missions, specs, ready, leases, coalesce(extract(epoch FROM clock_timestamp() - oldest_claim), 0)::float8,
+		       coalesce(extract(epoch FROM clock_timestamp() - oldest_question), 0)::float8
+		FROM totals`).Scan(&n.missions, &n.specs, &n.ready, &n.leases, &n.oldest, &n.unanswered)
 	if err != nil {
 		return n, fmt.Errorf("reading the totals: %w", err)
 	}

@@ -36,7 +36,7 @@ type querier interface {
 //
 // Rows are locked in this order, so that no two writes wait for each other:
 // idempotency key, mission, accounts by id, sessions, their tokens, specs by id,
-// leases, heads by stream. What notes only itself doesn't come through here: the
+// leases with attempts and questions, heads by stream. What notes only itself doesn't come through here: the
 // last use of a key, a failed log-in, and the signing key.
 // See docs/design.md, Write skew and the lock order.
 type tx struct {
@@ -474,8 +474,7 @@ func (t *tx) askMission(at target, lock string) *missionLock {
 	var m missionLock
 	m.found = t.ask(`
 		SELECT m.id, m.status, m.owner_id, m.name, m.version, `+accessSQL+` FROM missions m
-		WHERE m.id = coalesce($3, (SELECT mission_id FROM specs WHERE id = $4)) `+lock+` OF m`,
-		[]any{t.account.userID, t.account.admin(), orNull(at.mission), orNull(at.spec)},
+		WHERE m.id = `+targetSQL+` `+lock+` OF m`, at.in(t.account),
 		&m.ID, &m.Status, &m.OwnerID, &m.Name, &m.Version, &m.access)
 	if lock == lockNoKeyUpdate {
 		t.ask(`SELECT `+openSpecsSQL+`, completed FROM heads

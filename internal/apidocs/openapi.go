@@ -100,7 +100,7 @@ type content struct {
 var Callers = map[string]string{
 	"probe": "anyone", "public": "anyone", "guest": "anyone",
 	"signed in": "signed in", "session": "session", "maker": "user", "admin": "admin", "manager": "admin's session",
-	"reader": "reader", "editor": "editor", "owner": "owner",
+	"reader": "reader", "editor": "editor", "owner": "owner", "editor session": "editor's session",
 }
 
 // arrange puts the operations into their groups and follows the references

@@ -65,6 +65,18 @@ FROM specs;
 INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
 SELECT spec_id, mission_id, :'owner'::uuid, 'bot', 'lt_' || spec_id, 1, now() + interval '1 day' FROM spec_states WHERE status = 'in_progress';
 
+-- Each spec that was worked on has an attempt, a tenth of them with an answered
+-- question, and what is held an open one.
+INSERT INTO attempts (spec_id, number, agent, user_id, started_at, ended_at, outcome, notes)
+SELECT spec_id, 1, 'bot', :'owner'::uuid, now(), CASE WHEN status = 'completed' THEN now() END,
+       CASE WHEN status = 'completed' THEN 'completed' END, 'done' FROM spec_states WHERE status IN ('in_progress', 'completed');
+UPDATE leases SET number = 1;
+INSERT INTO questions (id, mission_id, spec_id, number, question, options, state, answer, answered_by, answered_at)
+SELECT pg_temp.id('question', (row_number() OVER ())::int), spec_states.mission_id, spec_id, 1, 'Which one?', '{}', CASE status WHEN 'completed' THEN 'answered' ELSE 'open' END,
+       CASE status WHEN 'completed' THEN 'this' END, :'owner'::uuid, CASE status WHEN 'completed' THEN now() END
+FROM spec_states JOIN specs ON id = spec_id WHERE status = 'in_progress' OR status = 'completed' AND number::int % 10 = 0;
+UPDATE spec_states SET asked = 1 WHERE status = 'in_progress';
+
 INSERT INTO events (stream, seq, type, mission_id, spec_id, at, data)
 SELECT mission_id, row_number() OVER (PARTITION BY mission_id ORDER BY spec_id), 'spec.created', mission_id, spec_id, now(), '{}' FROM spec_states;
 INSERT INTO heads (stream, seq, oldest_at, planned, in_progress, completed, deferred, unblocked, criteria_total, criteria_done)
