@@ -196,6 +196,9 @@ func (s *grownServer) path(path string, n int) string {
 		"{chain}":   func() string { return idOf(s.chain) },
 		"{spec}":    func() string { return idOf(s.spec(s.wide, n)) },
 		"{waiting}": func() string { return idOf(s.spec(s.chain, n)) },
+		"{question}": func() string {
+			return s.value(`SELECT id::text FROM questions WHERE mission_id = $1 ORDER BY id LIMIT 1`, idOf(s.wide))
+		},
 	} {
 		if strings.Contains(path, name) {
 			path = strings.ReplaceAll(path, name, value())
@@ -232,8 +235,16 @@ func growthOfReads() (cases []growthCase) {
 		"/api/v1/missions/{wide}/graph", "/api/v1/missions/{chain}/graph", "/api/v1/missions/{wide}/graph?format=mermaid",
 		"/api/v1/missions/{wide}/events", "/api/v1/missions/{wide}/events?after=150",
 		"/api/v1/specs/{spec}", "/api/v1/specs/{spec}/explain", "/api/v1/specs/{waiting}", "/api/v1/specs/{waiting}/explain",
+		"/api/v1/specs/{spec}/attempts", "/api/v1/questions/{question}",
 	} {
 		cases = append(cases, get("admin", path))
+	}
+	for _, filter := range []string{"", "state=answered&", "open=true&"} {
+		path := strings.TrimRight("/api/v1/questions?"+filter, "?&")
+		for _, by := range []string{"admin", "owner", "some", "few"} {
+			cases = append(cases, get(by, path))
+		}
+		cases = append(cases, secondPage("owner", path), get("owner", "/api/v1/questions?"+filter+"mission_id={wide}"))
 	}
 	for _, path := range []string{"/api/v1/users", "/api/v1/missions/{wide}/members", "/api/v1/missions/{wide}/graph"} {
 		cases = append(cases, secondPage("admin", path))
@@ -419,7 +430,13 @@ func growthOfWork() (cases []growthCase) {
 			func(s *grownServer, n int) func() error { return s.agent.send("POST", s.wide+"/claim", claim) }})
 	}
 	return append(cases, held("heartbeat", nil), held("progress", fields{"check": []int{1}, "message": "m"}),
-		held("complete", fields{"override": "o"}), held("fail", fields{"reason": "r"}), held("release", nil))
+		held("complete", fields{"override": "o"}), held("fail", fields{"reason": "r"}), held("release", nil),
+		held("questions", fields{"question": "q"}), held("questions", fields{"question": "q", "park": true}),
+		growthCase{"POST /api/v1/questions/{question}/answer", func(s *grownServer, n int) func() error {
+			spec, token := s.claimed()
+			a := s.agent.post(spec+"/questions", fields{"lease_token": token, "question": "q", "park": true})
+			return s.by["owner"].send("POST", a.header.Get("Location")+"/answer", fields{"answer": "a"})
+		}})
 }
 
 func growthOfTools() (cases []growthCase) {
@@ -446,6 +463,7 @@ func growthOfTools() (cases []growthCase) {
 	}
 	for name, arguments := range map[string]fields{
 		"report": {"check": []int{1}, "message": "m"}, "complete_spec": {"override": "o"}, "fail_spec": {"reason": "r"},
+		"ask": {"question": "q"},
 	} {
 		cases = append(cases, growthCase{"MCP " + name, func(s *grownServer, n int) func() error {
 			spec, token := s.claimed()

@@ -310,9 +310,11 @@ func (s *Server) showSpecTool(ctx context.Context, c *call, in *showArguments) (
 	if err != nil {
 		return nil, err
 	}
-	past, err := s.readHistory(ctx, v.ID)
-	if err != nil {
-		return nil, err
+	past := history{}
+	if v.Version > 1 { // it was claimed, perhaps
+		if past, err = s.readHistory(ctx, v.ID); err != nil {
+			return nil, err
+		}
 	}
 	out := &showAnswer{showState: showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{},
 		firstTexts(v.Documents), firstTexts(warningTexts(v.Warnings)), past.objects(), v.next()}}

@@ -183,6 +183,7 @@ func TestMetricsHaveEveryFamily(t *testing.T) {
 		"gauge": `http_requests_in_flight tachikoma_websocket_connections tachikoma_sse_streams tachikoma_argon2_running tachikoma_argon2_queued
 			tachikoma_build_info tachikoma_ready tachikoma_database_up tachikoma_database_writable tachikoma_feed_poll_age_seconds tachikoma_pool_connections
 			tachikoma_specs tachikoma_missions tachikoma_specs_ready tachikoma_leases tachikoma_oldest_lease_age_seconds
+			tachikoma_oldest_question_age_seconds
 			go_goroutines go_threads go_info go_memstats_alloc_bytes go_memstats_heap_inuse_bytes go_memstats_sys_bytes
 			process_start_time_seconds process_max_fds`,
 		"histogram": `http_request_duration_seconds tachikoma_delivery_lag_seconds`,

@@ -142,6 +142,20 @@ func newCast(t *testing.T) cast {
 	return cast{s, callers, idOf(mission), idOf(spec), question, stranger.user.ID}
 }
 
+// newQuestion stores an open question about a spec, given by its path or id, that
+// nobody holds.
+func (s *testServer) newQuestion(spec string) (id string) {
+	s.t.Helper()
+	id = newID()
+	_, err := s.db.Exec(s.t.Context(), `
+		INSERT INTO questions (id, mission_id, spec_id, number, question, options)
+		SELECT $1, mission_id, spec_id, 1, 'Which one?', '{}' FROM spec_states WHERE spec_id = $2`, id, idOf(spec))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return id
+}
+
 // at fills in a pattern's path: with this cast's ids, or with id where one is given.
 func (c cast) at(pattern, id string) (method, path string) {
 	method, path, _ = strings.Cut(pattern, " ")

@@ -18,6 +18,7 @@ import (
 // How an attempt ends.
 const (
 	attemptCompleted = "completed"
+	attemptSubmitted = "submitted" // for a person to review
 	attemptFailed    = "failed"
 	attemptExpired   = "expired"
 	attemptReleased  = "released"
@@ -252,21 +253,25 @@ func (h history) next() string {
 		return ""
 	}
 	last := h[0]
-	said := map[string]string{
+	said, notes := map[string]string{
 		attemptCompleted: "completed the spec, which was then reopened",
+		attemptSubmitted: "handed its work in for review",
 		attemptFailed:    "failed",
 		attemptExpired:   "ended when its lease expired",
 		attemptReleased:  "gave the spec back",
 		attemptParked:    "gave the spec back to wait for an answer",
 		attemptTaken:     "was ended by somebody else",
-	}[last.Outcome]
-	if last.Notes != "" {
-		said += ": " + cut(last.Notes, historyNoteBytes)
+	}[last.Outcome], last.Notes
+	if v := last.Verdict; v != nil && v.Verdict == "reject" {
+		said, notes = "was rejected by a person", v.Notes
 	}
-	return fmt.Sprintf("Attempt %d %s. Begin with what history says. ", last.Number, strings.TrimRight(said, ". \n"))
+	if notes != "" {
+		said += ": " + strings.TrimRight(cut(notes, historyNoteBytes), ". \n")
+	}
+	return fmt.Sprintf("Attempt %d %s. Begin with what history says. ", last.Number, said)
 }
 
-// historyNoteBytes are those of the notes that next repeats.
+// historyNoteBytes is how much of the notes next repeats.
 const historyNoteBytes = 300
 
 // objects makes the schema of a tool say no more of a history than that it has

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -43,9 +44,7 @@ func TestEveryEndOfALeaseClosesItsAttempt(t *testing.T) {
 		return fields{"lease_token": token}
 	}
 	end := func(held fields, action string, more fields) {
-		for name, value := range more {
-			held[name] = value
-		}
+		maps.Copy(held, more)
 		ada.post(spec+"/"+action, held).want(http.StatusOK)
 	}
 	end(claim("failing"), "fail", fields{"reason": "too hard"})
@@ -121,20 +120,6 @@ func TestAttemptsBesideAnOlderServer(t *testing.T) {
 	if got := s.attemptsOf(spec); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-}
-
-// newQuestion stores an open question about a spec, given by its path or id, that
-// nobody holds.
-func (s *testServer) newQuestion(spec string) (id string) {
-	s.t.Helper()
-	id = newID()
-	_, err := s.db.Exec(s.t.Context(), `
-		INSERT INTO questions (id, mission_id, spec_id, number, question, options)
-		SELECT $1, mission_id, spec_id, 1, 'Which one?', '{}' FROM spec_states WHERE spec_id = $2`, id, path.Base(spec))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return id
 }
 
 // on is the same caller at another server.
@@ -391,7 +376,7 @@ func TestAnyOtherStepWithdrawsQuestions(t *testing.T) {
 	} {
 		mission := ada.newActive(name)
 		ada.newSpec(mission, "one", nil)
-		ada.newSpec(mission, "keeps it open", fields{"status": "blocked", "key": "other"})
+		ada.newSpec(mission, "keeps-it-open", fields{"status": "blocked"})
 		spec, token := ada.claim(mission, "bot")
 		question := ada.question(spec, token, "Which one?", test.park)
 		test.step(mission, spec, fields{"lease_token": token})
@@ -512,9 +497,7 @@ func TestAskTool(t *testing.T) {
 	held := bot.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "bot"})
 	lease := fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"]}
 	ask := func(more fields) map[string]any {
-		for name, value := range lease {
-			more[name] = value
-		}
+		maps.Copy(more, lease)
 		return bot.tool("ask", more)
 	}
 	out := ask(fields{"question": "Which one?"})
@@ -541,17 +524,18 @@ func TestAskTool(t *testing.T) {
 		t.Errorf("the event says %v", data)
 	}
 	next := bot.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "bot"})
-	for name, test := range map[string]struct{ more, want string }{
-		"nothing":      {`{}`, "question is required"},
-		"both":         {`{"question": "x", "question_id": "` + id + `"}`, "question can't be given together with question_id"},
-		"no id":        {`{"question_id": "x"}`, "question_id must be a UUID"},
-		"of another":   {`{"question_id": "` + id + `"}`, "not_found"},
-		"waits longer": {`{"question": "x", "wait_seconds": 51}`, "wait_seconds must be between 0 and 50"},
+	for name, test := range map[string]struct {
+		more fields
+		want string
+	}{
+		"nothing":      {fields{}, "question is required"},
+		"both":         {fields{"question": "x", "question_id": id}, "question can't be given together with question_id"},
+		"no id":        {fields{"question_id": "x"}, "question_id must be a UUID"},
+		"of another":   {fields{"question_id": id}, "not_found"},
+		"waits longer": {fields{"question": "x", "wait_seconds": 51}, "wait_seconds must be between 0 and 50"},
 	} {
 		arguments := fields{"spec_id": other, "lease_token": next["lease_token"]}
-		if err := json.Unmarshal([]byte(test.more), &arguments); err != nil {
-			t.Fatal(err)
-		}
+		maps.Copy(arguments, test.more)
 		if got := bot.refusal("ask", arguments); !strings.Contains(got, test.want) {
 			t.Errorf("%s: %s", name, got)
 		}
