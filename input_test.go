@@ -27,7 +27,7 @@ func (c *client) newTargets(s *testServer) targets {
 	mission := c.newMission("Target")
 	made := targets{mission: idOf(mission), spec: idOf(c.newSpec(mission, "target", nil))}
 	c.post(mission+"/start", nil).want(http.StatusOK)
-	made.question = s.newQuestion(made.spec)
+	made.question = s.newQuestion(c.t, made.spec)
 	made.key = c.post("/api/v1/api-keys", map[string]any{"name": "k", "scope": "read"}).want(http.StatusCreated).text("id")
 	email := strings.ToLower(newID()) + "@example.com"
 	made.user = c.post("/api/v1/users", map[string]any{"email": email, "password": testPassword,

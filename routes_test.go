@@ -125,7 +125,7 @@ func newCast(t *testing.T) cast {
 	owner, stranger, admin := s.signUp("owner", "user"), s.signUp("stranger", "user"), s.signUp("admin", "admin")
 	mission := owner.newMission("Routes")
 	spec := owner.newSpec(mission, "first", nil)
-	question := s.newQuestion(spec)
+	question := s.newQuestion(t, spec)
 	callers := map[string]*client{
 		"nobody": s.anonymous(), "stranger": stranger, "owner": owner, "admin": admin,
 		"read key": owner.withKey("read"), "admin key": admin.withKey("write"),
@@ -144,14 +144,14 @@ func newCast(t *testing.T) cast {
 
 // newQuestion stores an open question about a spec, given by its path or id, that
 // nobody holds.
-func (s *testServer) newQuestion(spec string) (id string) {
-	s.t.Helper()
+func (s *testServer) newQuestion(t testing.TB, spec string) (id string) {
+	t.Helper()
 	id = newID()
-	_, err := s.db.Exec(s.t.Context(), `
+	_, err := s.db.Exec(t.Context(), `
 		INSERT INTO questions (id, mission_id, spec_id, number, question, options)
 		SELECT $1, mission_id, spec_id, 1, 'Which one?', '{}' FROM spec_states WHERE spec_id = $2`, id, idOf(spec))
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return id
 }
