@@ -189,7 +189,8 @@ func admitToMission(ctx context.Context, q querier, c *call) error {
 }
 
 // targetSQL is the id of the mission of a target, the parameters from $3 on.
-const targetSQL = `coalesce($3, (SELECT mission_id FROM specs WHERE id = $4), (SELECT mission_id FROM questions WHERE id = $5))`
+const targetSQL = `coalesce($3,
+	(SELECT mission_id FROM specs WHERE id = $4), (SELECT mission_id FROM questions WHERE id = $5))`
 
 // in are the parameters of a statement on a target for an account.
 func (at target) in(a account) []any {

@@ -77,8 +77,8 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0, excerptBytes-past.size())
 	return &claimAnswer{
 		LeaseToken: given.Lease.Token, ExpiresAt: given.Lease.ExpiresAt,
-		Next: past.next() + rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease ends %d s from "+
-			"now unless you call report before.",
+		Next: past.next() + rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease "+
+			"ends %d s from now unless you call report before.",
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
 		History: past.objects(), Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
 	}, err
@@ -150,7 +150,8 @@ type excerpt struct {
 
 // excerptOf is what fits into so many bytes of a spec's text from a line on, and
 // what to say of the rest, if there is one.
-func excerptOf(id, markdown string, criteria []specfile.Criterion, offset, room int) (text excerpt, rest string, err error) {
+func excerptOf(id, markdown string, criteria []specfile.Criterion, offset, room int) (
+	text excerpt, rest string, err error) {
 	lines, end := slices.Collect(strings.Lines(markdown)), offset
 	if offset > 0 && offset >= len(lines) {
 		return text, "", invalidField("offset", "out_of_range", "must be less than %d, the number of lines", len(lines))

@@ -66,8 +66,8 @@ func TestEveryEndOfALeaseClosesItsAttempt(t *testing.T) {
 	claim("last")
 	ada.post(mission+"/cancel", nil).want(http.StatusOK)
 	want := []string{
-		"1 failing failed: too hard", "2 releasing released", "3 robbed taken", "4 late expired", "5 completing completed: done",
-		"6 overtaken taken: not now", "7 finished for taken: by me", "8 last taken: the mission was cancelled",
+		"1 failing failed: too hard", "2 releasing released", "3 robbed taken", "4 late expired",
+		"5 completing completed: done", "6 overtaken taken: not now", "7 finished for taken: by me", "8 last taken: the mission was cancelled",
 	}
 	if got := s.attemptsOf(spec); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -96,7 +96,8 @@ func TestAttemptsBesideAnOlderServer(t *testing.T) {
 		older(`UPDATE leases SET number = NULL WHERE spec_id = $1`)
 	}
 	giveBack := func() { // as an older server does
-		older(`WITH ended AS (DELETE FROM leases WHERE spec_id = $1) UPDATE spec_states SET status = 'planned' WHERE spec_id = $1`)
+		older(`WITH ended AS (DELETE FROM leases WHERE spec_id = $1)
+			UPDATE spec_states SET status = 'planned' WHERE spec_id = $1`)
 	}
 	fail := func(token string) {
 		ada.post(spec+"/fail", fields{"lease_token": token, "reason": "no way"}).want(http.StatusOK)
@@ -141,7 +142,8 @@ func TestNextAttemptKnowsTheOneBefore(t *testing.T) {
 		t.Errorf("a first attempt has the history %v", got)
 	}
 	token := first.text("lease.token")
-	branch, pull := fields{"kind": "branch", "ref": "spec/one"}, fields{"kind": "pull_request", "ref": "https://example.com/pulls/7"}
+	branch := fields{"kind": "branch", "ref": "spec/one"}
+	pull := fields{"kind": "pull_request", "ref": "https://example.com/pulls/7"}
 	report := func(body fields) {
 		body["lease_token"] = token
 		bot.post(spec+"/progress", body).want(http.StatusOK)
@@ -194,7 +196,7 @@ func TestHistoryIsShort(t *testing.T) {
 		_, token := ada.claim(mission, "bot")
 		links := []fields{}
 		for i := range maxLinks {
-			links = append(links, fields{"kind": "url", "ref": fmt.Sprintf("https://example.com/%d/%s", i, strings.Repeat("x", 200))})
+			links = append(links, fields{"kind": "url", "ref": fmt.Sprint("https://example.com/", strings.Repeat("x", 200), i)})
 		}
 		ada.post(spec+"/progress", fields{"lease_token": token, "message": strings.Repeat("é", 2000), "links": links}).
 			want(http.StatusOK)
@@ -202,7 +204,8 @@ func TestHistoryIsShort(t *testing.T) {
 	}
 	a := ada.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusOK)
 	encoded, err := json.Marshal(a.at("history"))
-	if err != nil || utf8.RuneCount(encoded) > 2000 || !utf8.Valid(encoded) || strings.Contains(string(encoded), "\uFFFD") {
+	if err != nil || utf8.RuneCount(encoded) > 2000 || !utf8.Valid(encoded) ||
+		strings.Contains(string(encoded), "\uFFFD") {
 		t.Errorf("it has %d characters (%v): %s", utf8.RuneCount(encoded), err, encoded)
 	}
 	if past := a.at("history").([]any); len(past) != 3 || a.text("history.2.notes") != "short" ||
@@ -236,7 +239,8 @@ func TestLinksAreChecked(t *testing.T) {
 			a.wantFields(test.field)
 		}
 	}
-	ada.post(spec+"/complete", fields{"lease_token": token, "links": slices.Repeat([]fields{{"kind": "branch", "ref": "main"}}, 21)}).wantFields("links")
+	many := slices.Repeat([]fields{{"kind": "branch", "ref": "main"}}, maxLinks+1)
+	ada.post(spec+"/complete", fields{"lease_token": token, "links": many}).wantFields("links")
 }
 
 // question asks something for the holder of a spec, and returns its path.
@@ -277,7 +281,7 @@ func TestQuestionIsAnsweredWhileItsAgentWaits(t *testing.T) {
 			t.Errorf("%s was told %q", told.user.Name, got)
 		}
 	}
-	if open := eve.get("/api/v1/questions?open=true&mission_id=" + idOf(mission)); open.text("items.0.id") != a.text("id") {
+	if open := eve.get("/api/v1/questions?open=true"); open.text("items.0.id") != a.text("id") {
 		t.Errorf("open are %s", open.body)
 	}
 	if foreign := bob.get("/api/v1/questions"); len(foreign.at("items").([]any)) != 0 {
@@ -294,12 +298,15 @@ func TestQuestionIsAnsweredWhileItsAgentWaits(t *testing.T) {
 	pollUntil(t, "the agent to wait", func() bool { return s.waits(mission) })
 	bot.post(question+"/answer", fields{"answer": "mine"}).wantProblem(http.StatusForbidden, "forbidden")
 	bob.post(question+"/answer", fields{"answer": "his"}).wantProblem(http.StatusNotFound, "not_found")
-	given := eve.on(other).do("POST", question+"/answer", fields{"answer": "PostgreSQL"}, "Idempotency-Key", "k").want(http.StatusOK)
-	if got := (<-waits).want(http.StatusOK); got.text("answer") != "PostgreSQL" || got.text("answered_by") != eve.user.ID ||
-		got.text("state") != "answered" {
+	answer := func(c *client) *answer {
+		return c.do("POST", question+"/answer", fields{"answer": "PostgreSQL"}, "Idempotency-Key", "k").want(http.StatusOK)
+	}
+	given := answer(eve.on(other))
+	if got := (<-waits).want(http.StatusOK); got.text("answer") != "PostgreSQL" ||
+		got.text("answered_by") != eve.user.ID || got.text("state") != "answered" {
 		t.Errorf("the agent got %s", got.body)
 	}
-	if again := eve.do("POST", question+"/answer", fields{"answer": "PostgreSQL"}, "Idempotency-Key", "k"); string(again.body) != string(given.body) {
+	if again := answer(eve); string(again.body) != string(given.body) {
 		t.Errorf("the same key got %s", again.body)
 	}
 	late := ada.post(question+"/answer", fields{"answer": "SQLite"}).wantProblem(http.StatusConflict, "question_closed")
@@ -424,7 +431,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 	}
 	ada.get("/api/v1/questions?open=true&state=answered").wantFields("open")
 	ada.get("/api/v1/questions?open=false").wantFields("open")
-	ada.get("/api/v1/questions/" + idOf(ada.question(spec, token, "Question 3", false)) + "?wait_seconds=51").wantFields("wait_seconds")
+	ada.get(ada.question(spec, token, "Question 3", false) + "?wait_seconds=51").wantFields("wait_seconds")
 }
 
 // TestAnswersRace has a question answered at the moment at which something else

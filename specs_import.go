@@ -279,7 +279,8 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 		f.ID, orEmpty(f.Documents), orEmpty(f.Warnings), orEmpty(f.Tags))
 	t.queue(`
 		UPDATE spec_states h SET priority = s.priority, place = s.place, phase = s.phase, tags = s.tags, status = $3,
-		       asked = CASE WHEN status = $3 THEN asked ELSE 0 END, done = $2, version = version + 1, updated_at = clock_timestamp()
+		       asked = CASE WHEN status = $3 THEN asked ELSE 0 END, done = $2,
+		       version = version + 1, updated_at = clock_timestamp()
 		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, f.old.id, done, status)
 	return nil
 }

@@ -122,7 +122,8 @@ func (t *tx) askPerson(ctx context.Context, at target, in *questionRequest, id s
 }
 
 // newQuestion adds a question to those of a spec that is held.
-func (t *tx) newQuestion(ctx context.Context, spec specLock, held leaseHolder, in *questionRequest) (*questionView, error) {
+func (t *tx) newQuestion(ctx context.Context, spec specLock, held leaseHolder,
+	in *questionRequest) (*questionView, error) {
 	if spec.asked >= maxOpenQuestions {
 		return nil, problem(http.StatusConflict, "too_many_questions",
 			"The spec has %d open questions, and may not have more: wait until some are answered.", spec.asked)

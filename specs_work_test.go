@@ -976,8 +976,8 @@ func (s *testServer) checkCounters(c *client, mission string) {
 		s.t.Errorf("%d specs are held and not in progress", wrong)
 	}
 	query(`SELECT count(*) FROM (SELECT spec_id, number FROM leases WHERE mission_id = $1) l
-		FULL JOIN (SELECT spec_id, number FROM attempts JOIN spec_states USING (spec_id) WHERE mission_id = $1 AND ended_at IS NULL) a
-		USING (spec_id, number) WHERE l IS NULL OR a IS NULL`, &wrong)
+		FULL JOIN (SELECT spec_id, number FROM attempts JOIN spec_states USING (spec_id)
+		           WHERE mission_id = $1 AND ended_at IS NULL) a USING (spec_id, number) WHERE l IS NULL OR a IS NULL`, &wrong)
 	if wrong != 0 {
 		s.t.Errorf("%d leases have no open attempt, or open attempts no lease", wrong)
 	}
