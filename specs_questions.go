@@ -48,8 +48,8 @@ const questionColumns = `q.id, q.mission_id, q.spec_id, q.number, q.question, q.
 // questionRequest asks a person something, for the holder of a lease.
 type questionRequest struct {
 	LeaseToken string   `json:"lease_token"`
-	Question   string   `json:"question,omitempty" doc:"with all that a person needs to answer it"`
-	Options    []string `json:"options,omitempty" doc:"answers to choose from"`
+	Question   string   `json:"question,omitempty" doc:"with all they need to know"`
+	Options    []string `json:"options,omitempty"`
 	Park       bool     `json:"park,omitempty" doc:"give the spec back until it is answered"`
 }
 
@@ -333,7 +333,7 @@ func (s *Server) answerQuestion(ctx context.Context, t *tx, c *call, in *answerR
 // askArguments ask something, or wait on for the answer to what was asked before.
 type askArguments struct {
 	questionRequest
-	QuestionID  string `json:"question_id,omitempty" doc:"of what you have asked, to wait on or to park"`
+	QuestionID  string `json:"question_id,omitempty" doc:"of an earlier one, to wait or park"`
 	WaitSeconds int    `json:"wait_seconds,omitempty" doc:"at most 50"`
 }
 
