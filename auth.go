@@ -58,6 +58,9 @@ type account struct {
 
 func (a account) admin() bool { return a.role == roleAdmin }
 
+// byKey reports whether an API key signs in the account, which is an agent's then.
+func (a account) byKey() bool { return a.key != "" }
+
 // credential names what the account signed in with, for the rate limit.
 func (a account) credential() string { return a.session + a.key }
 

@@ -62,8 +62,8 @@ func (t *tx) notify(userID, missionID, specID, message string) {
 
 // headCounters are the counters that the head of a mission's stream carries:
 // how many of its specs have each status, how many of them are planned with
-// nothing unmet, which makes them ready once the mission is active, and their
-// criteria.
+// nothing unmet, which makes them ready once the mission is active, and the
+// criteria of those that count.
 var headCounters = append(slices.Clone(specStatuses), "unblocked", "criteria_total", "criteria_done")
 
 // tally is a change of each of headCounters.
@@ -76,16 +76,10 @@ func tallyOf(status string, unmet int, done []bool) tally {
 	if status == "planned" && unmet == 0 {
 		n[len(specStatuses)] = 1
 	}
-	n[len(specStatuses)+1], n[len(specStatuses)+2] = len(done), countDone(done)
+	if slices.Contains(countedStatuses, status) {
+		n[len(specStatuses)+1], n[len(specStatuses)+2] = len(done), countDone(done)
+	}
 	return n
-}
-
-// openStatuses are those of specs that are neither completed nor deferred.
-var openStatuses = statusesBut("completed", "deferred")
-
-// statusesBut are the statuses of specs that aren't among others.
-func statusesBut(others ...string) []string {
-	return slices.DeleteFunc(slices.Clone(specStatuses), func(status string) bool { return slices.Contains(others, status) })
 }
 
 // openSpecsSQL is how many specs of a head are open.
@@ -137,14 +131,15 @@ var recountSQL = func() string {
 	for _, status := range specStatuses {
 		counts = append(counts, "count(*) FILTER (WHERE status = '"+status+"') AS "+status)
 	}
+	counted := `FILTER (WHERE status IN ('` + strings.Join(countedStatuses, `', '`) + `'))`
 	var set []string
 	for _, counter := range headCounters {
 		set = append(set, counter+" = n."+counter)
 	}
 	return `UPDATE heads SET ` + strings.Join(set, ", ") + ` FROM (
 		SELECT ` + strings.Join(counts, ", ") + `, count(*) FILTER (WHERE ` + unblockedSQL + `) AS unblocked,
-		       coalesce(sum(cardinality(done)), 0) AS criteria_total,
-		       coalesce(sum(cardinality(array_positions(done, true))), 0) AS criteria_done
+		       coalesce(sum(cardinality(done)) ` + counted + `, 0) AS criteria_total,
+		       coalesce(sum(cardinality(array_positions(done, true))) ` + counted + `, 0) AS criteria_done
 		FROM spec_states h WHERE mission_id = $1) n WHERE stream = $1`
 }()
 

@@ -58,6 +58,8 @@ func (s *Server) agentTools() []tool {
 				"attempts."),
 		newTool(s, mayWork, ofSpec, "ask", s.askTool,
 			"Ask a person what only they can decide about a spec that you hold. Prolongs your lease."),
+		newTool(s, mayEdit, ofMission, "add_spec", inOneTx(s, s.addSpecTool),
+			"File work that you found and that isn't part of your spec."),
 		newTool(s, forAccounts, "", "search_specs", s.searchSpecsTool,
 			"Full-text search in the specs you may see."),
 	}
@@ -202,6 +204,7 @@ var nextAfter = map[string]string{
 		"reason in override.",
 	"too_many_questions": "Go on with other criteria and call report, or call ask with the question_id of one of them.",
 	"mission_not_active": "Stop, and tell the user.",
+	"too_many_proposed":  "File no more for now: go on with the spec that you hold, or call claim_spec.",
 	"not_found":          "Call list_missions or search_specs for ids that you may use.",
 	"forbidden": "Stop, and tell the user: you need an API key of scope write, and the role of editor in " +
 		"the mission.",
@@ -341,7 +344,7 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 var openStretches = []string{
 	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
-	`FROM unnest('{` + strings.Join(statusesBut("completed"), ",") + `}'::text[]) AS open (status)
+	`FROM unnest('{` + strings.Join(statusesThat(func(s specStatus) bool { return s.name != "completed" }), ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (
 		SELECT h.spec_id FROM spec_states h JOIN missions m ON m.id = h.mission_id
 		WHERE h.mission_id = $3 AND h.status = open.status AND NOT ` + readySQL + `

@@ -65,7 +65,7 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 	if errors.Is(err, errNothingReady) {
 		mission, err := readMission(ctx, s.db, c.account, c.target.mission)
 		next := mission.next()
-		if mission.Stats.Ready > 0 && (len(in.Tags) > 0 || in.Phase != "") {
+		if mission.Stats.ready > 0 && (len(in.Tags) > 0 || in.Phase != "") {
 			next = "Nothing of these tags and phase is ready, but other specs are: call claim_spec without them, or stop."
 		}
 		return &claimAnswer{Next: next}, err

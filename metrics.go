@@ -298,8 +298,8 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 		x.sample("tachikoma_missions", float64(n.missions[i]), "status", status)
 	}
 	x.family("tachikoma_specs", "gauge", "Specs by status.")
-	for i, status := range specStatuses {
-		x.sample("tachikoma_specs", float64(n.specs[i]), "status", status)
+	for _, status := range specStatuses {
+		x.sample("tachikoma_specs", float64(n.specs[status]), "status", status)
 	}
 	x.gauge("tachikoma_specs_ready", "Specs that a claim may take.", float64(n.ready))
 	x.gauge("tachikoma_leases", "Specs that somebody holds.", float64(n.leases))
@@ -307,6 +307,8 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 		"Time since the claim of the spec held for longest; 0 where none is held.", n.oldest)
 	x.gauge("tachikoma_oldest_question_age_seconds",
 		"Time since the question was asked that has been open for longest; 0 where none is.", n.unanswered)
+	x.gauge("tachikoma_oldest_waiting_age_seconds",
+		"Time that the spec has waited for a person that is to be looked at first; 0 where none does.", n.waiting)
 }
 
 func oneIf(yes bool) float64 {

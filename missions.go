@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,9 @@ type missionView struct {
 	Status      string          `json:"status"`
 	Tags        []string        `json:"tags"`
 	Metadata    json.RawMessage `json:"metadata"`
+	Review      string          `json:"review"`
+	MaxInReview int             `json:"max_in_review"`
+	Triage      bool            `json:"triage"`
 	OwnerID     string          `json:"owner_id"`
 	MyRole      string          `json:"my_role"`
 	Stats       missionStats    `json:"stats"`
@@ -35,27 +39,33 @@ func (m *missionView) location() string { return "/api/v1/missions/" + m.ID }
 
 // missionStats are a mission's counters, read from the head of its stream.
 type missionStats struct {
-	Total                int     `json:"total"`
-	Planned              int     `json:"planned"`
-	InProgress           int     `json:"in_progress"`
-	InReview             int     `json:"in_review"`
-	Testing              int     `json:"testing"`
-	Completed            int     `json:"completed"`
-	Blocked              int     `json:"blocked"`
-	Deferred             int     `json:"deferred"`
-	Ready                int     `json:"ready"`
-	CriteriaTotal        int     `json:"criteria_total"`
-	CriteriaDone         int     `json:"criteria_done"`
-	CompletionPercentage float64 `json:"completion_percentage"`
+	byStatus                           []int // as specStatuses
+	total                              int   // of those that count
+	ready, criteriaTotal, criteriaDone int
+}
+
+// of is how many specs have a status.
+func (n missionStats) of(status string) int { return n.byStatus[slices.Index(specStatuses, status)] }
+
+// MarshalJSON writes a member for each status, beside the others.
+func (n missionStats) MarshalJSON() ([]byte, error) {
+	b := fmt.Appendf(nil, `{"total":%d`, n.total)
+	for i, status := range specStatuses {
+		b = fmt.Appendf(b, `,%q:%d`, status, n.byStatus[i])
+	}
+	percentage := 0.0
+	if n.total > 0 {
+		percentage = math.Round(float64(n.of("completed"))/float64(n.total)*1000) / 10
+	}
+	return fmt.Appendf(b, `,"ready":%d,"criteria_total":%d,"criteria_done":%d,"completion_percentage":%v}`,
+		n.ready, n.criteriaTotal, n.criteriaDone, percentage), nil
 }
 
 // missionColumns are what scanMission reads of missions m and their heads h, as
 // user $1 ($2: an admin) sees them.
-const missionColumns = `
-	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.owner_id, ` + accessSQL + `,
-	       m.version, m.created_at, m.updated_at,
-	       h.planned, h.in_progress, h.in_review, h.testing, h.completed, h.blocked, h.deferred,
-	       h.unblocked, h.criteria_total, h.criteria_done`
+var missionColumns = `
+	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.review, m.max_in_review, m.triage, m.owner_id, ` + accessSQL + `,
+	       m.version, m.created_at, m.updated_at, h.` + strings.Join(headCounters, ", h.")
 
 // scanMission reads a row of missionColumns.
 func scanMission(row pgx.CollectableRow) (m missionView, err error) {
@@ -68,27 +78,27 @@ func scanMission(row pgx.CollectableRow) (m missionView, err error) {
 func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	var have access
 	n := &m.Stats
-	err := row.Scan(append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata),
-		&m.OwnerID, &have,
-		&m.Version, &m.CreatedAt, &m.UpdatedAt,
-		&n.Planned, &n.InProgress, &n.InReview, &n.Testing, &n.Completed, &n.Blocked, &n.Deferred,
-		&n.Ready, &n.CriteriaTotal, &n.CriteriaDone)...)
-	if err != nil {
+	n.byStatus = make([]int, len(specStatuses))
+	fields := append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata), &m.Review,
+		&m.MaxInReview, &m.Triage, &m.OwnerID, &have, &m.Version, &m.CreatedAt, &m.UpdatedAt)
+	for i := range n.byStatus {
+		fields = append(fields, &n.byStatus[i])
+	}
+	if err := row.Scan(append(fields, &n.ready, &n.criteriaTotal, &n.criteriaDone)...); err != nil {
 		return err
 	}
 	m.MyRole = have.String()
 	if m.Status != "active" {
-		n.Ready = 0
+		n.ready = 0
 	}
-	n.Total = n.Planned + n.InProgress + n.InReview + n.Testing + n.Completed + n.Blocked + n.Deferred
-	if n.Total > 0 {
-		n.CompletionPercentage = math.Round(float64(n.Completed)/float64(n.Total)*1000) / 10
+	for _, status := range countedStatuses {
+		n.total += n.of(status)
 	}
 	return nil
 }
 
 // oneMissionSQL reads the mission $3.
-const oneMissionSQL = missionColumns + `
+var oneMissionSQL = missionColumns + `
 	FROM missions m JOIN heads h ON h.stream = m.id WHERE ` + readableSQL + ` AND m.id = $3`
 
 // readMission reads one mission for an account.
@@ -258,7 +268,7 @@ type briefMission struct {
 }
 
 func (m missionView) brief() briefMission {
-	return briefMission{m.ID, m.Name, m.Status, m.Stats.Total, m.Stats.Completed, m.Stats.Ready}
+	return briefMission{m.ID, m.Name, m.Status, m.Stats.total, m.Stats.of("completed"), m.Stats.ready}
 }
 
 // next says what an agent without a spec should do in a mission.
@@ -268,9 +278,9 @@ func (m missionView) next() string {
 		return "The mission is completed. Stop, and tell the user."
 	case m.Status != "active":
 		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
-	case m.Stats.Ready > 0:
+	case m.Stats.ready > 0:
 		return "Call claim_spec."
-	case m.Stats.InProgress > 0:
+	case m.Stats.of("in_progress") > 0:
 		return fmt.Sprintf("Others are at work, and more may become ready when they are done: call claim_spec with "+
 			"wait_seconds %d.", maxWait)
 	}

@@ -20,26 +20,48 @@ type newMission struct {
 	Description string          `json:"description"`
 	Tags        []string        `json:"tags"`
 	Metadata    json.RawMessage `json:"metadata"`
+	Review      *string         `json:"review"`
+	MaxInReview *int            `json:"max_in_review"`
+	Triage      *bool           `json:"triage"`
 }
 
 func (in *newMission) validate(v *violations, _ *Config) {
-	v.mission(missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata},
-		missionFields{})
+	v.mission(in.fields(), missionFields{})
 	in.Tags = orEmpty(in.Tags)
 	if in.Metadata == nil || string(in.Metadata) == "null" {
 		in.Metadata = json.RawMessage("{}")
 	}
 }
 
+func (in *newMission) fields() missionFields {
+	f := missionFields{Name: in.Name, Description: in.Description, Tags: in.Tags, Metadata: in.Metadata,
+		Review: reviewNone, Triage: true}
+	if in.Review != nil {
+		f.Review = *in.Review
+	}
+	if in.MaxInReview != nil {
+		f.MaxInReview = *in.MaxInReview
+	}
+	if in.Triage != nil {
+		f.Triage = *in.Triage
+	}
+	return f
+}
+
 // createMission is POST /api/v1/missions.
 func (s *Server) createMission(_ context.Context, t *tx, _ *call, in *newMission) (*missionView, error) {
+	f := in.fields()
 	m := &missionView{
-		ID: newID(), Name: in.Name, Description: in.Description, Status: "draft", Tags: in.Tags, Metadata: in.Metadata,
+		ID: newID(), Name: f.Name, Description: f.Description, Status: "draft", Tags: f.Tags, Metadata: f.Metadata,
+		Review: f.Review, MaxInReview: f.MaxInReview, Triage: f.Triage,
 		OwnerID: t.account.userID, MyRole: accessOwner.String(), Version: 1,
+		Stats: missionStats{byStatus: make([]int, len(specStatuses))},
 	}
-	t.ask(`INSERT INTO missions (id, owner_id, name, description, tags, metadata) VALUES ($1, $2, $3, $4, $5, $6)
-		RETURNING created_at, updated_at`,
-		[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata}, &m.CreatedAt, &m.UpdatedAt)
+	t.ask(`
+		INSERT INTO missions (id, owner_id, name, description, tags, metadata, review, max_in_review, triage)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING created_at, updated_at`,
+		[]any{m.ID, m.OwnerID, m.Name, m.Description, m.Tags, m.Metadata, m.Review, m.MaxInReview, m.Triage},
+		&m.CreatedAt, &m.UpdatedAt)
 	t.emit("mission.created", m.ID, "", "", map[string]any{"name": m.Name})
 	return m, nil
 }
@@ -50,6 +72,9 @@ type missionFields struct {
 	Description string
 	Tags        []string
 	Metadata    json.RawMessage
+	Review      string
+	MaxInReview int
+	Triage      bool
 	OwnerID     string
 }
 
@@ -61,6 +86,10 @@ func (v *violations) mission(f, stored missionFields) {
 	v.tags("tags", f.Tags)
 	if !sameJSON(f.Metadata, stored.Metadata) {
 		v.object("metadata", f.Metadata)
+	}
+	v.review(&f.Review)
+	if f.MaxInReview < 0 || f.MaxInReview > maxInReview {
+		v.add("max_in_review", "out_of_range", "must be between 0, which is no bound, and %d", maxInReview)
 	}
 }
 
@@ -85,6 +114,9 @@ type missionPatch struct {
 	Description optional[string]         `json:"description"`
 	Tags        optional[[]string]       `json:"tags"`
 	Metadata    optional[map[string]any] `json:"metadata"`
+	Review      optional[string]         `json:"review"`
+	MaxInReview optional[int]            `json:"max_in_review"`
+	Triage      optional[bool]           `json:"triage"`
 	OwnerID     optional[string]         `json:"owner_id"`
 }
 
@@ -100,7 +132,8 @@ func (s *Server) updateMission(ctx context.Context, t *tx, c *call, in *missionP
 	if err != nil {
 		return nil, err
 	}
-	before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.OwnerID}
+	before := missionFields{now.Name, now.Description, now.Tags, now.Metadata, now.Review, now.MaxInReview, now.Triage,
+		now.OwnerID}
 	after, err := in.applied(before)
 	if err != nil {
 		return nil, err
@@ -120,6 +153,9 @@ func (in *missionPatch) applied(before missionFields) (missionFields, error) {
 	in.Name.apply(&after.Name, "")
 	in.Description.apply(&after.Description, "")
 	in.Tags.apply(&after.Tags, []string{})
+	in.Review.apply(&after.Review, reviewNone)
+	in.MaxInReview.apply(&after.MaxInReview, 0)
+	in.Triage.apply(&after.Triage, true)
 	in.OwnerID.apply(&after.OwnerID, "")
 	after.OwnerID = strings.ToLower(after.OwnerID)
 	if err := after.mergeMetadata(in.Metadata); err != nil {
@@ -157,6 +193,9 @@ func (t *tx) storeMission(ctx context.Context, m missionLock, before, after miss
 		{"description", before.Description == after.Description},
 		{"tags", slices.Equal(before.Tags, after.Tags)},
 		{"metadata", sameJSON(before.Metadata, after.Metadata)},
+		{"review", before.Review == after.Review},
+		{"max_in_review", before.MaxInReview == after.MaxInReview},
+		{"triage", before.Triage == after.Triage},
 		{"owner_id", before.OwnerID == after.OwnerID},
 	} {
 		if !field.same {
@@ -166,15 +205,21 @@ func (t *tx) storeMission(ctx context.Context, m missionLock, before, after miss
 	if len(changed) == 0 {
 		return nil
 	}
+	for _, field := range []string{"review", "max_in_review", "triage"} {
+		if slices.Contains(changed, field) && t.account.byKey() {
+			return errForbidden("API keys can't change " + field + ": log in, and use the access token.")
+		}
+	}
 	if before.OwnerID != after.OwnerID {
 		if err := t.handOver(ctx, m, after.OwnerID); err != nil {
 			return err
 		}
 	}
 	t.queue(`
-		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5, owner_id = $6,
-		       version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
-		m.ID, after.Name, after.Description, after.Tags, after.Metadata, after.OwnerID)
+		UPDATE missions SET name = $2, description = $3, tags = $4, metadata = $5, owner_id = $6, review = $7,
+		       max_in_review = $8, triage = $9, version = version + 1, updated_at = clock_timestamp() WHERE id = $1`,
+		m.ID, after.Name, after.Description, after.Tags, after.Metadata, after.OwnerID, after.Review, after.MaxInReview,
+		after.Triage)
 	t.emit("mission.updated", m.ID, "", "", map[string]any{"changed": changed, "version": m.Version + 1})
 	return nil
 }

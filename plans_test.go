@@ -34,6 +34,7 @@ var readsAll = []struct {
 	page         bool // they have to be in the order of the index, and to stop after a page
 }{
 	{"INSERT INTO totals", "counts everything, every 15 seconds, so that no request has to", false},
+	{"FROM (SELECT stream, proposed FROM heads", "reads the indexes of what is proposed, once at the start", false},
 	{"SELECT NOT EXISTS (SELECT FROM users)", "stops at the first row", false},
 	{"SELECT count(*) <= 3000 FROM (SELECT h.spec_id", "counts up to a limit", true},
 	{"WITH few AS MATERIALIZED (SELECT h.spec_id AS id FROM spec_states h WHERE " + unblockedSQL + ")",

@@ -17,9 +17,49 @@ import (
 	"tachikoma/internal/specfile"
 )
 
-// specStatuses are what a spec goes through; specs_work.go says how they follow
-// each other.
-var specStatuses = []string{"planned", "in_progress", "in_review", "testing", "completed", "blocked", "deferred"}
+// specStatus is a status that specs have, and what follows from it.
+type specStatus struct {
+	name   string
+	counts bool // they are part of their mission: of its total and of its criteria
+	open   bool // they keep their mission from completing
+	waits  bool // for a person
+}
+
+// specWorkflow has every status, in the order of the work. SQL, counters, JSON and
+// metrics are made from it; specs_work.go says how the statuses follow each other.
+var specWorkflow = []specStatus{
+	{name: "proposed", waits: true},
+	{name: "planned", counts: true, open: true},
+	{name: "in_progress", counts: true, open: true},
+	{name: "in_review", counts: true, open: true, waits: true},
+	{name: "testing", counts: true, open: true},
+	{name: "completed", counts: true},
+	{name: "blocked", counts: true, open: true},
+	{name: "deferred", counts: true},
+}
+
+// The names of all statuses, and of some.
+var (
+	specStatuses    = statusesThat(func(specStatus) bool { return true })
+	countedStatuses = statusesThat(func(s specStatus) bool { return s.counts })
+	openStatuses    = statusesThat(func(s specStatus) bool { return s.open })
+	waitingStatuses = statusesThat(func(s specStatus) bool { return s.waits })
+)
+
+func statusesThat(are func(specStatus) bool) (names []string) {
+	for _, status := range specWorkflow {
+		if are(status) {
+			names = append(names, status.name)
+		}
+	}
+	return names
+}
+
+// waitsSinceSQL is since when a spec waits for a person that has just been given a
+// status, an SQL expression: NULL where it doesn't.
+func waitsSinceSQL(status string) string {
+	return `CASE WHEN ` + status + ` IN ('` + strings.Join(waitingStatuses, `', '`) + `') THEN clock_timestamp() END`
+}
 
 // readySQL is what ready means: the mission m is active, the spec with the state h
 // is planned, nobody holds it (holding it would make it in_progress) and all that

@@ -27,7 +27,7 @@ func (t *tx) addDependencies(specID string, to []string) {
 // one, which an import has brought in, and which this may break.
 func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bool,
 	names []string) (changed bool, err error) {
-	wanted, unmet, err := t.resolveSpecs(ctx, spec.missionID, names)
+	wanted, unmet, err := t.resolveSpecs(ctx, spec.missionID, names, "dependencies")
 	if err != nil {
 		return false, err
 	}
@@ -59,10 +59,12 @@ func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bo
 }
 
 // resolveSpecs finds the specs that names, ids or keys, mean in a mission, and
-// how many of them aren't completed. The ids come sorted and without duplicates.
-func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string) (ids []string, unmet int, err error) {
+// how many of them aren't completed. The ids come sorted and without duplicates. field
+// is what the client calls them.
+func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string, field string) (
+	ids []string, unmet int, err error) {
 	if len(names) > maxDependencies {
-		return nil, 0, invalidField("dependencies", "too_many", "must have at most %d entries", maxDependencies)
+		return nil, 0, invalidField(field, "too_many", "must have at most %d entries", maxDependencies)
 	}
 	if len(names) == 0 {
 		return []string{}, 0, nil
@@ -103,7 +105,7 @@ func (t *tx) resolveSpecs(ctx context.Context, missionID string, names []string)
 	var v violations
 	for i, name := range names {
 		if !slices.Contains(known, name) && !slices.Contains(known, strings.ToLower(name)) {
-			v.add(fmt.Sprintf("dependencies[%d]", i), "unknown_spec", "isn't the id or key of a spec in this mission")
+			v.add(fmt.Sprintf("%s[%d]", field, i), "unknown_spec", "isn't the id or key of a spec in this mission")
 		}
 	}
 	return ids, unmet, v.err()
@@ -391,7 +393,8 @@ func mermaid(graph graphView) string {
 		fmt.Fprintf(&b, "  %s --> %s\n", name[e.To], name[e.From])
 	}
 	b.WriteString("  classDef completed fill:#9d9,stroke:#393\n  classDef ready fill:#ff9,stroke:#990\n" +
-		"  classDef in_progress fill:#9cf,stroke:#369\n  classDef blocked fill:#f99,stroke:#933\n")
+		"  classDef in_progress fill:#9cf,stroke:#369\n  classDef blocked fill:#f99,stroke:#933\n" +
+		"  classDef proposed stroke-dasharray:5 5\n")
 	return b.String()
 }
 

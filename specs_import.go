@@ -280,6 +280,7 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 	t.queue(`
 		UPDATE spec_states h SET priority = s.priority, place = s.place, phase = s.phase, tags = s.tags, status = $3,
 		       asked = CASE WHEN status = $3 THEN asked ELSE 0 END, done = $2,
+		       waits_since = CASE WHEN status = $3 THEN waits_since ELSE `+waitsSinceSQL("$3")+` END,
 		       version = version + 1, updated_at = clock_timestamp()
 		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, f.old.id, done, status)
 	return nil
@@ -306,8 +307,9 @@ func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSp
 		return fmt.Errorf("storing specs: %w", err)
 	}
 	t.queue(`
-		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags)
-		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.place, s.phase, s.tags
+		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags, waits_since)
+		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.place, s.phase, s.tags,
+		       `+waitsSinceSQL("its.status")+`
 		FROM unnest($1::uuid[], $2::text[], $3::text[]) AS its (id, status, done) JOIN specs s USING (id)`,
 		ids, statuses, done)
 	return nil

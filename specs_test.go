@@ -408,6 +408,7 @@ func TestSpecWorkflow(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	mission := ada.newMission("Workflow")
 	for from, allowed := range map[string][]string{
+		"proposed":    {"planned", "deferred"},
 		"planned":     {"in_progress", "blocked", "deferred"},
 		"in_progress": {"planned", "in_review", "testing", "completed", "blocked"},
 		"in_review":   {"in_progress", "testing", "completed"},

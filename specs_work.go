@@ -126,7 +126,8 @@ func (t *tx) move(spec specLock, status string, attempts int, how ending) {
 		t.withdrawQuestions(spec.id)
 	}
 	t.queue(`
-		UPDATE spec_states SET status = $2, attempts = $3, asked = $4, version = version + 1, updated_at = clock_timestamp()
+		UPDATE spec_states SET status = $2, attempts = $3, asked = $4, waits_since = `+waitsSinceSQL("$2")+`,
+		       version = version + 1, updated_at = clock_timestamp()
 		WHERE spec_id = $1`, spec.id, status, attempts, asked)
 	if spec.status == "in_progress" {
 		t.endLease(spec.id, how)
@@ -396,6 +397,7 @@ func (t *tx) notifyDeciders(ctx context.Context, spec specLock, what string) err
 
 // statusSteps is the workflow that POST status follows.
 var statusSteps = map[string][]string{
+	"proposed":    {"planned", "deferred"},
 	"planned":     {"in_progress", "blocked", "deferred"},
 	"in_progress": {"planned", "in_review", "testing", "completed", "blocked"},
 	"in_review":   {"in_progress", "testing", "completed"},
@@ -426,9 +428,12 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 	if steps := statusSteps[spec.status]; !slices.Contains(steps, in.Status) {
 		return nil, errInvalidTransition("spec", spec.status, steps)
 	}
-	if in.Status != "completed" {
-		t.step(&m, spec, in.Status, in.Notes)
-	} else if err := t.complete(ctx, &m, spec, "", in.completion); err != nil {
+	if in.Status == "completed" {
+		err = t.complete(ctx, &m, spec, "", in.completion)
+	} else {
+		err = t.step(&m, spec, in.Status, in.Notes)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return t.askView(spec.id), nil
@@ -436,8 +441,11 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 
 // step takes a locked spec to any status but completed. Whoever unblocks one
 // gives it all its attempts again; who reopens one, or takes up what was put
-// off, reopens its mission too.
-func (t *tx) step(m *missionLock, spec specLock, status, notes string) {
+// off or proposed, reopens its mission too.
+func (t *tx) step(m *missionLock, spec specLock, status, notes string) error {
+	if spec.status == "proposed" && t.account.byKey() {
+		return errForbidden("API keys can't decide what is proposed: log in, and use the access token.")
+	}
 	attempts := spec.attempts
 	if spec.status == "blocked" {
 		attempts = 0
@@ -449,9 +457,10 @@ func (t *tx) step(m *missionLock, spec specLock, status, notes string) {
 		data["notes"] = notes
 	}
 	t.emit("spec.status_changed", spec.missionID, spec.id, "", data)
-	if spec.status == "completed" || spec.status == "deferred" {
+	if slices.Contains(openStatuses, status) && !slices.Contains(openStatuses, spec.status) {
 		t.reopen(m)
-		return
+		return nil
 	}
 	t.completeIfDone(m)
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ func (s *Server) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	var counted, tidied time.Time
+	recounted := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -36,6 +38,12 @@ func (s *Server) sweep(ctx context.Context) {
 		}
 		if err := s.sweepLeases(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("taking back expired leases failed", "error", err)
+		}
+		if !recounted {
+			err := s.recountProposed(ctx)
+			if recounted = err == nil; err != nil && ctx.Err() == nil {
+				s.log.Warn("what is proposed wasn't counted anew", "error", err)
+			}
 		}
 		if time.Since(counted) >= countEvery {
 			counted = time.Now()
@@ -97,6 +105,39 @@ func (s *Server) sweepOnce(ctx context.Context, fn func(ctx context.Context, t *
 	return err
 }
 
+// recountProposed corrects the counters of what is proposed, since servers before
+// migration 10 don't move them.
+func (s *Server) recountProposed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	rows, err := s.db.Query(ctx, `
+		SELECT coalesce(h.stream, n.mission_id)
+		FROM (SELECT stream, proposed FROM heads WHERE proposed <> 0) h
+		FULL JOIN (SELECT mission_id, count(*) AS proposed FROM spec_states WHERE status = 'proposed' GROUP BY mission_id) n
+		     ON n.mission_id = h.stream
+		WHERE h.proposed IS DISTINCT FROM n.proposed`)
+	if err != nil {
+		return fmt.Errorf("looking for wrong counters: %w", err)
+	}
+	missions, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("looking for wrong counters: %w", err)
+	}
+	for _, mission := range missions {
+		err := s.inTx(ctx, account{}, func(_ context.Context, t *tx) error {
+			t.queue(`SELECT FROM missions WHERE id = $1 FOR NO KEY UPDATE`, mission)
+			t.queue(`
+				UPDATE heads SET proposed = (SELECT count(*) FROM spec_states WHERE mission_id = $1 AND status = 'proposed')
+				WHERE stream = $1`, mission)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("counting what is proposed: %w", err)
+		}
+	}
+	return nil
+}
+
 // countTotals counts everything for the metrics, on the heads of the missions.
 func (s *Server) countTotals(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
@@ -107,39 +148,52 @@ func (s *Server) countTotals(ctx context.Context) error {
 	})
 }
 
+// totalledStatuses is the order of totals.specs. What doesn't count comes last: a
+// server that doesn't know it reads what is before.
+var totalledStatuses = slices.Concat(countedStatuses, statusesThat(func(s specStatus) bool { return !s.counts }))
+
 var totalsSQL = `
-	INSERT INTO totals (counted_at, missions, specs, ready, leases, oldest_claim, oldest_question)
+	INSERT INTO totals (counted_at, missions, specs, ready, leases, oldest_claim, oldest_question, oldest_waiting)
 	SELECT clock_timestamp(),
 	       ARRAY[count(*) FILTER (WHERE status = '` + strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
-	       ARRAY[coalesce(sum(` + strings.Join(specStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
+	       ARRAY[coalesce(sum(` + strings.Join(totalledStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
 	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
 	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases),
-	       (SELECT created_at FROM questions WHERE state = 'open' ORDER BY id LIMIT 1)
+	       (SELECT created_at FROM questions WHERE state = 'open' ORDER BY id LIMIT 1),
+	       (SELECT min(waits_since) FROM spec_states WHERE status IN ('` + strings.Join(waitingStatuses, `', '`) + `'))
 	FROM missions LEFT JOIN heads ON stream = id
 	ON CONFLICT (only_row) DO UPDATE SET counted_at = excluded.counted_at, missions = excluded.missions,
-	       specs = excluded.specs,
-		ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim,
-		oldest_question = excluded.oldest_question`
+	       specs = excluded.specs, ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim,
+	       oldest_question = excluded.oldest_question, oldest_waiting = excluded.oldest_waiting`
 
 // totals are the newest that any instance has counted.
 type totals struct {
 	missions   []int64 // as missionStatuses
-	specs      []int64 // as specStatuses
+	specs      map[string]int64
 	ready      int64
 	leases     int64
 	oldest     float64 // seconds since the claim of the spec held for longest; 0 where none is
 	unanswered float64 // seconds since the oldest open question was asked; 0 where none is
+	waiting    float64 // seconds that a spec has waited for a person; 0 where none does
 }
 
 // readTotals reads what countTotals has stored, or returns an error that wraps
 // pgx.ErrNoRows if nothing has been counted yet.
 func (s *Server) readTotals(ctx context.Context) (n totals, err error) {
+	var specs []int64
 	err = s.db.QueryRow(ctx, `
 		SELECT missions, specs, ready, leases, coalesce(extract(epoch FROM clock_timestamp() - oldest_claim), 0)::float8,
-		       coalesce(extract(epoch FROM clock_timestamp() - oldest_question), 0)::float8
-		FROM totals`).Scan(&n.missions, &n.specs, &n.ready, &n.leases, &n.oldest, &n.unanswered)
+		       coalesce(extract(epoch FROM clock_timestamp() - oldest_question), 0)::float8,
+		       coalesce(extract(epoch FROM clock_timestamp() - oldest_waiting), 0)::float8
+		FROM totals`).Scan(&n.missions, &specs, &n.ready, &n.leases, &n.oldest, &n.unanswered, &n.waiting)
 	if err != nil {
 		return n, fmt.Errorf("reading the totals: %w", err)
+	}
+	n.specs = make(map[string]int64, len(specs))
+	for i, status := range totalledStatuses {
+		if n.specs[status] = 0; i < len(specs) { // an older server counts fewer
+			n.specs[status] = specs[i]
+		}
 	}
 	return n, nil
 }

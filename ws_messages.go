@@ -265,16 +265,13 @@ func (s *Server) figuresUpdate(ctx context.Context, rate float64) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	missions, specs := make(map[string]int64), make(map[string]int64)
+	missions := make(map[string]int64)
 	for i, status := range missionStatuses {
 		if n.missions[i] > 0 {
 			missions[status] = n.missions[i]
 		}
 	}
-	for i, status := range specStatuses {
-		specs[status] = n.specs[i]
-	}
 	return encode(map[string]any{"type": "metrics_update", "at": time.Now().UTC(), "data": map[string]any{
-		"missions": missions, "specs": specs, "connections": s.sockets.count(), "events_per_second": rate,
+		"missions": missions, "specs": n.specs, "connections": s.sockets.count(), "events_per_second": rate,
 	}})
 }

@@ -5,6 +5,7 @@ package specfile
 
 import (
 	"cmp"
+	"fmt"
 	"iter"
 	"path"
 	"slices"
@@ -94,6 +95,29 @@ func ValidKey(key string) bool {
 
 func keyRune(r rune) bool {
 	return unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r) || r == '.' || r == '_' || r == '-'
+}
+
+// KeyOf makes a key of a number and a title, such as "043-cut-the-roses". It has at
+// most 100 characters.
+func KeyOf(number, title string) string {
+	words := strings.FieldsFunc(keyFromStem(title), func(r rune) bool { return strings.ContainsRune("-._", r) })
+	if number != "" {
+		words = slices.Insert(words, 0, number)
+	}
+	return cmp.Or(firstRunes(strings.Join(words, "-"), 100), "spec")
+}
+
+// NextNumber is the number behind another, of which it counts the first part and
+// keeps the width: "043" for "042" and "042b", "001" for "". It is "" where there is
+// none of at most 16 digits.
+func NextNumber(last string) string {
+	digits, _ := cutLetter(cmp.Or(last, "000"))
+	n, err := strconv.ParseInt(digits, 10, 64)
+	next := fmt.Sprintf("%0*d", len(digits), n+1)
+	if err != nil || len(next) > maxNumber {
+		return ""
+	}
+	return next
 }
 
 // Keys hands out keys that are unique in a mission.
