@@ -100,6 +100,7 @@ var (
 
 	// What people decide, no key can: it is an agent's.
 	mayAnswer = permission{name: "editor session", role: roleViewer, access: accessEditor, session: true, shared: true}
+	mayReview = permission{name: "editor session", role: roleViewer, access: accessEditor, session: true}
 )
 
 // admit completes the call of a request, or returns why the request is refused:

@@ -78,7 +78,7 @@ func effectOf(kind string) streamEffect {
 // one since the mission is no longer active. It is what wakes waiting claims.
 func mayReady(kind string) bool {
 	switch kind {
-	case "log", "spec.claimed", "spec.progressed", "spec.asked":
+	case "log", "spec.claimed", "spec.progressed", "spec.asked", "spec.submitted":
 		return false
 	}
 	return true

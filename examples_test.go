@@ -46,6 +46,8 @@ var storyNeeds = map[string][]string{
 	"listQuestions":   {"askQuestion"},
 	"getQuestion":     {"askQuestion"},
 	"answerQuestion":  {"askQuestion"},
+	"reviewSpec":      {"createApiKey", submission},
+	submission:        {firstSpec},
 }
 
 // storySoFar: ada and bob have accounts, and ada a key and a draft with two specs.
@@ -53,6 +55,9 @@ var storySoFar = []string{"createUser", "createApiKey", "createSpec"}
 
 // firstSpec makes 001-catalogue; the example of createSpec is about 002-search.
 const firstSpec = "the first spec"
+
+// submission puts it into review.
+const submission = "a submission"
 
 // withoutStory are operations whose example can't be sent as a request.
 var withoutStory = []string{
@@ -112,8 +117,12 @@ func (st *story) tell(id string) {
 	st.t.Helper()
 	st.tellUpTo(id)
 	st.told[id] = true
-	if id == firstSpec {
+	switch id {
+	case firstSpec:
 		st.makeFirstSpec()
+		return
+	case submission:
+		st.submitFirstSpec()
 		return
 	}
 	o := st.operation(id)
@@ -152,6 +161,16 @@ func (st *story) makeFirstSpec() {
 	o := st.operation("createSpec")
 	path, _, _ := st.request(o)
 	st.learn(shown, st.as(o).post(path, body).want(201).decoded())
+}
+
+// submitFirstSpec takes that spec to where a person reviews it.
+func (st *story) submitFirstSpec() {
+	st.t.Helper()
+	o := st.operation("reviewSpec")
+	path, _, _ := st.request(o)
+	for _, status := range []string{"in_progress", "in_review"} {
+		st.as(o).post(strings.TrimSuffix(path, "/review")+"/status", map[string]any{"status": status}).want(200)
+	}
 }
 
 // as is who may call an operation: ada, with the key of her agent where it may be a key.

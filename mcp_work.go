@@ -408,11 +408,11 @@ type endAnswer struct {
 
 // completeSpecTool is complete_spec.
 func (s *Server) completeSpecTool(ctx context.Context, t *tx, c *call, in *heldCompletion) (*endAnswer, error) {
-	missionID, err := t.completeHeld(ctx, c.target, in)
+	missionID, status, err := t.completeHeld(ctx, c.target, in)
 	if err != nil {
 		return nil, err
 	}
-	return t.ended(missionID, "completed")
+	return t.ended(missionID, status)
 }
 
 // failSpecTool is fail_spec.
@@ -433,6 +433,9 @@ func (t *tx) ended(missionID, status string) (*endAnswer, error) {
 	out := &endAnswer{Status: status}
 	t.then(func() error {
 		out.Mission, out.Next = mission.brief(), mission.next()
+		if status == "in_review" {
+			out.Next = "It waits for a person's review; don't wait for that. " + out.Next
+		}
 		return nil
 	})
 	return out, nil

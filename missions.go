@@ -32,6 +32,8 @@ type missionView struct {
 	Version     int64           `json:"version"`
 	CreatedAt   time.Time       `json:"created_at"`
 	UpdatedAt   time.Time       `json:"updated_at"`
+
+	reviewFull bool // it hands out nothing until a person has reviewed some
 }
 
 func (m *missionView) etag() string     { return etagOf(m.Version) }
@@ -65,7 +67,7 @@ func (n missionStats) MarshalJSON() ([]byte, error) {
 // user $1 ($2: an admin) sees them.
 var missionColumns = `
 	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.review, m.max_in_review, m.triage, m.owner_id, ` + accessSQL + `,
-	       m.version, m.created_at, m.updated_at, h.` + strings.Join(headCounters, ", h.")
+	       m.version, m.created_at, m.updated_at, ` + reviewFullSQL + `, h.` + strings.Join(headCounters, ", h.")
 
 // scanMission reads a row of missionColumns.
 func scanMission(row pgx.CollectableRow) (m missionView, err error) {
@@ -80,7 +82,7 @@ func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	n := &m.Stats
 	n.byStatus = make([]int, len(specStatuses))
 	fields := append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata), &m.Review,
-		&m.MaxInReview, &m.Triage, &m.OwnerID, &have, &m.Version, &m.CreatedAt, &m.UpdatedAt)
+		&m.MaxInReview, &m.Triage, &m.OwnerID, &have, &m.Version, &m.CreatedAt, &m.UpdatedAt, &m.reviewFull)
 	for i := range n.byStatus {
 		fields = append(fields, &n.byStatus[i])
 	}
@@ -278,6 +280,8 @@ func (m missionView) next() string {
 		return "The mission is completed. Stop, and tell the user."
 	case m.Status != "active":
 		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
+	case m.reviewFull:
+		return "review_full: as many specs wait for a person's review, or will, as the mission may have. Stop, and tell the user."
 	case m.Stats.ready > 0:
 		return "Call claim_spec."
 	case m.Stats.of("in_progress") > 0:
@@ -348,6 +352,9 @@ func (s *Server) setMember(ctx context.Context, t *tx, c *call, in *memberReques
 	if err != nil {
 		return nil, err
 	}
+	if err := t.mayShare(ctx, m); err != nil {
+		return nil, err
+	}
 	member, err := t.putMember(ctx, m, in.Email, in.Role)
 	return &member, err
 }
@@ -390,6 +397,9 @@ func (t *tx) putMember(ctx context.Context, m missionLock, email, role string) (
 func (s *Server) removeMember(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
 	m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessOwner)
 	if err != nil {
+		return nil, err
+	}
+	if err := t.mayShare(ctx, m); err != nil {
 		return nil, err
 	}
 	tag, err := t.Exec(ctx, `DELETE FROM members WHERE mission_id = $1 AND user_id = $2`, m.ID, c.target.user)

@@ -235,6 +235,9 @@ func (t *tx) handOver(ctx context.Context, m missionLock, to string) error {
 	if m.access < accessOwner {
 		return errForbidden("Only the owner can transfer a mission.")
 	}
+	if err := t.mayShare(ctx, m); err != nil {
+		return err
+	}
 	var able bool
 	err := t.QueryRow(ctx, `SELECT role <> 'viewer' AND NOT disabled FROM users WHERE id = $1 FOR SHARE`,
 		validOrNil(to)).Scan(&able)

@@ -91,6 +91,7 @@ func (s *Server) routes() {
 	s.handle(mayRead, "GET /api/v1/specs/{id}/explain", serveRead(s.explainSpec))
 	s.handle(mayRead, "GET /api/v1/specs/{id}/attempts", serveQuery(s.listAttempts))
 	s.handle(mayEdit, "POST /api/v1/specs/{id}/status", serveWrite(s, s.setStatus), takesKey)
+	s.handle(mayReview, "POST /api/v1/specs/{id}/review", serveWrite(s, s.reviewSpec), takesKey)
 
 	s.handle(mayEdit, "POST /api/v1/missions/{id}/claim", serveBody(s, s.claimSpec), takesKey, mayWait, holdsSecrets)
 	s.handle(mayWork, "POST /api/v1/specs/{id}/heartbeat", serveWrite(s, s.heartbeat), takesKey, holdsSecrets)

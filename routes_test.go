@@ -83,6 +83,7 @@ var expectedRoutes = map[string]string{
 	"GET /api/v1/specs/{id}/explain":   "reader",
 	"GET /api/v1/specs/{id}/attempts":  "reader",
 	"POST /api/v1/specs/{id}/status":   "editor",
+	"POST /api/v1/specs/{id}/review":   "decider",
 
 	"POST /api/v1/missions/{id}/claim":  "editor",
 	"POST /api/v1/specs/{id}/heartbeat": "editor",

@@ -88,6 +88,8 @@ type specSummary struct {
 	Ready            bool            `json:"ready"`
 	Claim            *claimView      `json:"claim"`
 	Attempts         int             `json:"attempts"`
+	Review           *string         `json:"review"`
+	ApprovedBy       *string         `json:"approved_by"`
 	Version          int64           `json:"version"`
 	CreatedAt        time.Time       `json:"created_at"`
 	UpdatedAt        time.Time       `json:"updated_at"`
@@ -146,7 +148,7 @@ var (
 
 var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
 	s.estimated_context, cardinality(h.done), cardinality(array_positions(h.done, true)), ` + readySQL + `,
-	h.attempts, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle,
+	h.attempts, h.review, h.approved_by, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle,
 	l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt, (` + dependenciesSQL + `)`
 
 // specsSQL reads specs s, each with its state h, of missions that user $1 ($2:
@@ -159,8 +161,8 @@ const specsSQL = `
 // fields are where a row of summaryColumns goes; claim builds Claim.
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
-		&v.EstimatedContext, &v.CriteriaTotal, &v.CriteriaDone, &v.Ready, &v.Attempts, &v.Version, &v.CreatedAt, &v.UpdatedAt,
-		&v.missionStatus, &v.place, &v.cycle,
+		&v.EstimatedContext, &v.CriteriaTotal, &v.CriteriaDone, &v.Ready, &v.Attempts, &v.Review, &v.ApprovedBy,
+		&v.Version, &v.CreatedAt, &v.UpdatedAt, &v.missionStatus, &v.place, &v.cycle,
 		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, (*[]byte)(&v.Dependencies)}
 }
 

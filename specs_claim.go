@@ -151,6 +151,7 @@ func (s *Server) tryInTurn(ctx context.Context, turns chan<- struct{}, missionID
 	var q statement
 	var may bool
 	sql := `SELECT EXISTS (SELECT ` + q.claimable(missionID, phaseNames(in.Phase), in.Tags) + `)
+		AND NOT EXISTS (SELECT FROM missions m WHERE m.id = $1 AND ` + reviewFullSQL + `)
 		OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`
 	if err := s.db.QueryRow(ctx, sql, q.args...).Scan(&may); err != nil {
 		return nil, fmt.Errorf("looking for a ready spec: %w", err)
@@ -228,8 +229,8 @@ type claimed struct {
 // claim takes the next ready spec, after taking back what has expired.
 func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRequest) (*claimed, error) {
 	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
-	var expired bool
-	t.ask(`SELECT EXISTS (`+expiredSQL+`)`, []any{missionID}, &expired)
+	var expired, full bool
+	t.ask(`SELECT EXISTS (`+expiredSQL+`), `+reviewFullSQL+` FROM missions m WHERE m.id = $1`, []any{missionID}, &expired, &full)
 	held := new(heldLeases)
 	if in.unlessHeld {
 		held = t.askUnreported(missionID, in.Agent)
@@ -248,9 +249,16 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 		if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
 			return nil, err
 		}
+		t.ask(`SELECT `+reviewFullSQL+` FROM missions m WHERE m.id = $1`, []any{missionID}, &full)
+		if err := t.send(ctx); err != nil {
+			return nil, fmt.Errorf("looking at what is in review: %w", err)
+		}
 	}
 	if len(*held) > 0 {
 		return nil, t.keepingEvents(*held)
+	}
+	if full {
+		return nil, t.keepingEvents(errNothingReady)
 	}
 	specID, lease, err := t.grant(ctx, m.ID, in, s.leaseTime(in.LeaseSeconds))
 	if errors.Is(err, errNothingReady) {
@@ -405,7 +413,9 @@ func (t *tx) release(ctx context.Context, spec specLock, token, reason string) e
 	if token == "" {
 		by, how.outcome = "", attemptTaken
 	}
-	t.move(spec, "planned", max(0, spec.attempts-1), how)
+	if err := t.move(spec, "planned", max(0, spec.attempts-1), how); err != nil {
+		return err
+	}
 	data := map[string]any{"agent": agent}
 	if reason != "" {
 		data["reason"] = reason
@@ -476,7 +486,9 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 	if spec.attempts >= maxAttempts {
 		status = "blocked"
 	}
-	t.move(spec, status, spec.attempts, ending{outcome: attemptExpired})
+	if err := t.move(spec, status, spec.attempts, ending{outcome: attemptExpired}); err != nil {
+		return err
+	}
 	t.expired++
 	t.emitAs(actor{Agent: &agent}, "spec.lease_expired",
 		spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
@@ -484,14 +496,4 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 		return nil
 	}
 	return t.notifyBlocked(ctx, spec, "its lease expired")
-}
-
-func errLeaseLost() error {
-	return problem(http.StatusConflict, "lease_lost",
-		"This lease has ended: the spec was finished, released or taken over. Claim again.")
-}
-
-func isLeaseLost(err error) bool {
-	e, ok := errors.AsType[*apiError](err)
-	return ok && e.code == "lease_lost"
 }

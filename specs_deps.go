@@ -46,7 +46,11 @@ func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bo
 	if err := t.refuseCycle(ctx, spec, added); err != nil {
 		return false, err
 	}
-	t.queue(`DELETE FROM dependencies WHERE spec_id = $1 AND NOT depends_on = ANY($2)`, spec.id, wanted)
+	removed := slices.DeleteFunc(have, func(id string) bool { return slices.Contains(wanted, id) })
+	if err := t.mayDrop(ctx, spec.missionID, removed); err != nil {
+		return false, err
+	}
+	t.queue(`DELETE FROM dependencies WHERE spec_id = $1 AND depends_on = ANY($2)`, spec.id, removed)
 	t.addDependencies(spec.id, added)
 	t.queue(`UPDATE specs SET refs = NULL WHERE id = $1 AND refs IS NOT NULL`, spec.id)
 	t.queue(`UPDATE spec_states SET unmet = $2 WHERE spec_id = $1`, spec.id, unmet)
@@ -427,6 +431,14 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 		return explanation{}, err
 	}
 	reasons, err := whyNotReady(spec.specSummary)
+	if err != nil || !spec.Ready {
+		return explanation{spec.Ready, reasons, spec.Warnings}, err
+	}
+	mission, err := readMission(ctx, s.db, c.account, spec.MissionID)
+	if mission.reviewFull {
+		reasons = append(reasons, notReadyReason{Code: "review_full", Message: "As many specs of the mission wait for a " +
+			"person's review, or will, as it may have: nothing is handed out until some are reviewed."})
+	}
 	return explanation{spec.Ready, orEmpty(reasons), spec.Warnings}, err
 }
 

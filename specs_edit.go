@@ -17,6 +17,7 @@ type specFields struct {
 	Priority                  int
 	Tags                      []string
 	EstimatedContext, Body    string
+	Review                    string // "" leaves it to the mission
 }
 
 // spec checks fields that are to replace the stored ones. A body that stays is
@@ -67,6 +68,7 @@ type specPatch struct {
 	Priority         optional[int]      `json:"priority"`
 	Tags             optional[[]string] `json:"tags"`
 	EstimatedContext optional[string]   `json:"estimated_context"`
+	Review           optional[string]   `json:"review"`
 	Dependencies     optional[[]string] `json:"dependencies"`
 }
 
@@ -83,8 +85,12 @@ func (in *specPatch) applied(before specFields) (specFields, error) {
 	in.Priority.apply(&after.Priority, specfile.DefaultPriority)
 	in.Tags.apply(&after.Tags, []string{})
 	in.EstimatedContext.apply(&after.EstimatedContext, "")
+	in.Review.apply(&after.Review, "")
 	var v violations
 	v.spec(after, before)
+	if in.Review.Set && !in.Review.Null {
+		v.review(&in.Review.Value)
+	}
 	return after, v.err()
 }
 
@@ -98,9 +104,10 @@ func (s *Server) updateSpec(ctx context.Context, t *tx, c *call, in *specPatch) 
 	if err != nil {
 		return nil, err
 	}
-	before := specFields{now.Key, now.Number, now.Title, now.Phase, now.Priority, now.Tags, now.EstimatedContext, now.Body}
+	before := specFields{now.Key, now.Number, now.Title, now.Phase, now.Priority, now.Tags, now.EstimatedContext, now.Body,
+		spec.review}
 	after, err := in.applied(before)
-	if err = cmp.Or(err, m.open()); err != nil {
+	if err = cmp.Or(err, t.mayChange(spec), t.mayAsk(before.Review, after.Review), m.open()); err != nil {
 		return nil, err
 	}
 	if err := c.checkVersion(spec.version); err != nil {
@@ -141,6 +148,7 @@ func (f specFields) differences(other specFields) []string {
 		{"priority", f.Priority == other.Priority},
 		{"tags", slices.Equal(f.Tags, other.Tags)},
 		{"estimated_context", f.EstimatedContext == other.EstimatedContext},
+		{"review", f.Review == other.Review},
 	} {
 		if !field.same {
 			changed = append(changed, field.name)
@@ -171,8 +179,8 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, now specView, after s
 	}
 	t.queue(`
 		UPDATE spec_states h SET priority = s.priority, place = s.place, phase = s.phase, tags = s.tags,
-		       done = $2, version = version + 1, updated_at = clock_timestamp()
-		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, spec.id, done)
+		       done = $2, review = nullif($3, ''), version = version + 1, updated_at = clock_timestamp()
+		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, spec.id, done, after.Review)
 	if err := t.send(ctx); err != nil {
 		return specStoreError(err)
 	}
@@ -184,7 +192,7 @@ func (t *tx) storeSpec(ctx context.Context, spec specLock, now specView, after s
 // deleteSpec is DELETE /api/v1/specs/{id}.
 func (s *Server) deleteSpec(ctx context.Context, t *tx, c *call, _ *nothing) (*nothing, error) {
 	m, spec, err := t.lockSpec(ctx, c.target, lockNoKeyUpdate, alone)
-	if err = cmp.Or(err, m.open()); err != nil {
+	if err = cmp.Or(err, t.mayChange(spec), t.mayAsk(spec.review, ""), m.open()); err != nil {
 		return nil, err
 	}
 	if err := c.checkVersion(spec.version); err != nil {

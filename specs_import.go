@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -163,18 +164,23 @@ type storedSpec struct {
 	hash        []byte
 	documents   []string
 	leased      bool
+	waits       bool   // for a person: it is proposed, or reviewed by one
 	refWarnings string // as JSON
 
 	status    string
-	untouched bool // since it was imported
+	review    string // its own; "" where the mission's counts
+	untouched bool   // since it was imported
 }
+
+// kept reports whether an import leaves the spec as it is.
+func (s storedSpec) kept() bool { return s.leased || s.waits }
 
 // samePlan reports whether two reads of a spec lead to the same plan.
 func (s storedSpec) samePlan(other storedSpec) bool {
 	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number &&
 		s.Title == other.Title &&
 		s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path && s.Rules == other.Rules &&
-		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased &&
+		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased && s.waits == other.waits &&
 		bytes.Equal(s.hash, other.hash) && slices.Equal(s.documents, other.documents)
 }
 
@@ -182,8 +188,10 @@ func (s storedSpec) samePlan(other storedSpec) bool {
 func storedSpecs(ctx context.Context, q querier, missionID string) ([]storedSpec, error) {
 	rows, err := q.Query(ctx, `
 		SELECT s.id, s.key, s.file_id, s.number, s.title, s.phase, s.style, coalesce(s.path, ''), s.rules, s.refs,
-		       s.ref_lines, s.source_hash, s.documents, s.ref_warnings::text, h.status, h.version = 1, l.spec_id IS NOT NULL
-		FROM specs s JOIN spec_states h ON h.spec_id = s.id LEFT JOIN leases l ON l.spec_id = s.id
+		       s.ref_lines, s.source_hash, s.documents, s.ref_warnings::text, h.status, coalesce(h.review, ''), h.version = 1,
+		       l.spec_id IS NOT NULL, h.status = 'proposed' OR `+inHumanReviewSQL+`
+		FROM specs s JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+		LEFT JOIN leases l ON l.spec_id = s.id
 		WHERE s.mission_id = $1 ORDER BY s.id`, missionID)
 	if err != nil {
 		return nil, fmt.Errorf("reading a mission's specs: %w", err)
@@ -191,8 +199,8 @@ func storedSpecs(ctx context.Context, q querier, missionID string) ([]storedSpec
 	specs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (spec storedSpec, err error) {
 		var lines []int
 		err = row.Scan(&spec.id, &spec.Key, &spec.ID, &spec.Number, &spec.Title, &spec.Phase, &spec.Style, &spec.Path,
-			&spec.Rules, &spec.Refs, &lines, &spec.hash, &spec.documents, &spec.refWarnings, &spec.status, &spec.untouched,
-			&spec.leased)
+			&spec.Rules, &spec.Refs, &lines, &spec.hash, &spec.documents, &spec.refWarnings, &spec.status, &spec.review,
+			&spec.untouched, &spec.leased, &spec.waits)
 		spec.byHand, spec.RefLines = spec.Refs == nil, lines
 		return spec, err
 	})
@@ -217,6 +225,7 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, a *archive, planne
 		return importReport{}, err
 	}
 	report := planned.report
+	report.Warnings, report.known = slices.Clone(report.Warnings), maps.Clone(report.known) // this may run again
 	var created []importedSpec
 	for _, f := range planned.files {
 		switch {
@@ -232,7 +241,7 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, a *archive, planne
 			report.Updated++
 		}
 	}
-	if err := t.copySpecs(ctx, m, created); err != nil {
+	if err := t.copySpecs(ctx, m, created, &report); err != nil {
 		return report, err
 	}
 	deferred := t.deferDocuments(m, planned)
@@ -262,11 +271,16 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 	}
 	done := specfile.CarryDone(specfile.Reread(body, rules, before, f.Rules), f.Criteria)
 	status := f.old.status
-	if f.saysDone() && countDone(done) == len(done) {
+	approvedBy, mayNot := t.approver(*m, cmp.Or(f.Review, f.old.review), f.Status)
+	if mayNot == nil && f.saysDone() && countDone(done) == len(done) {
 		status = "completed"
 		report.Completed = append(report.Completed, f.Path)
 		t.withdrawQuestions(f.old.id)
-		t.emit("spec.completed", m.ID, f.old.id, "", map[string]any{"from": f.old.status, "imported": true})
+		data := map[string]any{"from": f.old.status, "imported": true}
+		if approvedBy != nil {
+			data["approved_by"] = *approvedBy
+		}
+		t.emit("spec.completed", m.ID, f.old.id, "", data)
 	}
 	t.queue(`
 		UPDATE specs SET number = $2, title = $3, phase = $4, priority = $5, estimated_context = $6, body = $7,
@@ -279,19 +293,30 @@ func (t *tx) takeOver(ctx context.Context, m *missionLock, f importedSpec, repor
 		f.ID, orEmpty(f.Documents), orEmpty(f.Warnings), orEmpty(f.Tags))
 	t.queue(`
 		UPDATE spec_states h SET priority = s.priority, place = s.place, phase = s.phase, tags = s.tags, status = $3,
-		       asked = CASE WHEN status = $3 THEN asked ELSE 0 END, done = $2,
+		       done = $2, review = coalesce(nullif($4, ''), review),
+		       asked = CASE WHEN status = $3 THEN asked ELSE 0 END,
 		       waits_since = CASE WHEN status = $3 THEN waits_since ELSE `+waitsSinceSQL("$3")+` END,
+		       approved_by = CASE WHEN status = $3 THEN approved_by ELSE $5::uuid END,
 		       version = version + 1, updated_at = clock_timestamp()
-		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, f.old.id, done, status)
+		FROM specs s WHERE s.id = h.spec_id AND h.spec_id = $1`, f.old.id, done, status, f.Review, approvedBy)
 	return nil
 }
 
-// copySpecs stores the new specs.
-func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec) error {
-	var ids, statuses, done []string
+// copySpecs stores the new specs. What is done by its file, and takes a person to be
+// so, is in review.
+func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSpec, report *importReport) error {
+	var ids, statuses, done, reviews []string
+	var approvers []*string
 	for _, f := range created {
-		ids, statuses = append(ids, f.id), append(statuses, f.Status)
-		done = append(done, booleanArray(doneFlags(f.Criteria)))
+		status := f.Status
+		approvedBy, mayNot := t.approver(*m, f.Review, status)
+		if mayNot != nil {
+			status = "in_review"
+			report.add(specfile.Warning{File: f.Path, Code: "review_required", Message: "The file says that it is done, and " +
+				"a person has to say so: its spec is in review."})
+		}
+		ids, statuses, reviews = append(ids, f.id), append(statuses, status), append(reviews, f.Review)
+		done, approvers = append(done, booleanArray(doneFlags(f.Criteria))), append(approvers, approvedBy)
 	}
 	err := t.CopyFrom(ctx, "specs", []string{"id", "mission_id", "key", "number", "title", "phase", "priority", "tags",
 		"estimated_context", "body", "derived_status", "path", "source_hash", "style", "refs", "ref_lines", "rules",
@@ -307,11 +332,13 @@ func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSp
 		return fmt.Errorf("storing specs: %w", err)
 	}
 	t.queue(`
-		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags, waits_since)
+		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags, waits_since, review,
+		                         approved_by)
 		SELECT s.id, s.mission_id, its.status, its.done::boolean[], s.priority, s.place, s.phase, s.tags,
-		       `+waitsSinceSQL("its.status")+`
-		FROM unnest($1::uuid[], $2::text[], $3::text[]) AS its (id, status, done) JOIN specs s USING (id)`,
-		ids, statuses, done)
+		       `+waitsSinceSQL("its.status")+`, nullif(its.review, ''), its.approved_by
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[])
+		     AS its (id, status, done, review, approved_by) JOIN specs s USING (id)`,
+		ids, statuses, done, reviews, approvers)
 	return nil
 }
 
@@ -352,8 +379,10 @@ func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, re
 		return false, err
 	}
 	keys, ids := make(map[string]string, len(p.specs)), make(map[string]string, len(p.specs))
+	reviewed := make(map[string]bool) // by key: on what a person reviews no key ends a dependency
 	for _, spec := range p.specs {
 		keys[spec.id], ids[spec.Key] = spec.Key, spec.id
+		reviewed[spec.Key] = spec.waits && spec.status == "in_review"
 	}
 	all := make(map[string][]string, len(p.specs)) // what there is in the end, by key
 	var from, to, dropped, warned, warnings []string
@@ -374,10 +403,14 @@ func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, re
 		if cmp.Or(spec.refWarnings, "[]") != string(said) {
 			warned, warnings = append(warned, spec.id), append(warnings, string(said))
 		}
-		if slices.Equal(have, p.resolved.Edges[spec.Key]) {
+		wanted := p.resolved.Edges[spec.Key]
+		if t.account.byKey() {
+			wanted = withHeld(wanted, have, reviewed, spec.Path, report)
+		}
+		if slices.Equal(have, wanted) {
 			continue
 		}
-		all[spec.Key], dropped = p.resolved.Edges[spec.Key], append(dropped, spec.id)
+		all[spec.Key], dropped = wanted, append(dropped, spec.id)
 		for _, other := range all[spec.Key] {
 			from, to = append(from, spec.id), append(to, ids[other])
 		}
@@ -397,6 +430,20 @@ func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, re
 	return true, nil
 }
 
+// withHeld are the dependencies wanted, with those of have that stay since a person
+// reviews them; both are sorted.
+func withHeld(wanted, have []string, reviewed map[string]bool, path string, report *importReport) []string {
+	for _, key := range have {
+		if reviewed[key] && !slices.Contains(wanted, key) {
+			wanted = append(slices.Clone(wanted), key)
+			report.add(specfile.Warning{File: path, Code: "dependency_kept", Message: "The file has no dependency any more " +
+				"on a spec that a person is reviewing, so it stays. Import again after that."})
+		}
+	}
+	slices.Sort(wanted)
+	return wanted
+}
+
 // cycleIDs names the specs of cycles by id.
 func cycleIDs(cycles [][]string, ids map[string]string) [][]string {
 	byID := make([][]string, 0, len(cycles))
@@ -413,8 +460,8 @@ func cycleIDs(cycles [][]string, ids map[string]string) [][]string {
 // settle gives the mission the status that its specs ask for after an import.
 func (t *tx) settle(ctx context.Context, m *missionLock) error {
 	err := t.QueryRow(ctx, `
-		SELECT count(*) FILTER (WHERE status NOT IN ('completed', 'deferred')), count(*) FILTER (WHERE status = 'completed')
-		FROM spec_states WHERE mission_id = $1`, m.ID).Scan(&m.openSpecs, &m.completedSpecs)
+		SELECT count(*) FILTER (WHERE status = ANY($2)), count(*) FILTER (WHERE status = 'completed')
+		FROM spec_states WHERE mission_id = $1`, m.ID, openStatuses).Scan(&m.openSpecs, &m.completedSpecs)
 	if err != nil {
 		return fmt.Errorf("counting specs: %w", err)
 	}

@@ -27,7 +27,7 @@ type importedSpec struct {
 
 // takes reports whether the file replaces what is stored.
 func (f importedSpec) takes() bool {
-	return !f.old.leased && (f.old.Path != f.Path || !bytes.Equal(f.old.hash, f.hash) ||
+	return !f.old.kept() && (f.old.Path != f.Path || !bytes.Equal(f.old.hash, f.hash) ||
 		!slices.Equal(f.old.documents, f.Documents))
 }
 
@@ -132,7 +132,7 @@ func (p *importPlan) match(specs []specfile.Spec) {
 		if f.old == nil && len(same) == 1 && !imported[same[0].Path] && inFolder(same[0].Path, folder) {
 			f.old, f.renamed = same[0], true
 			delete(byHash, string(f.hash))
-			if !f.old.leased {
+			if !f.old.kept() {
 				p.report.Renamed = append(p.report.Renamed, renamedFile{f.old.Path, spec.Path})
 			}
 		}
@@ -329,9 +329,12 @@ func (p *importPlan) warnOfWork() {
 			p.report.add(specfile.Warning{File: f.Path, Code: "leased", Message: "An agent works on this spec, " +
 				"so it was left as it is. Import the file again when the lease has ended."})
 		}
-		if f.saysDone() {
+		if f.old.waits && !bytes.Equal(f.old.hash, f.hash) {
+			p.report.add(specfile.Warning{File: f.Path, Code: "waits_for_person", Message: "The spec is proposed or in review, " +
+				"so it was left as it is. Import the file again when a person has decided."})
+		} else if f.saysDone() {
 			p.report.add(specfile.Warning{File: f.Path, Code: "done_in_file", Message: "The file says that it is done, " +
-				"and its spec was open. It is completed now if nobody held it and all its criteria are checked."})
+				"and its spec was open. It is completed now if nobody held it, all its criteria are checked, and no review is missing."})
 		}
 	}
 	for _, spec := range p.documents {

@@ -35,17 +35,19 @@ type newSpec struct {
 	Priority         *int     `json:"priority"`
 	Tags             []string `json:"tags"`
 	EstimatedContext string   `json:"estimated_context"`
+	Review           *string  `json:"review"`
 	Dependencies     []string `json:"dependencies"`
 }
 
 func (in *newSpec) validate(v *violations, _ *Config) {
 	v.spec(in.fields(), specFields{})
+	v.review(in.Review)
 	v.specStatus(in.status())
 }
 
 func (in *newSpec) fields() specFields {
 	f := specFields{in.Key, in.Number, in.Title, in.Phase, specfile.DefaultPriority, orEmpty(in.Tags),
-		in.EstimatedContext, in.Body}
+		in.EstimatedContext, in.Body, orEmptyText(in.Review)}
 	if in.Priority != nil {
 		f.Priority = *in.Priority
 	}
@@ -91,19 +93,26 @@ func (t *tx) addSpec(ctx context.Context, m *missionLock, in *newSpec, found fin
 	if len(others) < len(in.Dependencies) {
 		return "", errCycle([]string{in.Key})
 	}
-	id, status := newID(), in.status()
+	id, status, fields := newID(), in.status(), in.fields()
+	approvedBy, err := t.approver(*m, fields.Review, status)
+	if err = cmp.Or(err, t.mayAsk("", fields.Review)); err != nil {
+		return "", err
+	}
 	if status == "proposed" {
 		if err := t.boundProposals(ctx, m.ID); err != nil {
 			return "", err
 		}
 	}
-	if err := t.insertSpec(ctx, *m, id, in.fields(), status, unmet); err != nil {
+	if err := t.insertSpec(ctx, *m, id, fields, status, unmet, approvedBy); err != nil {
 		return "", err
 	}
 	t.addDependencies(id, dependencies) // nothing depends on a new spec: they can't close a cycle
 	data := map[string]any{"key": in.Key, "title": in.Title, "status": status}
 	if found.specID != "" {
 		data["found_in"] = found.specID
+	}
+	if approvedBy != nil {
+		data["approved_by"] = *approvedBy
 	}
 	t.emit("spec.created", m.ID, id, found.agent, data)
 	if slices.Contains(openStatuses, status) {
@@ -131,8 +140,9 @@ func (t *tx) boundProposals(ctx context.Context, missionID string) error {
 }
 
 // insertSpec stores a new spec, without its dependencies, of which unmet
-// aren't completed.
-func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int) error {
+// aren't completed. approvedBy may be nil.
+func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFields, status string, unmet int,
+	approvedBy *string) error {
 	done := doneFlags(specfile.Criteria(f.Body, specfile.RulesSections))
 	t.queue(`
 		INSERT INTO specs (id, mission_id, key, number, title, phase, priority, tags, estimated_context, body,
@@ -141,10 +151,11 @@ func (t *tx) insertSpec(ctx context.Context, m missionLock, id string, f specFie
 		id, m.ID, f.Key, f.Number, f.Title, f.Phase, f.Priority, f.Tags, f.EstimatedContext, f.Body, status,
 		specfile.RulesSections)
 	t.queue(`
-		INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags, proposed_by, waits_since)
-		SELECT id, mission_id, $2, $3, $4, priority, place, phase, tags,
-		       CASE WHEN $2 = 'proposed' THEN $5::uuid END, `+waitsSinceSQL("$2")+` FROM specs WHERE id = $1`,
-		id, status, done, unmet, t.account.userID)
+		INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, place, phase, tags, proposed_by,
+		                         waits_since, review, approved_by)
+		SELECT id, mission_id, $2, $3, $4, priority, place, phase, tags, CASE WHEN $2 = 'proposed' THEN $5::uuid END,
+		       `+waitsSinceSQL("$2")+`, nullif($6, ''), $7::uuid FROM specs WHERE id = $1`,
+		id, status, done, unmet, t.account.userID, f.Review, approvedBy)
 	if err := t.send(ctx); err != nil {
 		return specStoreError(err)
 	}
@@ -212,7 +223,7 @@ func (s *Server) addSpecTool(ctx context.Context, t *tx, c *call, in *foundWork)
 	if err != nil {
 		return nil, err
 	}
-	spec := &newSpec{Title: in.Title, Body: in.Markdown, Status: &out.Status}
+	spec := &newSpec{Title: in.Title, Body: in.Markdown, Status: &out.Status, Review: orNull(specfile.Review(in.Markdown))}
 	if spec.Dependencies, _, err = t.resolveSpecs(ctx, m.ID, in.DependsOn, "depends_on"); err != nil {
 		return nil, err
 	}

@@ -112,7 +112,9 @@ func (t *tx) askPerson(ctx context.Context, at target, in *questionRequest, id s
 	parks := in.Park && q.State == "open"
 	if q.Parked = q.Parked || parks; parks {
 		t.queue(`UPDATE questions SET parked = true WHERE id = $1`, q.ID)
-		t.move(spec, "blocked", max(0, spec.attempts-1), ending{outcome: attemptParked})
+		if err := t.move(spec, "blocked", max(0, spec.attempts-1), ending{outcome: attemptParked}); err != nil {
+			return nil, time.Time{}, err
+		}
 	}
 	if asks || parks {
 		t.emit("spec.asked", spec.missionID, spec.id, held.agent,
@@ -320,7 +322,9 @@ func (s *Server) answerQuestion(ctx context.Context, t *tx, c *call, in *answerR
 	data := map[string]any{"question_id": id, "answer": in.Answer}
 	if spec.asked--; spec.asked <= 0 && spec.status == "blocked" {
 		spec.asked = 0
-		t.move(*spec, "planned", spec.attempts, ending{})
+		if err := t.move(*spec, "planned", spec.attempts, ending{}); err != nil {
+			return nil, err
+		}
 		data["status"] = "planned"
 	} else {
 		t.queue(`UPDATE spec_states SET asked = greatest(0, asked - 1) WHERE spec_id = $1`, spec.id)

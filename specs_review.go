@@ -1,21 +1,238 @@
 package main
 
-// Review by a person: who may say that a spec is done, and how that is said.
+// Review by a person: what agents have finished waits for somebody who has signed
+// in. An API key is an agent's, and none approves, by any way: mayMove, mayStore
+// and mayDrop say so where specs change.
 
-import "slices"
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
 
-// The reviews that a mission or a spec can ask for.
+	"github.com/jackc/pgx/v5"
+)
+
+// The reviews that a mission or a spec asks for.
 const (
 	reviewNone  = "none"
 	reviewHuman = "human"
 )
 
-// maxInReview bounds the bound of what a mission has in review.
+// maxInReview bounds what a mission's max_in_review can be.
 const maxInReview = 10_000
 
-// review checks what a mission or a spec asks for, unless that is nil.
+// review checks what a mission or a spec is to ask for, unless that is nil.
 func (v *violations) review(of *string) {
 	if of != nil && !slices.Contains([]string{reviewNone, reviewHuman}, *of) {
 		v.add("review", "unknown_value", "must be %s or %s", reviewNone, reviewHuman)
 	}
+}
+
+// asksHuman reports whether a person reviews a spec of the mission that asks for own
+// itself; "" leaves it to the mission.
+func (m missionLock) asksHuman(own string) bool { return cmp.Or(own, m.review) == reviewHuman }
+
+func errReviewRequired(what string) *apiError {
+	return problem(http.StatusForbidden, "review_required", "%s needs a person: log in, and use the access token.", what)
+}
+
+// mayMove refuses a change of a stored spec's status that takes a person to an API
+// key.
+func (t *tx) mayMove(spec specLock, status string) error {
+	switch {
+	case !t.account.byKey():
+	case spec.status == "proposed":
+		return errForbidden("API keys can't decide about what is proposed: log in, and use the access token.")
+	case spec.human && status == "completed":
+		return errReviewRequired("Completing this spec")
+	}
+	return t.mayChange(spec)
+}
+
+// mayChange refuses any change of a spec that a person is reviewing to an API key.
+func (t *tx) mayChange(spec specLock) error {
+	if t.account.byKey() && spec.human && spec.status == "in_review" {
+		return errReviewRequired("Changing a spec that is in review")
+	}
+	return nil
+}
+
+// mayAsk refuses an API key what leaves a spec with less review than it asks for
+// now, which is before; "" leaves it to the mission.
+func (t *tx) mayAsk(before, after string) error {
+	if t.account.byKey() && before != after && (after == reviewNone || before == reviewHuman) {
+		return errReviewRequired("Taking a spec's review away")
+	}
+	return nil
+}
+
+// approver is who approves a new spec of a mission that is completed from the start:
+// nil for one that nobody reviews.
+func (t *tx) approver(m missionLock, own, status string) (*string, error) {
+	switch {
+	case status != "completed" || !m.asksHuman(own):
+		return nil, nil
+	case t.account.byKey():
+		return nil, errReviewRequired("Completing this spec")
+	}
+	return &t.account.userID, nil
+}
+
+// mayDrop refuses it to an API key to end dependencies on what a person reviews:
+// others would begin before that is approved.
+func (t *tx) mayDrop(ctx context.Context, missionID string, dependencies []string) error {
+	if !t.account.byKey() || len(dependencies) == 0 {
+		return nil
+	}
+	var any bool
+	err := t.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM spec_states h JOIN missions m ON m.id = h.mission_id
+		WHERE m.id = $1 AND h.spec_id = ANY($2) AND `+inHumanReviewSQL+`)`, missionID, dependencies).Scan(&any)
+	if err != nil {
+		return fmt.Errorf("looking for what is in review: %w", err)
+	}
+	if any {
+		return errReviewRequired("Removing a dependency on a spec that is in review")
+	}
+	return nil
+}
+
+// inHumanReviewSQL holds for the states h of specs of a mission m that a person
+// reviews right now.
+const inHumanReviewSQL = `h.status = 'in_review' AND coalesce(h.review, m.review) = 'human'`
+
+// mayShare refuses it to an API key to change who has the mission, where it or a
+// spec of it asks for a person's review.
+func (t *tx) mayShare(ctx context.Context, m missionLock) error {
+	if !t.account.byKey() {
+		return nil
+	}
+	human := m.review == reviewHuman
+	if !human {
+		err := t.QueryRow(ctx, `SELECT EXISTS (SELECT FROM spec_states WHERE mission_id = $1 AND review = 'human')`,
+			m.ID).Scan(&human)
+		if err != nil {
+			return fmt.Errorf("looking for reviews: %w", err)
+		}
+	}
+	if human {
+		return errReviewRequired("Changing who has a mission with reviews")
+	}
+	return nil
+}
+
+// reviewFullSQL holds for the missions m that hand out nothing, since as many specs
+// as they may have wait for review, or are held and will.
+const reviewFullSQL = `
+	CASE WHEN m.max_in_review = 0 THEN false
+	     ELSE m.max_in_review <= coalesce((SELECT in_review FROM heads WHERE stream = m.id), 0) + (SELECT count(*) FROM (
+	          SELECT FROM leases l JOIN spec_states p ON p.spec_id = l.spec_id
+	          WHERE l.mission_id = m.id AND coalesce(p.review, m.review) = 'human' LIMIT m.max_in_review) AS held) END`
+
+// maxDeciders is how many editors are told that something waits for one of them.
+const maxDeciders = 20
+
+// notifyDeciders tells the mission's owner and its first editors that a spec
+// waits for a person: what is the rest of a sentence about the spec.
+func (t *tx) notifyDeciders(ctx context.Context, spec specLock, what string) error {
+	rows, err := t.Query(ctx, `
+		SELECT m.name, s.key, d.user_id::text FROM specs s JOIN missions m ON m.id = s.mission_id CROSS JOIN LATERAL (
+			SELECT m.owner_id AS user_id
+			UNION ALL
+			(SELECT b.user_id FROM members b JOIN users u ON u.id = b.user_id
+			 WHERE b.mission_id = m.id AND b.role = 'editor' AND u.role <> 'viewer' AND NOT u.disabled
+			 ORDER BY b.email LIMIT $2)) d
+		WHERE s.id = $1`, spec.id, maxDeciders)
+	if err != nil {
+		return fmt.Errorf("reading whom to notify: %w", err)
+	}
+	var mission, key, user string
+	_, err = pgx.ForEachRow(rows, []any{&mission, &key, &user}, func() error {
+		t.notify(user, spec.missionID, spec.id, fmt.Sprintf("The spec %s of the mission %q %s", key, mission, what))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading whom to notify: %w", err)
+	}
+	return nil
+}
+
+// verdict is what a person says of a spec in review.
+type verdict struct {
+	Verdict string `json:"verdict"`
+	Notes   string `json:"notes"`
+}
+
+func (in *verdict) validate(v *violations, _ *Config) {
+	v.text("notes", in.Notes, 0, 2000)
+	switch in.Verdict {
+	case "approve":
+	case "reject":
+		if strings.TrimSpace(in.Notes) == "" {
+			v.add("notes", "required", "must say what is missing, for who tries next")
+		}
+	default:
+		v.add("verdict", "unknown_value", "must be approve or reject")
+	}
+}
+
+// reviewSpec is POST /api/v1/specs/{id}/review. Of several verdicts the first counts.
+func (s *Server) reviewSpec(ctx context.Context, t *tx, c *call, in *verdict) (*specView, error) {
+	m, spec, err := t.lockSpec(ctx, c.target, lockNoKeyUpdate, withDependents)
+	if err = cmp.Or(err, m.open()); err != nil {
+		return nil, err
+	}
+	if spec.status != "in_review" {
+		return nil, problem(http.StatusConflict, "not_in_review", "The spec is %s: there is nothing to review.", spec.status).
+			with("current_status", spec.status)
+	}
+	if err := c.checkVersion(spec.version); err != nil {
+		return nil, err
+	}
+	spec.human = true // whatever it asks for
+	t.judge(spec.id, *in)
+	if in.Verdict == "approve" {
+		err = t.approve(&m, spec, in.Notes)
+	} else {
+		err = t.reject(&m, spec, in.Notes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.askView(spec.id), nil
+}
+
+// judge notes a verdict with the attempt that it is about, if there is one.
+func (t *tx) judge(specID string, in verdict) {
+	t.queue(`
+		UPDATE attempts SET verdict = $2, verdict_notes = $3, verdict_by = $4, verdict_at = clock_timestamp()
+		WHERE spec_id = $1 AND number = (SELECT max(number) FROM attempts WHERE spec_id = $1)
+		      AND outcome = 'submitted' AND verdict IS NULL`, specID, in.Verdict, in.Notes, t.account.userID)
+}
+
+func (t *tx) approve(m *missionLock, spec specLock, notes string) error {
+	if err := t.move(spec, "completed", spec.attempts, ending{}); err != nil {
+		return err
+	}
+	data := map[string]any{}
+	if notes != "" {
+		data["notes"] = notes
+	}
+	t.completed(m, spec, "", data)
+	return nil
+}
+
+// reject makes a spec planned again, before others of its priority. The attempt is
+// given back.
+func (t *tx) reject(m *missionLock, spec specLock, notes string) error {
+	if err := t.move(spec, "planned", max(0, spec.attempts-1), ending{}); err != nil {
+		return err
+	}
+	t.queue(`UPDATE spec_states SET ahead = true WHERE spec_id = $1`, spec.id)
+	t.emit("spec.rejected", spec.missionID, spec.id, "", map[string]any{"notes": notes})
+	t.reopen(m)
+	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -22,6 +23,8 @@ type specLock struct {
 	attempts, unmet       int
 	asked                 int // open questions
 	done                  []bool
+	review                string     // its own; "" where the mission's counts
+	human                 bool       // a person reviews it; known of what lockSpec or lockLease has locked
 	dependents            []specLock // nil unless they are locked too
 }
 
@@ -37,11 +40,12 @@ const (
 )
 
 // lockColumns are what scanLock reads.
-const lockColumns = `h.spec_id, h.mission_id, h.status, h.version, h.attempts, h.unmet, h.asked, h.done`
+const lockColumns = `h.spec_id, h.mission_id, h.status, h.version, h.attempts, h.unmet, h.asked, h.done,
+	coalesce(h.review, '')`
 
 func scanLock(row pgx.CollectableRow) (spec specLock, err error) {
 	err = row.Scan(&spec.id, &spec.missionID, &spec.status, &spec.version, &spec.attempts, &spec.unmet, &spec.asked,
-		&spec.done)
+		&spec.done, &spec.review)
 	return spec, err
 }
 
@@ -77,6 +81,7 @@ func (t *tx) lockSpec(ctx context.Context, at target, lock string, scope lockSco
 	if err := t.send(ctx); err != nil {
 		return *m, *spec, fmt.Errorf("locking a spec: %w", err)
 	}
+	spec.human = m.asksHuman(spec.review)
 	return *m, *spec, cmp.Or(m.check(accessEditor), spec.check())
 }
 
@@ -107,6 +112,7 @@ func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockSc
 	if err := t.send(ctx); err != nil {
 		return *m, *spec, by, fmt.Errorf("locking a lease: %w", err)
 	}
+	spec.human = m.asksHuman(spec.review)
 	err := cmp.Or(m.check(accessEditor), spec.check())
 	if err == nil && !*held {
 		err = errLeaseLost()
@@ -114,27 +120,45 @@ func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockSc
 	return *m, *spec, by, err
 }
 
+func errLeaseLost() error {
+	return problem(http.StatusConflict, "lease_lost",
+		"This lease has ended: the spec was finished, released or taken over. Claim again.")
+}
+
+func isLeaseLost(err error) bool {
+	e, ok := errors.AsType[*apiError](err)
+	return ok && e.code == "lease_lost"
+}
+
 // move puts a locked spec into a status, ends the lease on it if there is one,
 // with its attempt, and tells its dependents. Its open questions are withdrawn,
 // unless it is parked for them: an answer moves nothing that somebody has moved
-// since. attempts is what is counted from now on.
-func (t *tx) move(spec specLock, status string, attempts int, how ending) {
+// since. attempts is what is counted from now on. What takes a person it refuses to
+// an API key.
+func (t *tx) move(spec specLock, status string, attempts int, how ending) error {
+	if err := t.mayMove(spec, status); err != nil {
+		return err
+	}
 	asked := 0
 	if how.outcome == attemptParked {
 		asked = spec.asked
 	} else if spec.asked > 0 {
 		t.withdrawQuestions(spec.id)
 	}
+	var approvedBy *string
+	if spec.human && status == "completed" {
+		approvedBy = &t.account.userID
+	}
 	t.queue(`
 		UPDATE spec_states SET status = $2, attempts = $3, asked = $4, waits_since = `+waitsSinceSQL("$2")+`,
-		       version = version + 1, updated_at = clock_timestamp()
-		WHERE spec_id = $1`, spec.id, status, attempts, asked)
+		       approved_by = $5, version = version + 1, updated_at = clock_timestamp()
+		WHERE spec_id = $1`, spec.id, status, attempts, asked, approvedBy)
 	if spec.status == "in_progress" {
 		t.endLease(spec.id, how)
 	}
 	t.count(spec.missionID, spec.tally(), tallyOf(status, spec.unmet, spec.done))
 	if (spec.status == "completed") == (status == "completed") || len(spec.dependents) == 0 {
-		return
+		return nil
 	}
 	more := 1
 	if status == "completed" {
@@ -146,6 +170,7 @@ func (t *tx) move(spec specLock, status string, attempts int, how ending) {
 		t.count(spec.missionID, d.tally(), tallyOf(d.status, d.unmet+more, d.done))
 	}
 	t.queue(`UPDATE spec_states SET unmet = unmet + $2 WHERE spec_id = ANY($1)`, ids, more)
+	return nil
 }
 
 // progress is what an agent reports of a spec that it holds.
@@ -257,43 +282,71 @@ func (in *heldCompletion) validate(v *violations, config *Config) {
 
 // completeSpec is POST /api/v1/specs/{id}/complete.
 func (s *Server) completeSpec(ctx context.Context, t *tx, c *call, in *heldCompletion) (*specView, error) {
-	if _, err := t.completeHeld(ctx, c.target, in); err != nil {
+	if _, _, err := t.completeHeld(ctx, c.target, in); err != nil {
 		return nil, err
 	}
 	return t.askView(c.target.spec), nil
 }
 
-// completeHeld finishes a spec for its holder, and returns its mission's id.
-func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (missionID string, err error) {
+// completeHeld finishes a spec for its holder, and returns its mission's id and its
+// status then.
+func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (missionID, status string, err error) {
 	m, spec, held, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	t.keepLinks(spec.id, held, in.Links)
-	return m.ID, t.complete(ctx, &m, spec, held.agent, in.completion)
+	status, err = t.complete(ctx, &m, spec, held, in.completion, in.Links)
+	return m.ID, status, err
 }
 
-// complete finishes a locked spec, and its mission if it was the last.
-func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, agent string, c completion) error {
+// complete finishes a locked spec, and its mission if it was the last: for the agent
+// that holds it, or by hand, which is nobody. Under review what an agent has finished
+// waits for a person. It returns the status then.
+func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, by leaseHolder, c completion, links []link) (
+	status string, err error) {
+	status, how := "completed", ending{attemptCompleted, c.Notes}
+	switch {
+	case by.agent == "":
+		how.outcome = attemptTaken
+	case spec.human:
+		status, how.outcome = "in_review", attemptSubmitted
+	}
+	if err := t.move(spec, status, spec.attempts, how); err != nil {
+		return "", err
+	}
 	open := len(spec.done) - countDone(spec.done)
 	if open > 0 && c.Override == "" {
-		return t.errCriteriaUnmet(ctx, spec)
+		return "", t.errCriteriaUnmet(ctx, spec)
 	}
-	how := ending{attemptCompleted, c.Notes}
-	if agent == "" {
-		how.outcome = attemptTaken
-	}
-	t.move(spec, "completed", spec.attempts, how)
-	data := map[string]any{"from": spec.status}
+	data := map[string]any{}
 	if c.Notes != "" {
 		data["notes"] = c.Notes
 	}
 	if open > 0 {
 		data["override"], data["open_criteria"] = c.Override, open
 	}
+	if status == "in_review" {
+		data["number"], data["links"] = by.number, orEmpty(links)
+		t.emit("spec.submitted", spec.missionID, spec.id, by.agent, data)
+		return status, t.notifyDeciders(ctx, spec, "waits for your review.")
+	}
+	if spec.human && spec.status == "in_review" {
+		t.judge(spec.id, verdict{"approve", c.Notes})
+	}
+	t.completed(m, spec, by.agent, data)
+	return status, nil
+}
+
+// completed tells that a spec is, once it was moved, and finishes its mission if it
+// was the last.
+func (t *tx) completed(m *missionLock, spec specLock, agent string, data map[string]any) {
+	data["from"] = spec.status
+	if spec.human {
+		data["approved_by"] = t.account.userID
+	}
 	t.emit("spec.completed", spec.missionID, spec.id, agent, data)
 	t.completeIfDone(m)
-	return nil
 }
 
 // errCriteriaUnmet names the open criteria of a spec that can't be completed.
@@ -344,7 +397,9 @@ func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) 
 	if spec.attempts >= maxAttempts || in.Retry != nil && !*in.Retry {
 		status = "blocked"
 	}
-	t.move(spec, status, spec.attempts, ending{attemptFailed, in.Reason})
+	if err := t.move(spec, status, spec.attempts, ending{attemptFailed, in.Reason}); err != nil {
+		return "", "", err
+	}
 	t.emit("spec.failed", m.ID, spec.id, held.agent,
 		map[string]any{"reason": in.Reason, "attempt": spec.attempts, "status": status})
 	if status == "blocked" {
@@ -364,34 +419,6 @@ func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error
 	}
 	t.notify(owner, spec.missionID, spec.id,
 		fmt.Sprintf("The spec %s of the mission %q is blocked after %d attempts: %s", key, mission, spec.attempts, why))
-	return nil
-}
-
-// maxDeciders is how many editors are told that something waits for one of them.
-const maxDeciders = 20
-
-// notifyDeciders tells the mission's owner and its first editors that a spec
-// waits for a person: what is the rest of a sentence about the spec.
-func (t *tx) notifyDeciders(ctx context.Context, spec specLock, what string) error {
-	rows, err := t.Query(ctx, `
-		SELECT m.name, s.key, d.user_id::text FROM specs s JOIN missions m ON m.id = s.mission_id CROSS JOIN LATERAL (
-			SELECT m.owner_id AS user_id
-			UNION ALL
-			(SELECT b.user_id FROM members b JOIN users u ON u.id = b.user_id
-			 WHERE b.mission_id = m.id AND b.role = 'editor' AND u.role <> 'viewer' AND NOT u.disabled
-			 ORDER BY b.email LIMIT $2)) d
-		WHERE s.id = $1`, spec.id, maxDeciders)
-	if err != nil {
-		return fmt.Errorf("reading whom to notify: %w", err)
-	}
-	var mission, key, user string
-	_, err = pgx.ForEachRow(rows, []any{&mission, &key, &user}, func() error {
-		t.notify(user, spec.missionID, spec.id, fmt.Sprintf("The spec %s of the mission %q %s", key, mission, what))
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("reading whom to notify: %w", err)
-	}
 	return nil
 }
 
@@ -429,7 +456,7 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 		return nil, errInvalidTransition("spec", spec.status, steps)
 	}
 	if in.Status == "completed" {
-		err = t.complete(ctx, &m, spec, "", in.completion)
+		_, err = t.complete(ctx, &m, spec, leaseHolder{}, in.completion, nil)
 	} else {
 		err = t.step(&m, spec, in.Status, in.Notes)
 	}
@@ -443,15 +470,14 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 // gives it all its attempts again; who reopens one, or takes up what was put
 // off or proposed, reopens its mission too.
 func (t *tx) step(m *missionLock, spec specLock, status, notes string) error {
-	if spec.status == "proposed" && t.account.byKey() {
-		return errForbidden("API keys can't decide what is proposed: log in, and use the access token.")
-	}
 	attempts := spec.attempts
 	if spec.status == "blocked" {
 		attempts = 0
 	}
 	notes = strings.TrimSpace(notes)
-	t.move(spec, status, attempts, ending{attemptTaken, notes})
+	if err := t.move(spec, status, attempts, ending{attemptTaken, notes}); err != nil {
+		return err
+	}
 	data := map[string]any{"from": spec.status, "to": status}
 	if notes != "" {
 		data["notes"] = notes

@@ -447,13 +447,11 @@ const (
 // missionLock is a mission that a transaction has locked. Its fields are set once
 // the statement that locks it is sent.
 type missionLock struct {
-	ID, Status, OwnerID, Name string
-	Version                   int64
-	review                    string
-	maxInReview               int
-	triage                    bool
-	access                    access
-	found                     *bool
+	ID, Status, OwnerID, Name, review string
+	Version                           int64
+	triage                            bool
+	access                            access
+	found                             *bool
 
 	// How many specs are open, and how many completed: set only with
 	// lockNoKeyUpdate, which keeps others from changing them.
@@ -476,9 +474,9 @@ func (t *tx) mission(ctx context.Context, at target, lock string, need access) (
 func (t *tx) askMission(at target, lock string) *missionLock {
 	var m missionLock
 	m.found = t.ask(`
-		SELECT m.id, m.status, m.owner_id, m.name, m.version, m.review, m.max_in_review, m.triage, `+accessSQL+` FROM missions m
+		SELECT m.id, m.status, m.owner_id, m.name, m.version, m.review, m.triage, `+accessSQL+` FROM missions m
 		WHERE m.id = `+targetSQL+` `+lock+` OF m`, at.in(t.account),
-		&m.ID, &m.Status, &m.OwnerID, &m.Name, &m.Version, &m.review, &m.maxInReview, &m.triage, &m.access)
+		&m.ID, &m.Status, &m.OwnerID, &m.Name, &m.Version, &m.review, &m.triage, &m.access)
 	if lock == lockNoKeyUpdate {
 		t.ask(`SELECT `+openSpecsSQL+`, completed FROM heads
 			WHERE stream = coalesce($1, (SELECT mission_id FROM specs WHERE id = $2))`,

@@ -107,7 +107,7 @@ func (h *headerReader) endList() { h.listing, h.empty, h.columns = false, "", ni
 
 func (h *headerReader) readMatter(m matter) {
 	h.oddMatter = m.odd
-	for _, name := range []string{"title", "status", "priority", "phase", "spec id", "estimated context"} {
+	for _, name := range []string{"title", "status", "review", "priority", "phase", "spec id", "estimated context"} {
 		if field := m.first(name); field.value != "" {
 			h.fields[name] = field
 			h.style = StyleMatter
@@ -160,7 +160,8 @@ func (h *headerReader) readHeading(s *scanner) {
 }
 
 // cutFieldHeading reads "Status" and "Status: Done". What stands in parentheses
-// doesn't matter, unless it names a file, as in "Dependencies (Cargo.toml)".
+// doesn't matter, unless it names a file, as in "Dependencies (Cargo.toml)". A
+// section "Review" says something else.
 func cutFieldHeading(heading string) (name, value string) {
 	if label, inside, ok := strings.Cut(strings.TrimSuffix(heading, ")"), "("); ok && !strings.Contains(label, ":") {
 		if strings.Contains(inside, ".") {
@@ -169,7 +170,10 @@ func cutFieldHeading(heading string) (name, value string) {
 		heading = label
 	}
 	label, value, _ := cutColon(heading)
-	return fieldNames[strings.Join(headingWords(label), " ")], strings.TrimSpace(value)
+	if name = fieldNames[strings.Join(headingWords(label), " ")]; name == "review" {
+		return "", ""
+	}
+	return name, strings.TrimSpace(value)
 }
 
 // cutColon splits a text at the first colon, of either width.

@@ -77,6 +77,10 @@ type File struct {
 	// completed, whatever its status line says.
 	Status string
 
+	// Review is "human" where the file asks for a person's review, or "". It can't
+	// ask for none.
+	Review string
+
 	Priority int      // 0 to 9, 9 first
 	Tags     []string // at most 32, each of at most 64 characters
 
@@ -129,6 +133,7 @@ func Parse(name, source string) File {
 	f.takeNumberAndTitle(h)
 	f.takeCriteria(found, odd)
 	f.takeStatus(h, found)
+	f.takeReview(h)
 	f.takePriority(h)
 	f.takeReferences(h)
 	f.takeTags(h)
@@ -219,6 +224,20 @@ func (f *File) takeStatus(h header, found []*foundCriterion) {
 	open := func(c Criterion) bool { return !c.Done }
 	if len(f.Criteria) > 0 && !slices.ContainsFunc(f.Criteria, open) {
 		f.Status = "completed"
+	}
+}
+
+// Review is the review that a body asks for: see File.
+func Review(body string) string {
+	return reviewFromWords(readHeader(body).fields["review"].value)
+}
+
+// takeReview reads whether a person is to review the work.
+func (f *File) takeReview(h header) {
+	field := h.fields["review"]
+	if f.Review = reviewFromWords(field.value); f.Review == "" && field.value != "" {
+		f.warn(field.line, "unknown_review", "%q isn't a review that a file can ask for, which is only human; it is left out.",
+			firstRunes(field.value, 60))
 	}
 }
 

@@ -64,6 +64,14 @@ func statusFromWords(text string) (status string, known bool) {
 	return "planned", false
 }
 
+// reviewFromWords is "human" if that is the first word, and else "".
+func reviewFromWords(text string) string {
+	if said := wordsOf(firstRunes(text, maxText)); len(said) > 0 && said[0] == "human" {
+		return "human"
+	}
+	return ""
+}
+
 // priorityWords are the words that a priority can begin with, beside digits.
 var priorityWords = map[string]int{
 	"p0": 9, "critical": 9, "urgent": 9, "highest": 9, "blocker": 9,

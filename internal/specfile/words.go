@@ -20,6 +20,7 @@ func invert(groups map[string][]string) map[string]string {
 // are in lower case and without punctuation.
 var fieldNames = invert(map[string][]string{
 	"phase":             {"phase"},
+	"review":            {"review"},
 	"spec id":           {"spec id", "id"},
 	"estimated context": {"estimated context"},
 	"status": {"status", "state", "状态", "狀態", "状況", "ステータス", "상태", "estado", "statut", "статус", "stato",
