@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -274,11 +275,9 @@ func TestPersonCompletesByHand(t *testing.T) {
 	mission, specs := ada.newReviewed("By hand", "a", "b")
 	submitted := ada.submit(mission)
 	ada.post(specs[1]+"/status", fields{"status": "in_progress"}).want(http.StatusOK)
-	done := []*answer{
-		ada.post(submitted+"/status", fields{"status": "completed"}).want(http.StatusOK),
-		ada.post(specs[1]+"/status", fields{"status": "completed"}).want(http.StatusOK),
-		ada.get(ada.newSpec(mission, "c", fields{"status": "completed"})),
-	}
+	ada.post(submitted+"/status", fields{"status": "completed"}).want(http.StatusOK)
+	ada.post(specs[1]+"/status", fields{"status": "completed"}).want(http.StatusOK)
+	ada.newSpec(mission, "c", fields{"status": "completed"})
 	ada.importFiles(mission, "d.md", "# D\n\n- Status: Done\n")
 	var listed struct{ Items []specSummary }
 	ada.get("/api/v1/specs?status=completed&mission_id=" + idOf(mission)).into(&listed)
@@ -287,11 +286,276 @@ func TestPersonCompletesByHand(t *testing.T) {
 			t.Errorf("%s was approved by %v", v.Key, v.ApprovedBy)
 		}
 	}
-	if len(listed.Items) != len(done)+1 || s.attemptsOf(submitted)[0] != "1 bot submitted: did it" {
+	if len(listed.Items) != 4 || s.attemptsOf(submitted)[0] != "1 bot submitted: did it" {
 		t.Errorf("completed are %+v", listed.Items)
 	}
 	ada.post(submitted+"/status", fields{"status": "in_progress"}).want(http.StatusOK)
 	if v := ada.get(submitted); v.at("approved_by") != nil {
 		t.Errorf("reopened, it is %s", v.body)
+	}
+}
+
+// TestNoKeyApproves tries every way in which the API key of an owner could complete,
+// or begin the work behind, what a person is to review.
+func TestNoKeyApproves(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	key := ada.withKey("write")
+	mission, specs := ada.newReviewed("Guarded", "a-submitted", "b-planned")
+	submitted := ada.submit(mission)
+	dependent := ada.newSpec(mission, "dependent", fields{"dependencies": []string{"a-submitted"}})
+	loose := ada.newSpec(mission, "loose", fields{"review": "none"})
+	proposed := ada.newSpec(mission, "proposed", fields{"status": "proposed"})
+	inTest := ada.newSpec(mission, "testing", fields{"status": "testing"})
+	single := ada.newActive("One guarded spec")
+	own := ada.newSpec(single, "own", fields{"review": "human"})
+	ada.put(single+"/members", fields{"email": "bob@example.com", "role": "viewer"}).want(http.StatusOK)
+	tries := []struct { // each refused as code says
+		what, method, path string
+		body               any
+		code               string
+	}{
+		{"a verdict", "POST", submitted + "/review", fields{"verdict": "approve"}, "forbidden"},
+		{"a status", "POST", submitted + "/status", fields{"status": "completed"}, "review_required"},
+		{"a way round by testing", "POST", submitted + "/status", fields{"status": "testing"}, "review_required"},
+		{"a way back", "POST", submitted + "/status", fields{"status": "in_progress"}, "review_required"},
+		{"a status from testing", "POST", inTest + "/status", fields{"status": "completed", "override": "x"}, "review_required"},
+		{"a new spec", "POST", mission + "/specs", fields{"key": "n", "title": "T", "status": "completed"}, "review_required"},
+		{"a new spec without review", "POST", mission + "/specs", fields{"key": "n", "title": "T", "review": "none"}, "review_required"},
+		{"a new guarded spec", "POST", single + "/specs", fields{"key": "n", "title": "T", "review": "human", "status": "completed"},
+			"review_required"},
+		{"another text", "PATCH", submitted, fields{"body": "Nothing to do."}, "review_required"},
+		{"no review", "PATCH", specs[1], fields{"review": "none"}, "review_required"},
+		{"the mission's review", "PATCH", own, fields{"review": nil}, "review_required"},
+		{"no review of its own", "PATCH", own, fields{"review": "none"}, "review_required"},
+		{"no dependency", "PATCH", dependent, fields{"dependencies": []string{}}, "review_required"},
+		{"no spec in review", "DELETE", submitted, nil, "review_required"},
+		{"no guarded spec", "DELETE", own, nil, "review_required"},
+		{"no review in the mission", "PATCH", mission, fields{"review": "none"}, "forbidden"},
+		{"review in another mission", "PATCH", single, fields{"review": "human"}, "forbidden"},
+		{"more in review", "PATCH", mission, fields{"max_in_review": 5}, "forbidden"},
+		{"no triage", "PATCH", mission, fields{"triage": false}, "forbidden"},
+		{"another owner", "PATCH", mission, fields{"owner_id": bob.user.ID}, "review_required"},
+		{"another member", "PUT", mission + "/members", fields{"email": "bob@example.com", "role": "editor"}, "review_required"},
+		{"another role", "PUT", single + "/members", fields{"email": "bob@example.com", "role": "editor"}, "review_required"},
+		{"one member less", "DELETE", single + "/members/" + bob.user.ID, nil, "review_required"},
+		{"triage", "POST", proposed + "/status", fields{"status": "planned"}, "forbidden"},
+		{"triage away", "POST", proposed + "/status", fields{"status": "deferred"}, "forbidden"},
+	}
+	before := s.stateOf(mission) + s.stateOf(single)
+	together(t, 2*len(tries), func(i int) (*answer, error) { // at once, and twice
+		try := tries[i%len(tries)]
+		a, err := key.try(t.Context(), try.method, try.path, try.body)
+		if err == nil && (a.status != http.StatusForbidden || a.text("code") != try.code) {
+			t.Errorf("a key tries %s: %d %s", try.what, a.status, a.body)
+		}
+		return a, err
+	})
+	if after := s.stateOf(mission) + s.stateOf(single); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	mallory := s.signUp("mallory", "user").withKey("write")
+	for _, try := range tries {
+		if a := mallory.do(try.method, try.path, try.body); a.status != http.StatusNotFound {
+			t.Errorf("a stranger tries %s: %d %s", try.what, a.status, a.body)
+		}
+	}
+	held := key.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "bot", "another": true})
+	spec := held["spec"].(map[string]any)["id"]
+	out := key.tool("complete_spec", fields{"spec_id": spec, "lease_token": held["lease_token"], "override": "I approve"})
+	if out["status"] != "in_review" || !strings.HasPrefix(out["next"].(string), "It waits for a person's review") {
+		t.Errorf("the tool says %v", out)
+	}
+	key.patch(loose, fields{"review": "human"}).want(http.StatusOK) // to ask for more it may
+	key.patch(loose, fields{"review": nil}).wantProblem(http.StatusForbidden, "review_required")
+	if v := key.tool("add_spec", fields{"mission_id": idOf(single), "title": "T", "markdown": "# T\n\nReview: human\n"}); ada.get(
+		"/api/v1/specs/"+v["spec_id"].(string)).text("review") != "human" {
+		t.Errorf("filed as %v", v)
+	}
+	ada.post(submitted+"/review", fields{"verdict": "approve"}).want(http.StatusOK)
+	key.patch(dependent, fields{"dependencies": []string{}}).want(http.StatusOK)
+}
+
+// stateOf is how a mission and its specs are stored, but for events.
+func (s *testServer) stateOf(mission string) (state string) {
+	s.t.Helper()
+	err := s.db.QueryRow(s.t.Context(), `
+		SELECT m::text || (SELECT string_agg(s.body || h::text, E'\n' ORDER BY s.key) FROM specs s JOIN spec_states h ON h.spec_id = s.id
+		                   WHERE s.mission_id = m.id)
+		       || coalesce((SELECT string_agg(b::text, E'\n') FROM members b WHERE b.mission_id = m.id), '')
+		FROM missions m WHERE m.id = $1`, idOf(mission)).Scan(&state)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return state
+}
+
+func TestImportLeavesReviewToPeople(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	key := ada.withKey("write")
+	mission := ada.newActive("Files")
+	file := func(number, dependencies, header string) string {
+		return strings.Replace(specText(number, "T"+number, dependencies, "one"), "**Status:** Planned", header, 1)
+	}
+	const human, done = "**Status:** Planned\n**Review:** Human, please", "**Status:** Done"
+	report := key.importFiles(mission, "1-new.md", strings.Replace(file("1", "None", done+"\n**Review:** human"), "[ ]", "[x]", 1),
+		"2-stored.md", file("2", "None", human), "3-free.md", file("3", "None", done),
+		"4-odd.md", file("4", "None", "**Review:** none"), "5-behind.md", file("5", "1-new", "**Status:** Planned"))
+	specs := make(map[string]string)
+	for _, name := range []string{"1-new", "2-stored", "3-free", "4-odd", "5-behind"} {
+		specs[name] = ada.specByKey(mission, name)
+	}
+	want := func(when, codes string, report importReport, statuses ...string) {
+		t.Helper()
+		var got, have []string
+		for _, w := range report.Warnings {
+			got = append(got, w.Code)
+		}
+		if slices.Sort(got); strings.Join(got, " ") != codes {
+			t.Errorf("%s: the warnings are %q, want %s", when, got, codes)
+		}
+		for _, name := range slices.Sorted(maps.Keys(specs)) {
+			have = append(have, ada.statusOf(specs[name]))
+		}
+		if !slices.Equal(have, statuses) {
+			t.Errorf("%s: the specs are %q, want %q", when, have, statuses)
+		}
+	}
+	want("first", "review_required unknown_review", report, "in_review", "planned", "completed", "planned", "planned")
+	exported := string(ada.get(mission + "/export").want(http.StatusOK).body)
+	if !strings.Contains(exported, "**Status:** In Review\n**Review:** human\n") {
+		t.Errorf("exported is %s", exported)
+	}
+	if v := ada.get(specs["2-stored"]); v.text("review") != "human" || ada.get(specs["4-odd"]).at("review") != nil {
+		t.Errorf("the review is %s", v.body)
+	}
+	again := []string{"1-new.md", file("1", "None", done), "2-stored.md", strings.Replace(file("2", "None", done), "[ ]", "[x]", 1),
+		"5-behind.md", file("5", "None", "**Status:** Planned")}
+	want("again", "dependency_kept done_in_file waits_for_person", key.importFiles(mission, again...),
+		"in_review", "planned", "completed", "planned", "planned")
+	if v := ada.get(specs["1-new"]); v.number("version") != 1 || ada.get(specs["2-stored"]).text("review") != "human" ||
+		ada.get(specs["5-behind"]).at("ready") != false {
+		t.Errorf("left alone is %s", v.body)
+	}
+	proposed := ada.newSpec(mission, "6-found", fields{"status": "proposed"})
+	specs["6-found"] = proposed
+	want("a proposal", "dependency_kept waits_for_person", key.importFiles(mission, "6-found.md", file("6", "None", done)),
+		"in_review", "planned", "completed", "planned", "planned", "proposed")
+	ada.post(specs["1-new"]+"/review", fields{"verdict": "approve"}).want(http.StatusOK)
+	ada.patch(specs["2-stored"], fields{"phase": "Phase 9"}).want(http.StatusOK)
+	again[3] += "\nMore.\n"
+	want("by a person", "done_in_file", ada.importFiles(mission, again...),
+		"completed", "completed", "completed", "planned", "planned", "proposed")
+	if data := ada.lastEvent(mission, "spec.completed"); data["imported"] != true || data["approved_by"] != ada.user.ID {
+		t.Errorf("the event says %v", data)
+	}
+	s.checkCounters(ada, mission)
+}
+
+func TestFullReviewHandsNothingOut(t *testing.T) {
+	t.Parallel()
+	database := newTestDatabase(t)
+	s, other := startTestServer(t, database, nil), startTestServer(t, database, nil)
+	ada := s.signUp("ada", "user")
+	elsewhere := &client{t: t, base: other.url(), token: ada.token, user: ada.user}
+	mission, _ := ada.newReviewed("Full", "a", "b", "c", "d")
+	free := ada.newSpec(mission, "free", fields{"review": "none", "priority": 9})
+	ada.patch(mission, fields{"max_in_review": 10_001}).wantFields("max_in_review")
+	ada.patch(mission, fields{"max_in_review": 1}).want(http.StatusOK)
+	if spec, _ := ada.claim(mission, "bot"); spec != free { // it won't be in review, and so doesn't count
+		t.Errorf("claimed %s", spec)
+	}
+	var held []string
+	for _, a := range together(t, 50, func(i int) (*answer, error) {
+		by := []*client{ada, elsewhere}[i%2]
+		return by.try(t.Context(), "POST", mission+"/claim", fields{"agent": fmt.Sprint("bot-", i)})
+	}) {
+		if a.status == http.StatusOK {
+			held = append(held, "/api/v1/specs/"+a.text("spec.id"), a.text("lease.token"))
+		} else if a.status != http.StatusNoContent {
+			t.Errorf("a claim got %d %s", a.status, a.body)
+		}
+	}
+	if len(held) != 2 {
+		t.Fatalf("%d specs are held", len(held)/2)
+	}
+	full := func(when string) {
+		t.Helper()
+		ada.post(mission+"/claim", fields{"agent": "late"}).want(http.StatusNoContent)
+		next := ada.tool("next_spec", fields{"mission_id": idOf(mission)})["next"].(string)
+		why := ada.get(ada.specByKey(mission, "d") + "/explain").want(http.StatusOK)
+		if !strings.HasPrefix(next, "review_full") || why.at("ready") != true || why.text("reasons.0.code") != "review_full" {
+			t.Errorf("%s: next_spec says %q, explain %s", when, next, why.body)
+		}
+	}
+	full("held")
+	ada.post(held[0]+"/complete", fields{"lease_token": held[1]}).want(http.StatusOK)
+	full("in review")
+	answers := s.waitForClaim(t.Context(), ada, mission)
+	elsewhere.post(held[0]+"/review", fields{"verdict": "approve"}).want(http.StatusOK)
+	if a := <-answers; a == nil || a.status != http.StatusOK {
+		t.Fatalf("after the verdict the waiting claim got %+v", a)
+	}
+	s.expireLease(ada.get("/api/v1/specs?claimed=mine&sort=-updated_at").text("items.0.id"))
+	ada.claim(mission, "after one that expired")
+	full("held again")
+	ada.patch(mission, fields{"max_in_review": 2}).want(http.StatusOK)
+	ada.claim(mission, "more")
+}
+
+func TestRacesOfVerdicts(t *testing.T) {
+	t.Parallel()
+	database := newTestDatabase(t)
+	s, other := startTestServer(t, database, nil), startTestServer(t, database, nil)
+	ada := s.signUp("ada", "user")
+	by := []*client{ada, {t: t, base: other.url(), token: ada.token, user: ada.user}}
+	mission := ada.newMission("Races")
+	done := "# 1 - One\n\n**Status:** Done\n**Review:** human\n"
+	ada.importFiles(mission, "1.md", "# 1 - One\n\n**Status:** Planned\n**Review:** human\n", "2.md", "# 2 - Two\n")
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	for round := range 6 {
+		spec := ada.submit(mission) // 1.md comes first, also as rejected
+		counted := 0
+		for i, a := range together(t, 21, func(i int) (*answer, error) {
+			if i == 20 && round > 2 {
+				return by[round%2].try(t.Context(), "POST", mission+"/import",
+					tarOf(t, "1.md", done+strings.Repeat("\nMore.\n", round)), "Content-Type", "application/x-tar")
+			}
+			return by[i%2].try(t.Context(), "POST", spec+"/review",
+				fields{"verdict": []string{"reject", "reject", "approve"}[(i+round)%3], "notes": "n"})
+		}) {
+			switch {
+			case i == 20 && round > 2:
+				a.want(http.StatusOK)
+			case a.status == http.StatusOK:
+				counted++
+			default:
+				a.wantProblem(http.StatusConflict, "not_in_review")
+			}
+		}
+		if counted != 1 {
+			t.Errorf("%d verdicts counted", counted)
+		}
+		if ada.statusOf(spec) == "completed" {
+			ada.post(spec+"/status", fields{"status": "in_progress"}).want(http.StatusOK)
+			ada.post(spec+"/status", fields{"status": "planned"}).want(http.StatusOK)
+		}
+		s.checkCounters(ada, mission)
+	}
+	for range 5 { // the last is approved while the last but one is completed
+		mission, specs := ada.newReviewed("Last two", "a")
+		ada.newSpec(mission, "b", fields{"review": "none"})
+		ada.submit(mission)
+		last, token := ada.claim(mission, "bot")
+		together(t, 2, func(i int) (*answer, error) {
+			path := []string{specs[0] + "/review", last + "/complete"}[i]
+			return by[i].try(t.Context(), "POST", path, []fields{{"verdict": "approve"}, {"lease_token": token}}[i])
+		})
+		if n := ada.countEvents(mission, "mission.completed"); n != 1 || ada.statusOf(mission) != "completed" {
+			t.Errorf("the mission was completed %d times", n)
+		}
 	}
 }
