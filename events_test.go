@@ -440,3 +440,23 @@ func TestLogsOfALockedMissionHoldUpNoOthers(t *testing.T) {
 		t.Errorf("once it is free its entries get %d", status)
 	}
 }
+
+// Servers that don't know of proposals leave their counters behind.
+func TestStartCountsProposalsAnew(t *testing.T) {
+	t.Parallel()
+	database := newTestDatabase(t)
+	s := startTestServer(t, database, nil)
+	ada := s.signUp("ada", "user")
+	missions := []string{ada.newActive("Lost"), ada.newActive("Left behind"), ada.newActive("Right")}
+	for _, mission := range missions {
+		ada.newSpec(mission, "found", fields{"status": "proposed"})
+	}
+	s.runSQL(`UPDATE heads SET proposed = 0 WHERE stream = '`+idOf(missions[0])+`'`,
+		`UPDATE spec_states SET status = 'planned' WHERE mission_id = '`+idOf(missions[1])+`'`,
+		`UPDATE heads SET planned = 1, unblocked = 1 WHERE stream = '`+idOf(missions[1])+`'`)
+	startTestServer(t, database, nil)
+	for i, want := range []int{1, 0, 1} {
+		pollUntil(t, "the counters", func() bool { return ada.get(missions[i]).number("stats.proposed") == want })
+		s.checkCounters(ada, missions[i])
+	}
+}

@@ -55,7 +55,8 @@ func (c *client) refusal(name string, arguments fields) string {
 	return a.text("result.content.0.text")
 }
 
-var namedTool = regexp.MustCompile(`\b(list_missions|next_spec|claim_spec|show_spec|report|complete_spec|fail_spec|ask|add_spec|search_specs)\b`)
+var namedTool = regexp.MustCompile(
+	`\b(list_missions|next_spec|claim_spec|show_spec|report|complete_spec|fail_spec|ask|add_spec|search_specs)\b`)
 
 // An agent that knows nothing but the tools' answers works a mission to its
 // end: it calls the tool that each answer names next, with what answers gave it.
@@ -67,12 +68,14 @@ func TestAgentThatFollowsTheAnswersWorksAMissionToItsEnd(t *testing.T) {
 	mission := ada.newActive("Web shop")
 	const two = "## Acceptance Criteria\n\n- [ ] It is found\n- [x] It was done before\n- [ ] It is fast\n"
 	ada.newSpec(mission, "a", fields{"body": two})
-	ada.newSpec(mission, "b", fields{"body": two, "dependencies": []string{"a"}})
+	ada.newSpec(mission, "b", fields{"body": two, "dependencies": []string{"a"}, "review": "human"})
 	ada.newSpec(mission, "c", fields{"dependencies": []string{"b"}})
+	ada.newSpec(mission, "d", nil)
 	agent := ada.withKey("write")
 
 	known := fields{"agent": "togusa"}
 	step, steps, claims := "list_missions", []string{}, 0
+	verdicts := []fields{{"verdict": "reject", "notes": "It is slow."}, {"verdict": "approve"}}
 	for len(steps) < 40 {
 		steps = append(steps, step)
 		arguments := fields{}
@@ -85,6 +88,10 @@ func TestAgentThatFollowsTheAnswersWorksAMissionToItsEnd(t *testing.T) {
 		learn(known, out)
 		if step == "ask" && out["state"] == "open" {
 			ada.post("/api/v1/questions/"+out["question_id"].(string)+"/answer", fields{"answer": "a.csv"}).want(http.StatusOK)
+		}
+		if step == "complete_spec" && out["status"] == "in_review" {
+			ada.post("/api/v1/specs/"+known["spec_id"].(string)+"/review", verdicts[0]).want(http.StatusOK)
+			verdicts = verdicts[1:]
 		}
 		next := out["next"].(string)
 		if strings.Contains(next, "Stop") {
@@ -104,13 +111,21 @@ func TestAgentThatFollowsTheAnswersWorksAMissionToItsEnd(t *testing.T) {
 				t.Errorf("the second attempt is told %q", next)
 			}
 			step, known["question"] = "ask", "Which file?"
+		case 4:
+			if !strings.HasPrefix(next, "Attempt 1 was rejected by a person: It is slow. ") {
+				t.Errorf("the attempt after a rejection is told %q", next)
+			}
+		case 5:
+			step, known["title"], known["markdown"] = "add_spec", "Sort them", "By price.\n"
 		}
 	}
-	if m := ada.get(mission); m.text("status") != "completed" || m.number("stats.completed") != 3 {
+	if m := ada.get(mission); m.text("status") != "completed" || m.number("stats.completed") != 4 ||
+		m.number("stats.proposed") != 1 {
 		t.Errorf("after %v the mission is %s", steps, m.body)
 	}
 	want := "list_missions next_spec claim_spec fail_spec claim_spec ask ask report complete_spec " +
-		"claim_spec report complete_spec claim_spec complete_spec"
+		"claim_spec report complete_spec claim_spec complete_spec claim_spec add_spec report complete_spec " +
+		"claim_spec complete_spec"
 	if got := strings.Join(steps, " "); got != want {
 		t.Errorf("it took the steps %s", got)
 	}

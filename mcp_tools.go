@@ -344,7 +344,7 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 var openStretches = []string{
 	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
-	`FROM unnest('{` + strings.Join(statusesThat(func(s specStatus) bool { return s.name != "completed" }), ",") + `}'::text[]) AS open (status)
+	`FROM unnest('{` + strings.Join(unfinishedStatuses, ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (
 		SELECT h.spec_id FROM spec_states h JOIN missions m ON m.id = h.mission_id
 		WHERE h.mission_id = $3 AND h.status = open.status AND NOT ` + readySQL + `

@@ -483,8 +483,8 @@ const workText = `Work through a Tachikoma mission, one spec after the other. %s
 1. Call claim_spec; agent is %s. If it gives no spec, do what next says.
 2. Read the spec's markdown and do what it asks for, here, in this workspace. Each acceptance criterion has a number.
 3. Whenever a criterion is met, and at least every few minutes, call report with its number in check. Tell in message or logs what others should know. Report only what you have verified.
-4. When all criteria are checked, call complete_spec. If only a person can decide something, call ask. If you can't go on, call fail_spec with a reason that helps whoever tries next.
-5. Do what next says in the answer: usually claim the next spec. Stop when it says so, and tell the user what was done and what is left.
+4. When all criteria are checked, call complete_spec. If only a person can decide something, call ask. If you can't go on, call fail_spec with a reason that helps whoever tries next. File other work that you find with add_spec, and don't begin it.
+5. Do what next says in the answer: usually claim the next spec, also where a person has yet to review the one before. Stop when it says so, and tell the user what was done and what is left.
 
 An error names its code and what to do. After lease_lost the spec is no longer yours: leave it and claim again.`
 

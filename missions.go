@@ -66,8 +66,8 @@ func (n missionStats) MarshalJSON() ([]byte, error) {
 // missionColumns are what scanMission reads of missions m and their heads h, as
 // user $1 ($2: an admin) sees them.
 var missionColumns = `
-	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.review, m.max_in_review, m.triage, m.owner_id, ` + accessSQL + `,
-	       m.version, m.created_at, m.updated_at, ` + reviewFullSQL + `, h.` + strings.Join(headCounters, ", h.")
+	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.review, m.max_in_review, m.triage, m.owner_id,
+	       ` + accessSQL + `, m.version, m.created_at, m.updated_at, ` + reviewFullSQL + `, h.` + strings.Join(headCounters, ", h.")
 
 // scanMission reads a row of missionColumns.
 func scanMission(row pgx.CollectableRow) (m missionView, err error) {
@@ -281,7 +281,8 @@ func (m missionView) next() string {
 	case m.Status != "active":
 		return "The mission is " + m.Status + ": nothing is handed out. Stop, and tell the user."
 	case m.reviewFull:
-		return "review_full: as many specs wait for a person's review, or will, as the mission may have. Stop, and tell the user."
+		return "review_full: as many specs wait for a person's review, or will, as the mission may have. Stop, and tell " +
+			"the user."
 	case m.Stats.ready > 0:
 		return "Call claim_spec."
 	case m.Stats.of("in_progress") > 0:

@@ -44,6 +44,8 @@ var (
 	countedStatuses = statusesThat(func(s specStatus) bool { return s.counts })
 	openStatuses    = statusesThat(func(s specStatus) bool { return s.open })
 	waitingStatuses = statusesThat(func(s specStatus) bool { return s.waits })
+
+	unfinishedStatuses = statusesThat(func(s specStatus) bool { return s.name != "completed" })
 )
 
 func statusesThat(are func(specStatus) bool) (names []string) {

@@ -230,7 +230,8 @@ type claimed struct {
 func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRequest) (*claimed, error) {
 	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
 	var expired, full bool
-	t.ask(`SELECT EXISTS (`+expiredSQL+`), `+reviewFullSQL+` FROM missions m WHERE m.id = $1`, []any{missionID}, &expired, &full)
+	t.ask(`SELECT EXISTS (`+expiredSQL+`), `+reviewFullSQL+` FROM missions m WHERE m.id = $1`, []any{missionID},
+		&expired, &full)
 	held := new(heldLeases)
 	if in.unlessHeld {
 		held = t.askUnreported(missionID, in.Agent)

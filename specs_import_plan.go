@@ -330,11 +330,12 @@ func (p *importPlan) warnOfWork() {
 				"so it was left as it is. Import the file again when the lease has ended."})
 		}
 		if f.old.waits && !bytes.Equal(f.old.hash, f.hash) {
-			p.report.add(specfile.Warning{File: f.Path, Code: "waits_for_person", Message: "The spec is proposed or in review, " +
-				"so it was left as it is. Import the file again when a person has decided."})
+			p.report.add(specfile.Warning{File: f.Path, Code: "waits_for_person", Message: "The spec is proposed or in " +
+				"review, so it was left as it is. Import the file again when a person has decided."})
 		} else if f.saysDone() {
 			p.report.add(specfile.Warning{File: f.Path, Code: "done_in_file", Message: "The file says that it is done, " +
-				"and its spec was open. It is completed now if nobody held it, all its criteria are checked, and no review is missing."})
+				"and its spec was open. It is completed now if nobody held it, all its criteria are checked, and no review is " +
+				"missing."})
 		}
 	}
 	for _, spec := range p.documents {

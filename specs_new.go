@@ -127,7 +127,8 @@ func (t *tx) addSpec(ctx context.Context, m *missionLock, in *newSpec, found fin
 // in a locked mission.
 func (t *tx) boundProposals(ctx context.Context, missionID string) error {
 	var n int
-	err := t.QueryRow(ctx, `SELECT count(*) FROM spec_states WHERE mission_id = $1 AND status = 'proposed' AND proposed_by = $2`,
+	err := t.QueryRow(ctx, `
+		SELECT count(*) FROM spec_states WHERE mission_id = $1 AND status = 'proposed' AND proposed_by = $2`,
 		missionID, t.account.userID).Scan(&n)
 	if err != nil {
 		return fmt.Errorf("counting proposals: %w", err)
@@ -204,9 +205,9 @@ func (s *Server) addSpecTool(ctx context.Context, t *tx, c *call, in *foundWork)
 	if err != nil {
 		return nil, err
 	}
-	out := &filedAnswer{Status: "planned", Next: "It is part of the mission now."}
+	out := &filedAnswer{Status: "planned", Next: "It is part of the mission now. Call claim_spec for what comes first."}
 	if m.triage {
-		out.Status, out.Next = "proposed", "A person will decide about it."
+		out.Status, out.Next = "proposed", "A person will decide about it. Call claim_spec for other work."
 		err := t.QueryRow(ctx, `
 			SELECT s.id, s.key FROM spec_states h JOIN specs s ON s.id = h.spec_id
 			WHERE h.mission_id = $1 AND h.status = 'proposed' AND h.proposed_by = $2 AND s.title = $3 AND s.body = $4 LIMIT 1`,
@@ -215,7 +216,9 @@ func (s *Server) addSpecTool(ctx context.Context, t *tx, c *call, in *foundWork)
 			return nil, fmt.Errorf("looking for the same proposal: %w", err)
 		}
 	}
-	out.Next += " Don't begin it: go on with the spec that you hold, or call claim_spec."
+	if in.LeaseToken != "" {
+		out.Next = "Don't begin it now: go on with the spec that you hold, and call report or complete_spec for that."
+	}
 	if out.SpecID != "" {
 		return out, nil
 	}

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"net/http"
-	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -29,18 +29,18 @@ func TestProposedSpecsWaitForAPerson(t *testing.T) {
 		"depends_on": []string{"041-done"}, "lease_token": token}
 	filed := agent.tool("add_spec", file)
 	if filed["key"] != "042-cut-the-röses-all-of-them" || filed["status"] != "proposed" ||
-		!strings.Contains(filed["next"].(string), "go on with the spec that you hold") {
+		!strings.Contains(filed["next"].(string), "call report or complete_spec") {
 		t.Errorf("filed as %v", filed)
 	}
 	if again := agent.tool("add_spec", file); again["spec_id"] != filed["spec_id"] {
 		t.Errorf("the same is filed again as %v", again)
 	}
-	if data := ada.lastEvent(mission, "spec.created"); data["found_in"] != path.Base(held) || data["status"] != "proposed" {
+	if data := ada.lastEvent(mission, "spec.created"); data["found_in"] != idOf(held) || data["status"] != "proposed" {
 		t.Errorf("the event says %v", data)
 	}
 	found := "/api/v1/specs/" + filed["spec_id"].(string)
-	if v := ada.get(found); v.text("number") != "042" || v.text("dependencies.0.key") != "041-done" || v.text("body") != body ||
-		v.at("ready") != false || v.number("criteria_total") != 2 {
+	if v := ada.get(found); v.text("number") != "042" || v.text("dependencies.0.key") != "041-done" ||
+		v.text("body") != body || v.at("ready") != false || v.number("criteria_total") != 2 {
 		t.Errorf("it is %s", v.body)
 	}
 	byRoute := agent.newSpec(mission, "by-route", fields{"status": "proposed"})
@@ -66,14 +66,15 @@ func TestProposedSpecsWaitForAPerson(t *testing.T) {
 		t.Errorf("putting a proposal off makes the mission %s", status)
 	}
 	ada.post(found+"/status", fields{"status": "planned"}).want(http.StatusOK)
-	if m := ada.get(mission); m.text("status") != "active" || m.number("stats.ready") != 1 || m.number("stats.criteria_total") != 2 {
+	if m := ada.get(mission); m.text("status") != "active" || m.number("stats.ready") != 1 ||
+		m.number("stats.criteria_total") != 2 {
 		t.Errorf("accepted, and the mission is %s", m.body)
 	}
 	s.checkCounters(ada, mission)
 	ada.patch(mission, fields{"triage": false}).want(http.StatusOK)
 	for range 2 { // it isn't proposed, so it isn't the same
 		file["lease_token"], file["depends_on"] = nil, nil
-		if filed := agent.tool("add_spec", file); filed["status"] != "planned" || !strings.HasPrefix(filed["key"].(string), "04") {
+		if filed := agent.tool("add_spec", file); filed["status"] != "planned" {
 			t.Errorf("without triage it is filed as %v", filed)
 		}
 	}
@@ -93,18 +94,18 @@ func TestFiledSpecsAreBounded(t *testing.T) {
 	ada.newSpec(mission, "held", fields{"priority": 9})
 	_, token := ada.claim(mission, "bot")
 	file := func(n int, token any) fields {
-		return fields{"name": "add_spec", "arguments": fields{"mission_id": idOf(mission), "title": fmt.Sprint("Found ", n),
-			"markdown": "x", "lease_token": token}}
+		return fields{"mission_id": idOf(mission), "title": fmt.Sprint("Found ", n), "markdown": "x", "lease_token": token}
 	}
 	answers := together(t, 30, func(i int) (*answer, error) {
 		by := []*client{agent, elsewhere}[i%2]
-		return by.try(t.Context(), "POST", "/mcp", fields{"jsonrpc": "2.0", "id": i, "method": "tools/call", "params": file(i, nil)})
+		return by.try(t.Context(), "POST", "/mcp",
+			fields{"jsonrpc": "2.0", "id": i, "method": "tools/call", "params": fields{"name": "add_spec", "arguments": file(i, nil)}})
 	})
 	refused := 0
 	for _, a := range answers {
 		if a.want(http.StatusOK).at("result.isError") == true {
 			refused++
-			if text := a.text("result.content.0.text"); !strings.HasPrefix(text, "too_many_proposed:") || !strings.Contains(text, "Next:") {
+			if text := a.text("result.content.0.text"); !strings.HasPrefix(text, "too_many_proposed:") {
 				t.Errorf("refused with %s", text)
 			}
 		}
@@ -117,9 +118,9 @@ func TestFiledSpecsAreBounded(t *testing.T) {
 	s.signUp("bob", "admin").newSpec(mission, "bobs", fields{"status": "proposed"})
 	ada.patch(mission, fields{"triage": false}).want(http.StatusOK)
 	for i := range maxFiled {
-		agent.tool("add_spec", file(100+i, token)["arguments"].(fields))
+		agent.tool("add_spec", file(100+i, token))
 	}
-	if text := agent.refusal("add_spec", file(0, token)["arguments"].(fields)); !strings.HasPrefix(text, "too_many_proposed:") {
+	if text := agent.refusal("add_spec", file(0, token)); !strings.HasPrefix(text, "too_many_proposed:") {
 		t.Errorf("refused with %s", text)
 	}
 	for name, arguments := range map[string]fields{
@@ -128,35 +129,13 @@ func TestFiledSpecsAreBounded(t *testing.T) {
 		"markdown":     {"markdown": strings.Repeat("x", maxSpecBody+1)},
 		"depends_on[0": {"depends_on": []string{"nothing"}},
 	} {
-		with := file(0, nil)["arguments"].(fields)
-		for field, value := range arguments {
-			with[field] = value
-		}
+		with := file(0, nil)
+		maps.Copy(with, arguments)
 		if text := agent.refusal("add_spec", with); !strings.Contains(text, name) {
 			t.Errorf("%s: refused with %s", name, text)
 		}
 	}
 	s.checkCounters(ada, mission)
-}
-
-// Servers that don't know of proposals leave their counters behind.
-func TestStartCountsProposalsAnew(t *testing.T) {
-	t.Parallel()
-	database := newTestDatabase(t)
-	s := startTestServer(t, database, nil)
-	ada := s.signUp("ada", "user")
-	missions := []string{ada.newActive("Lost"), ada.newActive("Left behind"), ada.newActive("Right")}
-	for _, mission := range missions {
-		ada.newSpec(mission, "found", fields{"status": "proposed"})
-	}
-	s.runSQL(`UPDATE heads SET proposed = 0 WHERE stream = '`+idOf(missions[0])+`'`,
-		`UPDATE spec_states SET status = 'planned' WHERE mission_id = '`+idOf(missions[1])+`'`,
-		`UPDATE heads SET planned = 1, unblocked = 1 WHERE stream = '`+idOf(missions[1])+`'`)
-	startTestServer(t, database, nil)
-	for i, want := range []int{1, 0, 1} {
-		pollUntil(t, "the counters", func() bool { return ada.get(missions[i]).number("stats.proposed") == want })
-		s.checkCounters(ada, missions[i])
-	}
 }
 
 // newReviewed makes and starts a mission in which people review, with some specs.
@@ -174,7 +153,8 @@ func (c *client) newReviewed(name string, keys ...string) (mission string, specs
 func (c *client) submit(mission string) (spec string) {
 	c.t.Helper()
 	spec, token := c.claim(mission, "bot")
-	if a := c.post(spec+"/complete", fields{"lease_token": token, "notes": "did it"}).want(http.StatusOK); a.text("status") != "in_review" {
+	a := c.post(spec+"/complete", fields{"lease_token": token, "notes": "did it"}).want(http.StatusOK)
+	if a.text("status") != "in_review" {
 		c.t.Fatalf("completed as %s", a.body)
 	}
 	return spec
@@ -186,16 +166,15 @@ func TestSubmittedSpecWaitsForItsReview(t *testing.T) {
 	ada, bob, eve := s.signUp("ada", "user"), s.signUp("bob", "user"), s.signUp("eve", "user")
 	agent := ada.withKey("write")
 	mission, specs := ada.newReviewed("Reviewed", "a", "m")
-	for _, member := range []fields{{"email": "bob@example.com", "role": "editor"}, {"email": "eve@example.com", "role": "viewer"}} {
-		ada.put(mission+"/members", member).want(http.StatusOK)
-	}
+	ada.put(mission+"/members", fields{"email": "bob@example.com", "role": "editor"}).want(http.StatusOK)
+	ada.put(mission+"/members", fields{"email": "eve@example.com", "role": "viewer"}).want(http.StatusOK)
 	dependent := ada.newSpec(mission, "z", fields{"dependencies": []string{"a"}})
 	spec := agent.submit(mission)
 	if spec != specs[0] || ada.get(dependent).at("ready") != false || ada.get(spec).at("claim") != nil {
 		t.Errorf("submitted, it is %s", ada.get(spec).body)
 	}
-	if data := ada.lastEvent(mission, "spec.submitted"); data["number"] != 1. || data["notes"] != "did it" || data["links"] == nil ||
-		ada.countEvents(mission, "spec.completed") != 0 {
+	if data := ada.lastEvent(mission, "spec.submitted"); data["number"] != 1. || data["notes"] != "did it" ||
+		data["links"] == nil || ada.countEvents(mission, "spec.completed") != 0 {
 		t.Errorf("the event says %v", data)
 	}
 	for who, told := range map[*client]bool{ada: true, bob: true, eve: false} {
@@ -213,8 +192,8 @@ func TestSubmittedSpecWaitsForItsReview(t *testing.T) {
 	review(eve, "approve", "").wantProblem(http.StatusForbidden, "forbidden")
 	review(s.signUp("mal", "user"), "approve", "").wantProblem(http.StatusNotFound, "not_found")
 	first := review(bob, "reject", "No tests.", "Idempotency-Key", "k").want(http.StatusOK)
-	if again := review(bob, "reject", "No tests.", "Idempotency-Key", "k").want(http.StatusOK); string(again.body) != string(first.body) ||
-		first.text("status") != "planned" || first.number("attempts") != 0 {
+	again := review(bob, "reject", "No tests.", "Idempotency-Key", "k").want(http.StatusOK)
+	if !bytes.Equal(again.body, first.body) || first.text("status") != "planned" || first.number("attempts") != 0 {
 		t.Errorf("rejected as %s", first.body)
 	}
 	review(ada, "approve", "", "If-Match", `"1"`).wantProblem(http.StatusConflict, "not_in_review")
@@ -227,7 +206,8 @@ func TestSubmittedSpecWaitsForItsReview(t *testing.T) {
 		t.Errorf("the next to be claimed is %s", got)
 	}
 	approved := review(bob, "approve", "Nice.", "If-Match", ada.get(spec).header.Get("ETag")).want(http.StatusOK)
-	if approved.text("status") != "completed" || approved.text("approved_by") != bob.user.ID || ada.get(dependent).at("ready") != true {
+	if approved.text("status") != "completed" || approved.text("approved_by") != bob.user.ID ||
+		ada.get(dependent).at("ready") != true {
 		t.Errorf("approved as %s", approved.body)
 	}
 	if data := ada.lastEvent(mission, "spec.completed"); fmt.Sprint(data) !=
@@ -236,10 +216,12 @@ func TestSubmittedSpecWaitsForItsReview(t *testing.T) {
 	}
 	want := []string{"1 bot submitted: did it", "2 bot submitted: did it"}
 	var verdicts string
-	err := s.db.QueryRow(t.Context(), `SELECT string_agg(verdict || ': ' || verdict_notes, ', ' ORDER BY number) FROM attempts
-		WHERE spec_id = $1 AND verdict_by = $2`, path.Base(spec), bob.user.ID).Scan(&verdicts)
-	if got := s.attemptsOf(spec); !slices.Equal(got, want) || err != nil || verdicts != "reject: No tests., approve: Nice." {
-		t.Errorf("the attempts are %q, their verdicts %q, %v", got, verdicts, err)
+	for _, a := range ada.get(spec + "/attempts").want(http.StatusOK).at("items").([]any) {
+		verdicts += fmt.Sprint(a.(map[string]any)["verdict"])
+	}
+	if got := s.attemptsOf(spec); !slices.Equal(got, want) || strings.Count(verdicts, bob.user.ID) != 2 ||
+		!strings.Contains(verdicts, "notes:No tests. ") || !strings.Contains(verdicts, "verdict:approve]") {
+		t.Errorf("the attempts are %q, their verdicts %s", got, verdicts)
 	}
 	s.checkCounters(ada, mission)
 }
@@ -311,37 +293,39 @@ func TestNoKeyApproves(t *testing.T) {
 	single := ada.newActive("One guarded spec")
 	own := ada.newSpec(single, "own", fields{"review": "human"})
 	ada.put(single+"/members", fields{"email": "bob@example.com", "role": "viewer"}).want(http.StatusOK)
+	const required, forbidden = "review_required", "forbidden"
+	editor := fields{"email": "bob@example.com", "role": "editor"}
 	tries := []struct { // each refused as code says
 		what, method, path string
 		body               any
 		code               string
 	}{
-		{"a verdict", "POST", submitted + "/review", fields{"verdict": "approve"}, "forbidden"},
-		{"a status", "POST", submitted + "/status", fields{"status": "completed"}, "review_required"},
-		{"a way round by testing", "POST", submitted + "/status", fields{"status": "testing"}, "review_required"},
-		{"a way back", "POST", submitted + "/status", fields{"status": "in_progress"}, "review_required"},
-		{"a status from testing", "POST", inTest + "/status", fields{"status": "completed", "override": "x"}, "review_required"},
-		{"a new spec", "POST", mission + "/specs", fields{"key": "n", "title": "T", "status": "completed"}, "review_required"},
-		{"a new spec without review", "POST", mission + "/specs", fields{"key": "n", "title": "T", "review": "none"}, "review_required"},
-		{"a new guarded spec", "POST", single + "/specs", fields{"key": "n", "title": "T", "review": "human", "status": "completed"},
-			"review_required"},
-		{"another text", "PATCH", submitted, fields{"body": "Nothing to do."}, "review_required"},
-		{"no review", "PATCH", specs[1], fields{"review": "none"}, "review_required"},
-		{"the mission's review", "PATCH", own, fields{"review": nil}, "review_required"},
-		{"no review of its own", "PATCH", own, fields{"review": "none"}, "review_required"},
-		{"no dependency", "PATCH", dependent, fields{"dependencies": []string{}}, "review_required"},
-		{"no spec in review", "DELETE", submitted, nil, "review_required"},
-		{"no guarded spec", "DELETE", own, nil, "review_required"},
-		{"no review in the mission", "PATCH", mission, fields{"review": "none"}, "forbidden"},
-		{"review in another mission", "PATCH", single, fields{"review": "human"}, "forbidden"},
-		{"more in review", "PATCH", mission, fields{"max_in_review": 5}, "forbidden"},
-		{"no triage", "PATCH", mission, fields{"triage": false}, "forbidden"},
-		{"another owner", "PATCH", mission, fields{"owner_id": bob.user.ID}, "review_required"},
-		{"another member", "PUT", mission + "/members", fields{"email": "bob@example.com", "role": "editor"}, "review_required"},
-		{"another role", "PUT", single + "/members", fields{"email": "bob@example.com", "role": "editor"}, "review_required"},
-		{"one member less", "DELETE", single + "/members/" + bob.user.ID, nil, "review_required"},
-		{"triage", "POST", proposed + "/status", fields{"status": "planned"}, "forbidden"},
-		{"triage away", "POST", proposed + "/status", fields{"status": "deferred"}, "forbidden"},
+		{"a verdict", "POST", submitted + "/review", fields{"verdict": "approve"}, forbidden},
+		{"a status", "POST", submitted + "/status", fields{"status": "completed"}, required},
+		{"a way round by testing", "POST", submitted + "/status", fields{"status": "testing"}, required},
+		{"a way back", "POST", submitted + "/status", fields{"status": "in_progress"}, required},
+		{"a status from testing", "POST", inTest + "/status", fields{"status": "completed", "override": "x"}, required},
+		{"a new spec", "POST", mission + "/specs", fields{"key": "n", "title": "T", "status": "completed"}, required},
+		{"a new spec without review", "POST", mission + "/specs", fields{"key": "n", "title": "T", "review": "none"}, required},
+		{"a new guarded spec", "POST", single + "/specs", fields{"key": "n", "title": "T", "review": "human",
+			"status": "completed"}, required},
+		{"another text", "PATCH", submitted, fields{"body": "Nothing to do."}, required},
+		{"no review", "PATCH", specs[1], fields{"review": "none"}, required},
+		{"the mission's review", "PATCH", own, fields{"review": nil}, required},
+		{"no review of its own", "PATCH", own, fields{"review": "none"}, required},
+		{"no dependency", "PATCH", dependent, fields{"dependencies": []string{}}, required},
+		{"no spec in review", "DELETE", submitted, nil, required},
+		{"no guarded spec", "DELETE", own, nil, required},
+		{"no review in the mission", "PATCH", mission, fields{"review": "none"}, forbidden},
+		{"review in another mission", "PATCH", single, fields{"review": "human"}, forbidden},
+		{"more in review", "PATCH", mission, fields{"max_in_review": 5}, forbidden},
+		{"no triage", "PATCH", mission, fields{"triage": false}, forbidden},
+		{"another owner", "PATCH", mission, fields{"owner_id": bob.user.ID}, required},
+		{"another member", "PUT", mission + "/members", editor, required},
+		{"another role", "PUT", single + "/members", editor, required},
+		{"one member less", "DELETE", single + "/members/" + bob.user.ID, nil, required},
+		{"triage", "POST", proposed + "/status", fields{"status": "planned"}, forbidden},
+		{"triage away", "POST", proposed + "/status", fields{"status": "deferred"}, forbidden},
 	}
 	before := s.stateOf(mission) + s.stateOf(single)
 	together(t, 2*len(tries), func(i int) (*answer, error) { // at once, and twice
@@ -369,9 +353,9 @@ func TestNoKeyApproves(t *testing.T) {
 	}
 	key.patch(loose, fields{"review": "human"}).want(http.StatusOK) // to ask for more it may
 	key.patch(loose, fields{"review": nil}).wantProblem(http.StatusForbidden, "review_required")
-	if v := key.tool("add_spec", fields{"mission_id": idOf(single), "title": "T", "markdown": "# T\n\nReview: human\n"}); ada.get(
-		"/api/v1/specs/"+v["spec_id"].(string)).text("review") != "human" {
-		t.Errorf("filed as %v", v)
+	asks := key.tool("add_spec", fields{"mission_id": idOf(single), "title": "T", "markdown": "# T\n\nReview: human\n"})
+	if v := ada.get("/api/v1/specs/" + asks["spec_id"].(string)); v.text("review") != "human" {
+		t.Errorf("filed as %s", v.body)
 	}
 	ada.post(submitted+"/review", fields{"verdict": "approve"}).want(http.StatusOK)
 	key.patch(dependent, fields{"dependencies": []string{}}).want(http.StatusOK)
@@ -381,8 +365,8 @@ func TestNoKeyApproves(t *testing.T) {
 func (s *testServer) stateOf(mission string) (state string) {
 	s.t.Helper()
 	err := s.db.QueryRow(s.t.Context(), `
-		SELECT m::text || (SELECT string_agg(s.body || h::text, E'\n' ORDER BY s.key) FROM specs s JOIN spec_states h ON h.spec_id = s.id
-		                   WHERE s.mission_id = m.id)
+		SELECT m::text || (SELECT string_agg(s.body || h::text, E'\n' ORDER BY s.key)
+		                   FROM specs s JOIN spec_states h ON h.spec_id = s.id WHERE s.mission_id = m.id)
 		       || coalesce((SELECT string_agg(b::text, E'\n') FROM members b WHERE b.mission_id = m.id), '')
 		FROM missions m WHERE m.id = $1`, idOf(mission)).Scan(&state)
 	if err != nil {
@@ -401,7 +385,8 @@ func TestImportLeavesReviewToPeople(t *testing.T) {
 		return strings.Replace(specText(number, "T"+number, dependencies, "one"), "**Status:** Planned", header, 1)
 	}
 	const human, done = "**Status:** Planned\n**Review:** Human, please", "**Status:** Done"
-	report := key.importFiles(mission, "1-new.md", strings.Replace(file("1", "None", done+"\n**Review:** human"), "[ ]", "[x]", 1),
+	checked := func(text string) string { return strings.Replace(text, "[ ]", "[x]", 1) }
+	report := key.importFiles(mission, "1-new.md", checked(file("1", "None", done+"\n**Review:** human")),
 		"2-stored.md", file("2", "None", human), "3-free.md", file("3", "None", done),
 		"4-odd.md", file("4", "None", "**Review:** none"), "5-behind.md", file("5", "1-new", "**Status:** Planned"))
 	specs := make(map[string]string)
@@ -432,7 +417,7 @@ func TestImportLeavesReviewToPeople(t *testing.T) {
 	if v := ada.get(specs["2-stored"]); v.text("review") != "human" || ada.get(specs["4-odd"]).at("review") != nil {
 		t.Errorf("the review is %s", v.body)
 	}
-	again := []string{"1-new.md", file("1", "None", done), "2-stored.md", strings.Replace(file("2", "None", done), "[ ]", "[x]", 1),
+	again := []string{"1-new.md", file("1", "None", done), "2-stored.md", checked(file("2", "None", done)),
 		"5-behind.md", file("5", "None", "**Status:** Planned")}
 	want("again", "dependency_kept done_in_file waits_for_person", key.importFiles(mission, again...),
 		"in_review", "planned", "completed", "planned", "planned")

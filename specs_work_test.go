@@ -944,7 +944,8 @@ func (s *testServer) checkCounters(c *client, mission string) {
 	var plain []byte
 	query(`SELECT json_build_object('total', count(*) FILTER (WHERE status <> 'proposed'),
 			'proposed', count(*) FILTER (WHERE status = 'proposed'), 'planned', count(*) FILTER (WHERE status = 'planned'),
-			'in_progress', count(*) FILTER (WHERE status = 'in_progress'), 'in_review', count(*) FILTER (WHERE status = 'in_review'),
+			'in_progress', count(*) FILTER (WHERE status = 'in_progress'),
+			'in_review', count(*) FILTER (WHERE status = 'in_review'),
 			'testing', count(*) FILTER (WHERE status = 'testing'), 'completed', count(*) FILTER (WHERE status = 'completed'),
 			'blocked', count(*) FILTER (WHERE status = 'blocked'), 'deferred', count(*) FILTER (WHERE status = 'deferred'),
 			'criteria_total', coalesce(sum(cardinality(done)) FILTER (WHERE status <> 'proposed'), 0),

@@ -236,7 +236,7 @@ func Review(body string) string {
 func (f *File) takeReview(h header) {
 	field := h.fields["review"]
 	if f.Review = reviewFromWords(field.value); f.Review == "" && field.value != "" {
-		f.warn(field.line, "unknown_review", "%q isn't a review that a file can ask for, which is only human; it is left out.",
+		f.warn(field.line, "unknown_review", "%q isn't a review that a file can ask for: only human is. It is left out.",
 			firstRunes(field.value, 60))
 	}
 }

@@ -479,3 +479,30 @@ func checkFile(t *testing.T, f File) {
 		t.Errorf("%d references, %d lines", len(f.Refs), len(f.RefLines))
 	}
 }
+
+func TestFilesAskForAPersonsReview(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"Review: human": "human", "- **Review**: Human, please": "human", "**Review:** `human`": "human",
+		"| Review | human |\n|---|---|": "human", "Review: none": "warned", "Review: by the security team": "warned",
+		"## Review\n\nhuman": "", "## Review: human": "", "## Notes\n\nReview: human": "", "### Review\n\nIt went well.": "",
+	} {
+		f := Parse("a.md", "# A\n\n"+text+"\n")
+		if got := f.Review; len(f.Warnings) > 0 && f.Warnings[0].Code != "unknown_review" ||
+			len(f.Warnings) > 0 != (want == "warned") || got != strings.TrimPrefix(want, "warned") {
+			t.Errorf("%q asks for %q, with the warnings %v", text, got, f.Warnings)
+		}
+	}
+	matter := "---\ntitle: A\nreview: human\n---\n"
+	if f := Parse("a.md", matter); f.Review != "human" || Review(matter) != "human" {
+		t.Errorf("the front matter asks for %q", f.Review)
+	}
+	if got := KeyOf("", "…") + NextNumber("9999999999999999"); got != "spec" {
+		t.Errorf("without a name or a number the key is %q", got)
+	}
+	for last, want := range map[string]string{"": "001", "042b": "043", "1.2": "2", "99": "100"} {
+		if got := NextNumber(last); got != want {
+			t.Errorf("behind %q comes %q, want %q", last, got, want)
+		}
+	}
+}
