@@ -107,12 +107,15 @@ var (
 // 503 while the server starts, then 401, 429, 404 and 403, checked in this order.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, c *call) (err error) {
 	p := c.permission
+	if err := s.refuseCrossSite(r, c); err != nil {
+		return err
+	}
 	if !p.unlimited && !s.opened.Load() {
 		return problem(http.StatusServiceUnavailable, "starting", "The server is starting. Try again in a moment.").
 			withHeader("Retry-After", "1")
 	}
 	if p.role != roleNone {
-		if c.token, err = bearerToken(r); err != nil {
+		if c.token, err = s.credentialOf(r, c); err != nil {
 			return err
 		}
 		if err := s.signIn(r.Context(), c); err != nil {
@@ -139,7 +142,11 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, c *call) (err err
 
 // signIn finds the account of a request's credential.
 func (s *Server) signIn(ctx context.Context, c *call) (err error) {
-	c.account, err = s.authenticate(ctx, c.token, c.addr)
+	if c.traits&isPage != 0 {
+		c.account, err = s.authenticatePage(ctx, c.token, c.addr)
+	} else {
+		c.account, err = s.authenticate(ctx, c.token, c.addr)
+	}
 	c.admitted = time.Now()
 	return err
 }
@@ -309,6 +316,15 @@ func (s *Server) errRateLimited(v ratelimit.Verdict) error {
 	return problem(http.StatusTooManyRequests, "rate_limited",
 		"Too many requests. Slow down, and try again after the time in Retry-After.").
 		withHeader("Retry-After", ratelimit.Seconds(v.RetryAfter))
+}
+
+// credentialOf is what a request signs in with: a cookie for a page, and for no
+// other route, a bearer token for these.
+func (s *Server) credentialOf(r *http.Request, c *call) (string, error) {
+	if c.traits&isPage != 0 {
+		return s.pageCookie(r)
+	}
+	return bearerToken(r)
 }
 
 // bearerToken reads the Authorization header.

@@ -47,10 +47,16 @@ func (*newAccount) validate(*violations, *Config) {} // registerUser checks, onc
 
 // registerUser is POST /api/v1/auth/register. The first account becomes admin.
 func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*sessionView, error) {
+	return registerWith(ctx, s, c, in, s.openSession)
+}
+
+// registerWith makes an account, and opens a session of some kind for it.
+func registerWith[Out any](ctx context.Context, s *Server, c *call, in *newAccount,
+	open func(t *tx, u userView) (*Out, error)) (*Out, error) {
 	if s.config.Registration == "closed" {
 		return nil, errRegistrationClosed()
 	}
-	if _, err := s.mayRegister(ctx, s.db, in.SetupToken); err != nil {
+	if _, err := s.mayRegister(ctx, s.db, c, in.SetupToken); err != nil {
 		return nil, err
 	}
 	var v violations
@@ -62,12 +68,12 @@ func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*se
 	if err != nil {
 		return nil, err
 	}
-	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*sessionView, error) {
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) {
 		// There is no row yet that two first accounts could meet at.
 		if _, err := t.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, registrationLock); err != nil {
 			return nil, fmt.Errorf("locking the registration: %w", err)
 		}
-		role, err := s.mayRegister(ctx, t, in.SetupToken)
+		role, err := s.mayRegister(ctx, t, c, in.SetupToken)
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +81,7 @@ func (s *Server) registerUser(ctx context.Context, c *call, in *newAccount) (*se
 		if err != nil {
 			return nil, err
 		}
-		return s.openSession(t, u)
+		return open(t, u)
 	})
 }
 
@@ -87,9 +93,9 @@ func errRegistrationClosed() error {
 }
 
 // mayRegister applies REGISTRATION and returns the role of a new account. The
-// first one of a server that others can reach needs the token that its console
-// shows.
-func (s *Server) mayRegister(ctx context.Context, q querier, setupToken string) (role string, err error) {
+// first one needs the token that the console shows where others can reach the
+// server, or may have led a browser on this machine here under a name of theirs.
+func (s *Server) mayRegister(ctx context.Context, q querier, c *call, setupToken string) (role string, err error) {
 	first, err := firstAccount(ctx, q)
 	if err != nil {
 		return "", err
@@ -97,7 +103,7 @@ func (s *Server) mayRegister(ctx context.Context, q querier, setupToken string) 
 	if !first && s.config.Registration != "open" {
 		return "", errRegistrationClosed()
 	}
-	if first && !s.config.loopback() &&
+	if first && s.asksSetupToken(c) &&
 		subtle.ConstantTimeCompare([]byte(setupToken), []byte(s.setupToken())) != 1 {
 		return "", problem(http.StatusForbidden, "setup_token_required",
 			"The first account needs the setup_token that the server printed when it started.")
@@ -107,6 +113,9 @@ func (s *Server) mayRegister(ctx context.Context, q querier, setupToken string) 
 	}
 	return "user", nil
 }
+
+// asksSetupToken reports whether the first account needs the setup token.
+func (s *Server) asksSetupToken(c *call) bool { return !s.config.loopback() || !c.local }
 
 // firstAccount reports whether there is no account yet.
 func firstAccount(ctx context.Context, q querier) (first bool, err error) {
@@ -136,6 +145,12 @@ func (*loginRequest) validate(*violations, *Config) {} // to login, malformed is
 
 // login is POST /api/v1/auth/login.
 func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*sessionView, error) {
+	return loginWith(ctx, s, c, in, s.openSession)
+}
+
+// loginWith checks a password, and opens a session of some kind.
+func loginWith[Out any](ctx context.Context, s *Server, c *call, in *loginRequest,
+	open func(t *tx, u userView) (*Out, error)) (*Out, error) {
 	email, ok := normalizeEmail(in.Email)
 	if !ok {
 		return nil, errInvalidCredentials()
@@ -165,12 +180,12 @@ func (s *Server) login(ctx context.Context, c *call, in *loginRequest) (*session
 			return nil, err
 		}
 	}
-	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*sessionView, error) {
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) {
 		if err := t.lockLogin(ctx, u.ID, hash); err != nil {
 			return nil, err
 		}
 		t.noteLogin(u, stronger, address, known)
-		return s.openSession(t, u)
+		return open(t, u)
 	})
 }
 

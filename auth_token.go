@@ -86,8 +86,9 @@ func (s *Server) parseAccessToken(token string) (accessClaims, error) {
 	return claims, nil
 }
 
-// secretPrefixes are what API keys, refresh tokens and lease tokens begin with.
-var secretPrefixes = []string{keyPrefix, refreshPrefix, leasePrefix}
+// secretPrefixes are what API keys, refresh tokens, lease tokens and cookies begin
+// with.
+var secretPrefixes = []string{keyPrefix, refreshPrefix, leasePrefix, cookiePrefix}
 
 // looksSecret reports whether a text begins like a value of newSecret.
 func looksSecret(text string) bool {

@@ -427,8 +427,6 @@ func builtRoutes() []route {
 // that match everything below them: their last part is a parameter there.
 func (o *apiOperation) pattern() string {
 	switch o.path {
-	case "/":
-		return o.method + " /{$}"
 	case "/internal/debug/pprof/{profile}":
 		return o.method + " /internal/debug/pprof/"
 	}

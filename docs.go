@@ -65,13 +65,6 @@ func (s *Server) getDocs(w http.ResponseWriter, r *http.Request, c *call) error 
 	return s.docs.page.serve(w, r, c)
 }
 
-// getRoot is GET /: people who try the server's address find the docs.
-func getRoot(w http.ResponseWriter, r *http.Request, _ *call) error {
-	w.Header().Set("Location", "/api/v1/docs")
-	w.WriteHeader(http.StatusFound)
-	return nil
-}
-
 // serve answers with the asset, or with 304 to a client that has it.
 func (a asset) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 	header := w.Header()

@@ -293,6 +293,10 @@ func violated(err error) string {
 
 // writeProblem is the one place that writes an error to a client.
 func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) {
+	if c.traits&isPage != 0 || c.pattern == "" && wantsPage(r) {
+		writeProblemPage(w, r, c, e)
+		return
+	}
 	body := map[string]any{
 		"type":       "about:blank",
 		"title":      http.StatusText(e.status),

@@ -99,7 +99,8 @@ func runServer(ctx context.Context, config Config, getenv func(string) string, s
 
 // greet tells whoever started the server what to do next.
 func (s *Server) greet(ctx context.Context, stdout io.Writer) {
-	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  %[2]s/api/v1/docs describes its API\n", programVersion(), s.url())
+	fmt.Fprintf(stdout, "\nTachikoma %s is at %s\n  open %[2]s\n  %[2]s/api/v1/docs describes its API\n",
+		programVersion(), s.url())
 	if s.postgres != nil {
 		for _, line := range s.postgres.Hints() {
 			fmt.Fprintln(stdout, "  "+line)
@@ -109,13 +110,10 @@ func (s *Server) greet(ctx context.Context, stdout io.Writer) {
 	if err != nil || !first || s.config.Registration == "closed" {
 		return
 	}
-	setup := ""
-	if !s.config.loopback() {
-		setup = fmt.Sprintf(`, "setup_token": %q`, s.setupToken())
-	}
-	fmt.Fprintf(stdout, "\nThere is no account yet. The first one becomes admin:\n\n"+
+	fmt.Fprintf(stdout, "\nThere is no account yet. Make the first one on that page, or like this; it becomes admin:\n\n"+
 		"  curl -X POST %s/api/v1/auth/register -H 'Content-Type: application/json' \\\n"+
-		"    -d '{\"email\": \"you@example.com\", \"password\": \"at least 15 characters\"%s}'\n\n", s.url(), setup)
+		"    -d '{\"email\": \"you@example.com\", \"password\": \"at least 15 characters\", \"setup_token\": %q}'\n\n",
+		s.url(), s.setupToken())
 }
 
 // runMigrate is the command "tachikoma migrate".

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -21,6 +22,7 @@ import (
 type call struct {
 	requestID  string
 	addr       netip.Addr
+	local      bool            // the Host header names this machine alone
 	pattern    string          // of the route; "" where none matched
 	traits     trait           // of the route
 	permission permission      // that the route requires
@@ -59,9 +61,18 @@ func (s *Server) identify(next http.Handler) http.Handler {
 			id = newID()
 		}
 		w.Header().Set("X-Request-Id", id)
-		c := &call{requestID: id, addr: clientaddr.Of(r, s.config.TrustedProxies)}
+		c := &call{requestID: id, addr: clientaddr.Of(r, s.config.TrustedProxies), local: localHost(r.Host)}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 	})
+}
+
+// localHost reports whether a Host header names this machine alone, whatever the
+// port. The pages of a site that has its own name lead here don't.
+func localHost(header string) bool {
+	if host, _, err := net.SplitHostPort(header); err == nil {
+		header = host
+	}
+	return loopbackHost(strings.Trim(header, "[]"))
 }
 
 // saneRequestID accepts 1 to 64 letters, digits, dots, dashes and underscores,

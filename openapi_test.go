@@ -458,23 +458,14 @@ func TestDocsAreSentOnceToEachClient(t *testing.T) {
 	}
 }
 
-func TestServersAddressLeadsToTheDocs(t *testing.T) {
+func TestConsoleNamesThePagesAndTheDocs(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
-	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url()+"/", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := http.DefaultTransport.RoundTrip(r) // which doesn't follow redirects
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if got := response.Header.Get("Location"); response.StatusCode != http.StatusFound || got != "/api/v1/docs" {
-		t.Errorf("status %d, to %q", response.StatusCode, got)
-	}
 	var console strings.Builder
-	if s.greet(t.Context(), &console); !strings.Contains(console.String(), s.url()+"/api/v1/docs ") {
-		t.Errorf("the console doesn't name the docs: %s", console.String())
+	s.greet(t.Context(), &console)
+	for _, words := range []string{"open " + s.url() + "\n", s.url() + "/api/v1/docs "} {
+		if !strings.Contains(console.String(), words) {
+			t.Errorf("the console doesn't say %q: %s", words, console.String())
+		}
 	}
 }

@@ -39,6 +39,7 @@ const (
 	mayWait                        // it may wait for work
 	mayStream                      // it may be followed live, and bounds itself then
 	boundsItself                   // it bounds itself
+	isPage                         // it is for people: it takes the cookie and no token, and its errors are pages
 )
 
 // routes builds the route table: who may call, what, and who answers.
@@ -108,12 +109,12 @@ func (s *Server) routes() {
 	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), mayWait)
 	s.handle(forAnyone, "GET /api/v1/openapi.json", withoutQuery(s.getOpenAPI))
 	s.handle(forAnyone, "GET /api/v1/docs", withoutQuery(s.getDocs))
-	s.handle(forAnyone, "GET /{$}", withoutQuery(getRoot))
 
 	s.handle(forProbes, "GET /internal/health/live", getLive)
 	s.handle(forProbes, "GET /internal/health/ready", s.getReady)
 	s.internalRoutes()
 	s.socketRoutes()
+	s.pageRoutes()
 }
 
 // internalRoutes adds what is for operators: for admins on the public port, or
@@ -237,7 +238,11 @@ func (s *Server) register(mux *http.ServeMux, rt route) {
 	if rt.permission.name == "" {
 		panic("the route " + rt.pattern + " has no permission")
 	}
-	s.table = append(s.table, rt)
+	if rt.traits&isPage != 0 {
+		s.pages = append(s.pages, rt)
+	} else {
+		s.table = append(s.table, rt)
+	}
 	bounds := s.limitsOf(rt.traits)
 	mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r)

@@ -100,7 +100,6 @@ var expectedRoutes = map[string]string{
 	"POST /mcp":                "account", // each tool asks for more, see mcp_test.go
 	"GET /api/v1/openapi.json": "anybody",
 	"GET /api/v1/docs":         "anybody",
-	"GET /{$}":                 "anybody", // and leads to the docs
 
 	"GET /internal/health":       "anybody",
 	"GET /internal/health/live":  "anybody",
@@ -225,10 +224,6 @@ func wantPassed(t *testing.T, caller, pattern string, a *answer) {
 	case pattern == "GET /ws":
 		if a.status != http.StatusUpgradeRequired {
 			t.Errorf("%s as %s: %d %s", pattern, caller, a.status, a.body)
-		}
-	case pattern == "GET /{$}":
-		if a.status != http.StatusFound || a.header.Get("Location") != "/api/v1/docs" {
-			t.Errorf("%s as %s: %d %v", pattern, caller, a.status, a.header)
 		}
 	case strings.HasPrefix(pattern, "GET "):
 		if a.status != http.StatusOK {

@@ -35,11 +35,13 @@ type Server struct {
 	serverState
 	mux      *http.ServeMux
 	internal *http.ServeMux // what INTERNAL_ADDR serves; nil without it
-	table    []route        // every route there is
+	table    []route        // every route there is, but for
+	pages    []route        // those of pages
 	tools    []tool         // for agents, at POST /mcp
 	docs     docs
 	postgres *pgserver.Server
 	listener net.Listener
+	foreign  http.CrossOriginProtection // of pages against what other sites send
 	tls      *certfile.Certificate
 	systemd  sdnotify.Notifier
 	work     sync.WaitGroup // the goroutines that open starts

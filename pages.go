@@ -1,0 +1,391 @@
+package main
+
+// The pages for people. Each is a line of pageRoutes, with its permission, reads
+// through the functions of the API, and is written by a template of web/. A form
+// of a page does what a route of the API does, in the same way.
+// See docs/design.md, Pages.
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"io/fs"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"tachikoma/internal/specfile"
+)
+
+// pagePolicy lets nothing into a page but what this server sends.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
+	"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// forFiles is for what pages are made of, which they need also while the server starts.
+var forFiles = permission{name: "public", unlimited: true}
+
+// pageRoutes adds the pages to the route table.
+func (s *Server) pageRoutes() {
+	s.page(forFiles, "GET /assets/{name}", withoutQuery(getAsset))
+
+	s.page(forAnyone, "GET /login", s.servePage(s.loginPage))
+	s.page(forGuests, "POST /login", serveForm(s, s.loginPage, s.logInPage, s.entered), holdsSecrets)
+	s.page(forAnyone, "GET /register", s.servePage(s.registerPage))
+	s.page(forGuests, "POST /register", serveForm(s, s.registerPage, s.registerOnPage, s.entered), holdsSecrets)
+	s.page(forSessions, "POST /logout", serveForm(s, nil, inOneTx(s, s.logout), s.left), holdsSecrets)
+
+	s.page(forSessions, "GET /{$}", s.servePage(s.missionsPage))
+}
+
+// page adds a page, or what a form of one does. What it answers is kept under
+// the form's key, unless it holds secrets.
+func (s *Server) page(p permission, pattern string, h handler, traits ...trait) {
+	rt := route{pattern: pattern, permission: p, answer: h, traits: isPage}
+	for _, t := range traits {
+		rt.traits |= t
+	}
+	if strings.HasPrefix(pattern, "POST ") && rt.traits&holdsSecrets == 0 {
+		rt.traits |= takesKey
+	}
+	s.register(s.mux, rt)
+}
+
+//go:embed web
+var webFiles embed.FS
+
+// site is what web/ holds, ready to be used.
+type site struct {
+	pages  map[string]*template.Template // by the name of the file, without .html
+	assets map[string]asset              // by their names in paths
+}
+
+// theSite is made once, however many servers a process has.
+var theSite = sync.OnceValue(func() site {
+	made := site{make(map[string]*template.Template), make(map[string]asset)}
+	paths := make(map[string]string) // of an asset, by its file's name
+	for name, contentType := range map[string]string{"style.css": "text/css; charset=utf-8",
+		"app.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
+		content := webFile(name)
+		sum := sha256.Sum256(content)
+		stem, extension, _ := strings.Cut(name, ".")
+		hashed := stem + "." + base64.RawURLEncoding.EncodeToString(sum[:9]) + "." + extension
+		made.assets[hashed], paths[name] = newAsset(content, contentType), "/assets/"+hashed
+	}
+	functions := pageFunctions()
+	functions["asset"] = func(name string) string { return paths[name] }
+	layout := template.Must(template.New("").Funcs(functions).ParseFS(webFiles, "web/shared/*.html"))
+	files, _ := fs.Glob(webFiles, "web/*.html") // the pattern is valid
+	for _, file := range files {
+		own := template.Must(template.Must(layout.Clone()).ParseFS(webFiles, file))
+		made.pages[strings.TrimSuffix(path.Base(file), ".html")] = own
+	}
+	return made
+})
+
+func webFile(name string) []byte {
+	content, err := webFiles.ReadFile("web/" + name)
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return content
+}
+
+// getAsset is GET /assets/{name}. A name has the hash of what it names, which so
+// may be kept for ever.
+func getAsset(w http.ResponseWriter, r *http.Request, c *call) error {
+	a, ok := theSite().assets[r.PathValue("name")]
+	if !ok {
+		return errNotFound()
+	}
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	writeBytes(w, r, c, http.StatusOK, a.contentType, a.body)
+	return nil
+}
+
+// pageView is a page to be written.
+type pageView struct {
+	Name    string // of its template
+	Title   string
+	Mission *missionView // that it is about; nil for none
+	Follow  string       // the path of the stream that says when it is out of date; "" for none
+	After   int64        // the newest event of that stream when it was read
+	Data    any
+
+	elsewhere string // the path that has what was asked for; "" where it is here
+
+	// The adapters set what follows.
+	Here    string     // its own address
+	Account account    // that it is shown to; the zero one for nobody
+	Problem *apiError  // what a form of it was refused for; nil for nothing
+	Form    url.Values // what that form held
+	request *call
+}
+
+// SignedIn, Admin and MayEdit say what a page may offer.
+func (v *pageView) SignedIn() bool { return v.Account.userID != "" }
+func (v *pageView) Admin() bool    { return v.Account.admin() }
+func (v *pageView) MayEdit() bool {
+	return v.Mission != nil && v.Account.role >= roleUser && v.Mission.MyRole != accessReader.String()
+}
+
+// RequestID is for who asks an operator about a problem.
+func (v *pageView) RequestID() string { return v.request.requestID }
+
+// Detail and Fields are what a template shows of a problem.
+func (e *apiError) Detail() string       { return e.detail }
+func (e *apiError) Fields() []fieldError { return e.fields }
+func (e *apiError) Status() int          { return e.status }
+
+// pageFunc reads what a page shows.
+type pageFunc func(ctx context.Context, c *call, q *query) (*pageView, error)
+
+// servePage adapts a page.
+func (s *Server) servePage(read pageFunc) handler {
+	return func(w http.ResponseWriter, r *http.Request, c *call) error {
+		if err := s.nameSpec(r, c); err != nil {
+			return err
+		}
+		v, err := read(r.Context(), c, newQuery(r))
+		if err != nil {
+			return err
+		}
+		if v.elsewhere != "" {
+			seeOther(w, v.elsewhere)
+			return nil
+		}
+		v.Here = r.URL.RequestURI()
+		return v.write(w, r, c, http.StatusOK)
+	}
+}
+
+// write sends the page. Nothing is sent if it can't be made.
+func (v *pageView) write(w http.ResponseWriter, r *http.Request, c *call, status int) error {
+	v.Account, v.request = c.account, c
+	var b bytes.Buffer
+	if err := theSite().pages[v.Name].ExecuteTemplate(&b, "page", v); err != nil {
+		return fmt.Errorf("writing the page %s: %w", v.Name, err)
+	}
+	w.Header().Set("Content-Security-Policy", pagePolicy)
+	w.Header().Set("Referrer-Policy", "same-origin")
+	writeBytes(w, r, c, status, "text/html; charset=utf-8", b.Bytes())
+	return nil
+}
+
+func seeOther(w http.ResponseWriter, to string) {
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// nameSpec makes a spec the target of a call whose path has its mission and key.
+func (s *Server) nameSpec(r *http.Request, c *call) error {
+	key := r.PathValue("key")
+	if key == "" {
+		return nil
+	}
+	if !specfile.ValidKey(key) {
+		return errNotFound()
+	}
+	var id string
+	err := s.db.QueryRow(r.Context(), `SELECT s.id FROM specs s JOIN missions m ON m.id = s.mission_id
+		WHERE `+readableSQL+` AND s.mission_id = $3 AND s.key = $4`,
+		c.account.userID, c.account.admin(), c.target.mission, key).Scan(&id)
+	c.target = target{spec: id}
+	return notFoundOr(err, "looking for a spec")
+}
+
+// formFields are fields that every form may have beside its own: the version
+// that it was made for, its key, and the page that it leads back to.
+const (
+	versionField = "if_match"
+	keyField     = "idempotency_key"
+	backField    = "back"
+)
+
+// serveForm adapts what a form of a page does: do, with the request that the API
+// has for it, and then lead to another page. Where it is refused, again is shown
+// with the reason and with what the form held; nil is a page of its own.
+func serveForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
+	do func(ctx context.Context, c *call, in In) (*Out, error),
+	to func(w http.ResponseWriter, r *http.Request, out *Out) string) handler {
+	return func(w http.ResponseWriter, r *http.Request, c *call) error {
+		if err := s.nameSpec(r, c); err != nil {
+			return err
+		}
+		form, err := readForm(r)
+		if err != nil {
+			return err
+		}
+		back := localPath(form.Get(backField), "")
+		in := In(new(T))
+		if err = c.takeForm(r, form, in); err == nil {
+			err = s.validate(in)
+		}
+		var out *Out
+		if err == nil {
+			out, err = do(r.Context(), c, in)
+		}
+		if kept, ok := errors.AsType[*keptResponse](err); ok {
+			out = new(Out)
+			if err = nil; kept.body != nil {
+				err = unmarshal(kept.body, out)
+			}
+		}
+		if err != nil {
+			return s.showAgain(w, r, c, again, form, err)
+		}
+		seeOther(w, cmp.Or(back, to(w, r, out)))
+		return nil
+	}
+}
+
+// showAgain shows a page of which a form was refused.
+func (s *Server) showAgain(w http.ResponseWriter, r *http.Request, c *call, again pageFunc, form url.Values,
+	refused error) error {
+	e := asProblem(refused)
+	unknown := e.status == http.StatusNotFound || e.status == http.StatusUnauthorized && e.code != "invalid_credentials"
+	if again == nil || unknown || e.status == http.StatusInternalServerError {
+		return refused
+	}
+	v, err := again(r.Context(), c, queryOf(nil))
+	if err != nil || v.elsewhere != "" {
+		return cmp.Or(err, refused)
+	}
+	v.Here, v.Problem, v.Form, c.cause = localPath(form.Get(backField), ""), e, form, e.cause
+	for name, values := range e.header {
+		w.Header()[name] = values
+	}
+	return v.write(w, r, c, e.status)
+}
+
+// readForm reads the fields of a form from the body, in UTF-8 without NUL. Lines
+// end as they do in files.
+func readForm(r *http.Request) (url.Values, error) {
+	if err := newQuery(r).err(); err != nil {
+		return nil, err
+	}
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if mediaType != "application/x-www-form-urlencoded" {
+		return nil, problem(http.StatusUnsupportedMediaType, "unsupported_media_type", "Send a form of a page.")
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, bodyProblem(err)
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, invalidField("form", "malformed_form", "isn't percent-encoded text")
+	}
+	for name, values := range form {
+		for i, value := range values {
+			if !utf8.ValidString(name+value) || strings.ContainsRune(name+value, 0) {
+				return nil, invalidField("form", "malformed_form", "isn't UTF-8 without NUL")
+			}
+			values[i] = strings.ReplaceAll(value, "\r\n", "\n")
+		}
+	}
+	return form, nil
+}
+
+// takeForm fills in, a request of the API, and what the call has to know from the
+// fields of a form.
+func (c *call) takeForm(r *http.Request, form url.Values, in any) error {
+	own := make(url.Values, len(form))
+	for name, values := range form {
+		if name != versionField && name != keyField && name != backField {
+			own[name] = values
+		}
+	}
+	if version := form.Get(versionField); version != "" {
+		c.ifMatch = []string{`"` + version + `"`}
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %s\n%s\n%s", r.Method, r.URL.Path, form.Get(versionField), own.Encode())
+	c.hash = h.Sum(nil)
+	if c.traits&takesKey != 0 {
+		if key := form.Get(keyField); key != "" && !validID(key) {
+			return invalidField(keyField, "invalid_id", "must be the one of the form")
+		}
+		c.key = form.Get(keyField)
+	}
+	body, err := encode(asMembers(own, fieldTypes(reflect.TypeOf(in).Elem())))
+	if err != nil {
+		return fmt.Errorf("reading a form: %w", err)
+	}
+	return decodeLoosely(body, in)
+}
+
+// asMembers are the fields of a form as members of an object: a list is written
+// with commas, and what is left empty is absent unless it is a text.
+func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
+	members := make(map[string]any, len(form))
+	for name, values := range form {
+		t, known := types[name]
+		if !known {
+			members[name] = values[0] // which is refused
+			continue
+		}
+		switch t, _ = unwrap(t); {
+		case t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8:
+			items := strings.Split(strings.Join(values, ","), ",")
+			for i := range items {
+				items[i] = strings.TrimSpace(items[i])
+			}
+			members[name] = slices.DeleteFunc(items, func(item string) bool { return item == "" })
+		case values[0] != "" || t.Kind() == reflect.String:
+			members[name] = values[0]
+		}
+	}
+	return members
+}
+
+// localPath is a path of this server, if it is one, and else another.
+func localPath(to, other string) string {
+	u, err := url.Parse(to)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !strings.HasPrefix(to, "/") ||
+		strings.HasPrefix(to, "//") || strings.ContainsFunc(to, func(c rune) bool { return c <= ' ' || c == '\\' || c >= 0x7f }) {
+		return other
+	}
+	return to
+}
+
+// wantsPage reports whether a request that no route takes is a browser's, for a
+// person. Paths of programs get problems in any case.
+func wantsPage(r *http.Request) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	return strings.Contains(r.Header.Get("Accept"), "text/html") &&
+		!slices.Contains([]string{"api", "mcp", "ws", "internal"}, first)
+}
+
+// writeProblemPage shows a person why a page can't be shown. Who isn't signed in
+// is led to do that, and back.
+func writeProblemPage(w http.ResponseWriter, r *http.Request, c *call, e *apiError) {
+	if e.status == http.StatusUnauthorized {
+		to := "/login"
+		if r.Method == http.MethodGet && r.URL.RequestURI() != "/" && !wantsEventStream(r) {
+			to += "?next=" + url.QueryEscape(r.URL.RequestURI())
+		}
+		seeOther(w, to)
+		return
+	}
+	for name, values := range e.header {
+		w.Header()[name] = values
+	}
+	v := &pageView{Name: "problem", Title: http.StatusText(e.status), Problem: e}
+	if err := v.write(w, r, c, e.status); err != nil {
+		c.cause = err
+		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+	}
+}
