@@ -310,6 +310,9 @@ func stepMission(action string) func(context.Context, *tx, *call, *nothing) (*mi
 		if err != nil {
 			return nil, err
 		}
+		if err := c.checkVersion(m.Version); err != nil {
+			return nil, err
+		}
 		if !slices.Contains(step.from, m.Status) {
 			return nil, errInvalidTransition("mission", m.Status, allowedActions(m.Status))
 		}

@@ -157,8 +157,16 @@ func TestChangesHoldIfMatch(t *testing.T) {
 		}
 		ada.do("PATCH", path, fields{field: ""}, "If-Match", `"4"`).wantFields(field)
 	}
-	ada.do("DELETE", spec, nil, "If-Match", `W/"5"`).want(http.StatusNoContent)
-	ada.do("DELETE", mission, nil, "If-Match", `"5"`).want(http.StatusNoContent)
+	ada.do("POST", spec+"/status", fields{"status": "deferred"}, "If-Match", `"4"`).
+		wantProblem(http.StatusPreconditionFailed, "version_mismatch")
+	ada.do("POST", spec+"/status", fields{"status": "deferred"}, "If-Match", `"5"`).want(http.StatusOK)
+	ada.do("DELETE", spec, nil, "If-Match", `W/"6"`).want(http.StatusNoContent)
+	for i, step := range []string{"/start", "/pause", "/resume", "/cancel"} {
+		ada.do("POST", mission+step, nil, "If-Match", etagOf(4+int64(i))).
+			wantProblem(http.StatusPreconditionFailed, "version_mismatch")
+		ada.do("POST", mission+step, nil, "If-Match", etagOf(5+int64(i))).want(http.StatusOK)
+	}
+	ada.do("DELETE", mission, nil, "If-Match", `"9"`).want(http.StatusNoContent)
 	ada.get(mission).wantProblem(http.StatusNotFound, "not_found")
 }
 

@@ -452,6 +452,9 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 	if err = cmp.Or(err, m.open()); err != nil {
 		return nil, err
 	}
+	if err := c.checkVersion(spec.version); err != nil {
+		return nil, err
+	}
 	if steps := statusSteps[spec.status]; !slices.Contains(steps, in.Status) {
 		return nil, errInvalidTransition("spec", spec.status, steps)
 	}
