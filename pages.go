@@ -17,6 +17,7 @@ import (
 	"html/template"
 	"io"
 	"io/fs"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -26,8 +27,6 @@ import (
 	"strings"
 	"sync"
 	"unicode/utf8"
-
-	"tachikoma/internal/specfile"
 )
 
 // pagePolicy lets nothing into a page but what this server sends.
@@ -48,6 +47,33 @@ func (s *Server) pageRoutes() {
 	s.page(forSessions, "POST /logout", serveForm(s, nil, inOneTx(s, s.logout), s.left), holdsSecrets)
 
 	s.page(forSessions, "GET /{$}", s.servePage(s.missionsPage))
+	s.page(forSessions, "GET /needs-you", s.servePage(s.needsYouPage))
+	s.page(mayCreate, "POST /missions", serveForm(s, s.missionsPage, inOneTx(s, s.createMission), madeMission))
+	s.page(mayRead, "GET /missions/{id}", s.servePage(s.boardPage))
+	s.page(mayRead, "GET /missions/{id}/stream", s.listMissionEvents, mayStream)
+	for _, action := range slices.Sorted(maps.Keys(missionActions)) {
+		s.page(mayEdit, "POST /missions/{id}/"+action,
+			serveForm(s, s.boardPage, inOneTx(s, stepMission(action)), madeMission))
+	}
+	s.page(mayRead, "GET /missions/{id}/settings", s.servePage(s.settingsPage))
+	s.page(mayEdit, "POST /missions/{id}/settings",
+		serveForm(s, s.settingsPage, inOneTx(s, s.updateMission), toSettings[missionView]))
+	s.page(mayOwn, "POST /missions/{id}/delete", serveForm(s, s.settingsPage, inOneTx(s, s.deleteMission), toMissions))
+	s.page(mayOwn, "POST /missions/{id}/members",
+		serveForm(s, s.settingsPage, inOneTx(s, s.setMember), toSettings[memberView]))
+	s.page(mayOwn, "POST /missions/{id}/members/{user_id}/remove",
+		serveForm(s, s.settingsPage, inOneTx(s, s.removeMember), toSettings[nothing]))
+
+	s.page(mayRead, "GET /missions/{id}/specs/{key}", s.servePage(s.specPageOf("spec")))
+	s.page(mayEdit, "GET /missions/{id}/specs/{key}/edit", s.servePage(s.specPageOf("edit")))
+	s.page(mayEdit, "POST /missions/{id}/specs/{key}/edit",
+		serveForm(s, s.specPageOf("edit"), inOneTx(s, s.updateSpec), toSpec))
+	s.page(mayEdit, "POST /missions/{id}/specs/{key}/status",
+		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.setStatus), toSpec))
+	s.page(mayEdit, "POST /missions/{id}/specs/{key}/delete",
+		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.deleteSpec), toBoard[nothing]))
+	s.page(mayEdit, "GET /missions/{id}/new", s.servePage(s.newSpecPage))
+	s.page(mayEdit, "POST /missions/{id}/specs", serveForm(s, s.newSpecPage, inOneTx(s, s.createSpec), toSpec))
 }
 
 // page adds a page, or what a form of one does. What it answers is kept under
@@ -122,6 +148,7 @@ type pageView struct {
 	Mission *missionView // that it is about; nil for none
 	Follow  string       // the path of the stream that says when it is out of date; "" for none
 	After   int64        // the newest event of that stream when it was read
+	Spec    *specPage    // that it shows; nil for none
 	Data    any
 
 	elsewhere string // the path that has what was asked for; "" where it is here
@@ -137,8 +164,18 @@ type pageView struct {
 // SignedIn, Admin and MayEdit say what a page may offer.
 func (v *pageView) SignedIn() bool { return v.Account.userID != "" }
 func (v *pageView) Admin() bool    { return v.Account.admin() }
+func (v *pageView) MayMake() bool  { return v.Account.role >= roleUser }
 func (v *pageView) MayEdit() bool {
-	return v.Mission != nil && v.Account.role >= roleUser && v.Mission.MyRole != accessReader.String()
+	return v.Mission != nil && v.MayMake() && v.Mission.MyRole != accessReader.String()
+}
+
+// Value is what a field of a form shows: what it held when it was refused, or else
+// what is stored.
+func (v *pageView) Value(field string, stored any) string {
+	if v.Form.Has(field) {
+		return v.Form.Get(field)
+	}
+	return fmt.Sprint(stored)
 }
 
 // RequestID is for who asks an operator about a problem.
@@ -195,15 +232,9 @@ func (s *Server) nameSpec(r *http.Request, c *call) error {
 	if key == "" {
 		return nil
 	}
-	if !specfile.ValidKey(key) {
-		return errNotFound()
-	}
-	var id string
-	err := s.db.QueryRow(r.Context(), `SELECT s.id FROM specs s JOIN missions m ON m.id = s.mission_id
-		WHERE `+readableSQL+` AND s.mission_id = $3 AND s.key = $4`,
-		c.account.userID, c.account.admin(), c.target.mission, key).Scan(&id)
+	id, err := s.specByKey(r.Context(), c.account, c.target.mission, key)
 	c.target = target{spec: id}
-	return notFoundOr(err, "looking for a spec")
+	return err
 }
 
 // formFields are fields that every form may have beside its own: the version

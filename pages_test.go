@@ -297,3 +297,16 @@ func TestFormsRefuseOtherSites(t *testing.T) {
 	}
 	b.get("/").want(http.StatusOK)
 }
+
+func TestTry(t *testing.T) {
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	m := ada.newMission("Board")
+	ada.newSpec(m, "first", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n- [x] two\n"})
+	ada.newSpec(m, "second", fields{"dependencies": []string{"first"}})
+	b := s.browse(ada)
+	id := idOf(m)
+	for _, p := range []string{"/", "/missions/" + id, "/missions/" + id + "?spec=first&tag=x", "/missions/" + id + "/specs/second", "/missions/" + id + "/specs/second/edit", "/missions/" + id + "/new", "/missions/" + id + "/settings", "/needs-you"} {
+		t.Logf("%s", b.get(p).want(200).body)
+	}
+}

@@ -49,6 +49,20 @@ func (f *specFilter) byStatus(status string) {
 	}
 }
 
+// byStatuses leaves the specs of several statuses.
+func (f *specFilter) byStatuses(statuses []string) {
+	f.having(`h.status = ANY($?)`, statuses)
+	f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = ANY($?)`, statuses, ` AND h.mission_id = one.id`)
+}
+
+// byAgent leaves the specs that an agent of that name holds.
+func (f *specFilter) byAgent(agent string) {
+	if agent != "" {
+		f.having(`h.spec_id IN (SELECT spec_id FROM leases WHERE agent = $?)`, agent)
+		f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.agent = $?`, agent, ` AND l.mission_id = one.id`)
+	}
+}
+
 // byIndex adds a query for the ids that a condition leaves, see idQuery.
 func (f *specFilter) byIndex(sql string, value any, mission string) {
 	f.rare = append(f.rare, idQuery{condition: condition{sql, value}, mission: mission})

@@ -1,0 +1,236 @@
+package main
+
+// The page of a spec, which is also shown over the board.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"tachikoma/internal/specfile"
+)
+
+// pageFunctions are what templates call.
+func pageFunctions() template.FuncMap {
+	return template.FuncMap{
+		"key":   newID, // of a form
+		"since": func(at time.Time) template.HTML { return timeElement(at, "", span(time.Since(at))) },
+		"lease": leaseElement,
+		"open":  openDependencies,
+		"step":  stepName,
+		"words": func(status string) string { return strings.ReplaceAll(status, "_", " ") },
+		"title": func(word string) string { return strings.ToUpper(word[:1]) + word[1:] },
+		"spec":  specAddress,
+		"join":  strings.Join,
+		"text":  func(markdown string) string { return markdown },
+	}
+}
+
+// span is a length of time in few words.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours())/24)
+}
+
+// timeElement shows a time as words, which the page's script keeps true.
+func timeElement(at time.Time, class, words string) template.HTML {
+	return template.HTML(`<time datetime="` + at.UTC().Format(time.RFC3339) + `"` + class + `>` + words + `</time>`)
+}
+
+// nearEnd is how close to its end a lease counts as late: agents that are alive
+// have prolonged it long before.
+const nearEnd = 30 * time.Second
+
+// leaseElement says how long a lease still lasts.
+func leaseElement(ends time.Time) template.HTML {
+	switch left := time.Until(ends); {
+	case left <= 0:
+		return timeElement(ends, ` class="lease late"`, "late: the lease is over")
+	case left < nearEnd:
+		return timeElement(ends, ` class="lease late"`, "late: "+span(left)+" left")
+	default:
+		return timeElement(ends, ` class="lease"`, span(left)+" left")
+	}
+}
+
+// openDependencies is how many dependencies of a spec aren't completed.
+func openDependencies(encoded json.RawMessage) (n int, err error) {
+	related, err := relatedSpecs(encoded)
+	for _, d := range related {
+		if d.Status != "completed" {
+			n++
+		}
+	}
+	return n, err
+}
+
+// relatedSpecs are the specs of a list that relatedSQL makes.
+func relatedSpecs(encoded []byte) (related []reasonSpec, err error) {
+	if len(encoded) <= len("[]") {
+		return nil, nil
+	}
+	if err := unmarshal(encoded, &related); err != nil {
+		return nil, fmt.Errorf("reading related specs: %w", err)
+	}
+	return related, nil
+}
+
+func specAddress(missionID, key string) string {
+	return boardOf(missionID) + "/specs/" + url.PathEscape(key)
+}
+
+// stepsFrom are the steps by hand that a spec can take.
+func stepsFrom(v specSummary) []string {
+	if v.missionStatus == "cancelled" || v.missionStatus == "archived" {
+		return nil
+	}
+	return statusSteps[v.Status]
+}
+
+// stepName is what a button says that takes a spec from one status to another.
+func stepName(from, to string) string {
+	names := map[string]string{
+		"blocked planned": "Unblock", "in_review completed": "Approve", "in_review in_progress": "Send back",
+		"completed in_progress": "Reopen", "deferred planned": "Take up again",
+		"planned": "Back to planned", "in_progress": "Begin by hand", "in_review": "Send to review",
+		"testing": "Send to testing", "completed": "Complete", "blocked": "Block", "deferred": "Put off",
+	}
+	if name, ok := names[from+" "+to]; ok {
+		return name
+	}
+	if name, ok := names[to]; ok {
+		return name
+	}
+	return strings.ReplaceAll(to, "_", " ")
+}
+
+// specPage is what the page of a spec shows.
+type specPage struct {
+	specSummary
+	MaxAttempts  int
+	Markdown     string
+	Criteria     []specfile.Criterion
+	Depends, For []reasonSpec // what it depends on, and what depends on it
+	Reasons      []notReadyReason
+	Steps        []string
+	specNotes
+}
+
+// Completes reports whether a step completes the spec although criteria are open.
+func (p *specPage) Completes() bool {
+	return p.CriteriaDone < p.CriteriaTotal && slices.Contains(p.Steps, "completed")
+}
+
+// TagList and Needs are what fields of a form show of a spec's lists.
+func (p *specPage) TagList() string { return strings.Join(p.Tags, ", ") }
+func (p *specPage) Needs() string {
+	keys := make([]string, 0, len(p.Depends))
+	for _, d := range p.Depends {
+		keys = append(keys, d.Key)
+	}
+	return strings.Join(keys, ", ")
+}
+
+// SpecLink is the address of another spec of the mission: over the board, if that
+// is what the page shows.
+func (v *pageView) SpecLink(key string) string {
+	if board, ok := v.Data.(*boardView); ok {
+		return board.Link("spec", key)
+	}
+	return specAddress(v.Mission.ID, key)
+}
+
+// readSpecPage reads the spec of a mission that has a key.
+func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, key string) (*specPage, error) {
+	id, err := s.specByKey(ctx, a, m.ID, key)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := s.readSpec(ctx, a, id)
+	if err != nil {
+		return nil, err
+	}
+	p := &specPage{specSummary: spec.specSummary, MaxAttempts: s.config.MaxAttempts, Markdown: spec.markdown, Criteria: spec.criteria,
+		specNotes: spec.specNotes, Steps: stepsFrom(spec.specSummary)}
+	if p.Depends, err = relatedSpecs(spec.Dependencies); err != nil {
+		return nil, err
+	}
+	if p.For, err = relatedSpecs(spec.dependents); err != nil {
+		return nil, err
+	}
+	p.Reasons, err = whyNotReady(spec.specSummary)
+	p.Reasons = slices.DeleteFunc(p.Reasons, func(r notReadyReason) bool { return r.Code == "status" || r.Code == "claimed" })
+	return p, err
+}
+
+// specByKey finds a spec of a mission.
+func (s *Server) specByKey(ctx context.Context, a account, missionID, key string) (id string, err error) {
+	if !specfile.ValidKey(key) {
+		return "", errNotFound()
+	}
+	err = s.db.QueryRow(ctx, `SELECT s.id FROM specs s JOIN missions m ON m.id = s.mission_id
+		WHERE `+readableSQL+` AND s.mission_id = $3 AND s.key = $4`, a.userID, a.admin(), missionID, key).Scan(&id)
+	return id, notFoundOr(err, "looking for a spec")
+}
+
+// specPageOf is GET /missions/{id}/specs/{key}, or the page where it is edited.
+func (s *Server) specPageOf(name string) pageFunc {
+	return func(ctx context.Context, c *call, q *query) (*pageView, error) {
+		if err := q.err(); err != nil {
+			return nil, err
+		}
+		spec, err := s.readSpec(ctx, c.account, c.target.spec)
+		if err != nil {
+			return nil, err
+		}
+		c.target = target{mission: spec.MissionID}
+		v, err := s.missionPage(ctx, c, name, spec.Title)
+		if err == nil && name == "edit" && !v.MayEdit() {
+			err = errReadOnly()
+		}
+		if err != nil {
+			return nil, err
+		}
+		v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, spec.Key)
+		return v, err
+	}
+}
+
+// newSpecPage is GET /missions/{id}/new.
+func (s *Server) newSpecPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	if err := q.err(); err != nil {
+		return nil, err
+	}
+	v, err := s.missionPage(ctx, c, "edit", "New spec")
+	if err == nil && !v.MayEdit() {
+		err = errReadOnly()
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.Spec = &specPage{specSummary: specSummary{MissionID: v.Mission.ID, Priority: specfile.DefaultPriority}}
+	return v, nil
+}
+
+// toSpec leads to the page of a spec that was written.
+func toSpec(_ http.ResponseWriter, _ *http.Request, spec *specView) string {
+	return specAddress(spec.MissionID, spec.Key)
+}
+
+// toBoard leads to the board of the mission in the path.
+func toBoard[Out any](_ http.ResponseWriter, r *http.Request, _ *Out) string {
+	return boardOf(r.PathValue("id"))
+}
