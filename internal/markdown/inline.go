@@ -76,6 +76,11 @@ func (w *writer) inline(text string) {
 	for p.at < len(p.text) {
 		p.step()
 	}
+	w.pieces(&p)
+}
+
+// pieces writes what a parser has read to the end.
+func (w *writer) pieces(p *inlineParser) {
 	p.flush(len(p.text))
 	for _, piece := range p.pieces {
 		w.piece(piece)

@@ -20,7 +20,7 @@
 //	a href="…" rel="noopener nofollow"
 //
 // Any source takes time in proportion to its length; nesting has a bound, and what
-// is nested deeper is text. The function is pure and safe for concurrent use.
+// is nested deeper is text. The functions are pure and safe for concurrent use.
 package markdown
 
 import (
@@ -45,6 +45,22 @@ func HTML(source string, top int) template.HTML {
 		lines = lines[n:]
 	}
 	w.blocks(lines, 0)
+	return template.HTML(w.out.String())
+}
+
+// Text renders text that is no Markdown, such as a line of a log: all of it stays as
+// it is, and addresses that begin with http:// or https:// are links.
+func Text(source string) template.HTML {
+	var w writer
+	p := inlineParser{text: strings.ToValidUTF8(source, "\ufffd")}
+	for p.at < len(p.text) {
+		if p.text[p.at] == ':' {
+			p.bareLink()
+		} else {
+			p.at++
+		}
+	}
+	w.pieces(&p)
 	return template.HTML(w.out.String())
 }
 

@@ -86,6 +86,26 @@ func TestHTML(t *testing.T) {
 	}
 }
 
+func TestText(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]string{
+		"":               "",
+		"*a* <b>\n  `c`": "*a* &lt;b&gt;\n  `c`",
+		"see https://x.example/a?b=1&c=2.": `see <a href="https://x.example/a?b=1&amp;c=2" rel="noopener nofollow">` +
+			`https://x.example/a?b=1&amp;c=2</a>.`,
+		`http://x.example"onmouseover="alert(1)`: `<a href="http://x.example" rel="noopener nofollow">http://x.example</a>` +
+			`&#34;onmouseover=&#34;alert(1)`,
+		"javascript://x.example at 10:30": "javascript://x.example at 10:30",
+	} {
+		if got := string(markdown.Text(source)); got != want {
+			t.Errorf("%q\ngives %s\nwant  %s", source, got, want)
+		}
+	}
+	for attack := range strings.Lines(attacks) {
+		checkOutput(t, attack, "<p>"+string(markdown.Text(attack))+"</p>")
+	}
+}
+
 // TestNothingIsHidden holds the words of documents against those that come out.
 func TestNothingIsHidden(t *testing.T) {
 	t.Parallel()
@@ -135,7 +155,10 @@ func FuzzHTML(f *testing.F) {
 		f.Add(attack)
 	}
 	f.Add("- [ ] *a [b](https://x.example/?a=b&c) `d`*\n  > 1. ```\n")
-	f.Fuzz(func(t *testing.T, source string) { checkSafe(t, source) })
+	f.Fuzz(func(t *testing.T, source string) {
+		checkSafe(t, source)
+		checkOutput(t, source, "<p>"+string(markdown.Text(source))+"</p>")
+	})
 }
 
 // Any tag; those that may be there; and text as it may be.
@@ -154,11 +177,18 @@ var inside = map[string]string{
 	"pre": " blockquote li", "hr": " blockquote li", "h": " blockquote li", "li": "ul ol", "label": "li", "input": "label",
 }
 
-// checkSafe renders source, reads the outcome as the few rules of the package say,
-// independently of how it was written, and returns it.
+// checkSafe renders source, checks the outcome, and returns it.
 func checkSafe(t *testing.T, source string) string {
 	t.Helper()
 	out := string(markdown.HTML(source, 3))
+	checkOutput(t, source, out)
+	return out
+}
+
+// checkOutput reads what source has become as the few rules of the package say,
+// independently of how it was written.
+func checkOutput(t *testing.T, source, out string) {
+	t.Helper()
 	var open []string
 	rest := out
 	for rest != "" {
@@ -200,7 +230,6 @@ func checkSafe(t *testing.T, source string) string {
 	if len(open) > 0 {
 		t.Fatalf("%q leaves %q open", source, open)
 	}
-	return out
 }
 
 // TestTimeIsLinear compares sources of two lengths: what takes eight times the text
