@@ -245,16 +245,17 @@ const readableSQL = `
 	($2 OR m.owner_id = $1 OR coalesce((SELECT true FROM members WHERE mission_id = m.id AND user_id = $1), false))`
 
 // target is what a request names by its id; "" for what it doesn't.
-type target struct{ mission, spec, question, user, key string }
+type target struct{ mission, spec, question, user, key, report string }
 
 // parseTarget returns the ids in the path, in lower case, or a 404 if one isn't
 // an id.
 func parseTarget(r *http.Request) (at target, err error) {
 	id, member := strings.ToLower(r.PathValue("id")), strings.ToLower(r.PathValue("user_id"))
+	report := strings.ToLower(r.PathValue("report"))
 	switch {
 	case id == "":
 		return at, nil
-	case !validID(id) || member != "" && !validID(member):
+	case !validID(id) || member != "" && !validID(member) || report != "" && !validID(report):
 		return at, errNotFound()
 	case strings.Contains(r.Pattern, "/specs/{id}"):
 		at.spec = id
@@ -265,7 +266,7 @@ func parseTarget(r *http.Request) (at target, err error) {
 	case strings.Contains(r.Pattern, "/api-keys/{id}"):
 		at.key = id
 	default:
-		at.mission, at.user = id, member
+		at.mission, at.user, at.report = id, member, report
 	}
 	return at, nil
 }

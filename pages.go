@@ -49,6 +49,9 @@ func (s *Server) pageRoutes() {
 	s.page(forSessions, "GET /{$}", s.servePage(s.missionsPage))
 	s.page(forSessions, "GET /needs-you", s.servePage(s.needsYouPage))
 	s.page(mayCreate, "POST /missions", serveForm(s, s.missionsPage, inOneTx(s, s.createMission), madeMission))
+	s.page(mayCreate, "POST /missions/import", s.importFolder, movesBulk)
+	s.page(mayEdit, "POST /missions/{id}/import", s.importFolder, movesBulk)
+	s.page(mayRead, "GET /missions/{id}/imported/{report}", s.servePage(s.importedPage))
 	s.page(mayRead, "GET /missions/{id}", s.servePage(s.boardPage))
 	s.page(mayRead, "GET /missions/{id}/stream", s.listMissionEvents, mayStream)
 	for _, action := range slices.Sorted(maps.Keys(missionActions)) {
@@ -147,6 +150,7 @@ type pageView struct {
 	Title   string
 	Mission *missionView // that it is about; nil for none
 	Follow  string       // the path of the stream that says when it is out of date; "" for none
+	Polls   bool         // it is about many streams, so it is asked for again and again
 	After   int64        // the newest event of that stream when it was read
 	Spec    *specPage    // that it shows; nil for none
 	Data    any
@@ -342,20 +346,27 @@ func (c *call) takeForm(r *http.Request, form url.Values, in any) error {
 	if version := form.Get(versionField); version != "" {
 		c.ifMatch = []string{`"` + version + `"`}
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %s\n%s\n%s", r.Method, r.URL.Path, form.Get(versionField), own.Encode())
-	c.hash = h.Sum(nil)
-	if c.traits&takesKey != 0 {
-		if key := form.Get(keyField); key != "" && !validID(key) {
-			return invalidField(keyField, "invalid_id", "must be the one of the form")
-		}
-		c.key = form.Get(keyField)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s\n%s", r.Method, r.URL.Path, form.Get(versionField), own.Encode()))
+	if err := c.takeOnce(form, sum[:]); err != nil {
+		return err
 	}
 	body, err := encode(asMembers(own, fieldTypes(reflect.TypeOf(in).Elem())))
 	if err != nil {
 		return fmt.Errorf("reading a form: %w", err)
 	}
 	return decodeLoosely(body, in)
+}
+
+// takeOnce takes the key of a form, and the hash of what it asks for.
+func (c *call) takeOnce(form url.Values, hash []byte) error {
+	c.hash = hash
+	if c.traits&takesKey == 0 {
+		return nil
+	}
+	if c.key = form.Get(keyField); c.key != "" && !validID(c.key) {
+		return invalidField(keyField, "invalid_id", "must be the one that the form had")
+	}
+	return nil
 }
 
 // asMembers are the fields of a form as members of an object: a list is written

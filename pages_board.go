@@ -116,6 +116,12 @@ type boardColumn struct {
 	More  string // the address of more of them; "" where that is all
 }
 
+// Marks reports whether a card of the column says its status: the first one, which
+// most have, goes without saying where the column doesn't hold what needs people.
+func (b boardColumn) Marks(status string) bool {
+	return b.ID == boardColumns[0].ID || status != b.statuses[0]
+}
+
 // boardChip is a part of the filter, with the address of the board without it.
 type boardChip struct{ Name, Value, Without string }
 
@@ -319,7 +325,7 @@ func (s *Server) missionsPage(ctx context.Context, c *call, q *query) (*pageView
 		next["cursor"] = *missions.NextCursor
 		view.More = "?" + queryString(next)
 	}
-	v := &pageView{Name: "missions", Title: "Missions", Data: view}
+	v := &pageView{Name: "missions", Title: "Missions", Polls: true, Data: view}
 	if needed > 0 {
 		v.Title = fmt.Sprintf("(%d) %s", needed, v.Title)
 	}
@@ -434,7 +440,7 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 		}
 		view.Items = append(view.Items, row)
 	}
-	v := &pageView{Name: "needs", Title: "Needs you", Data: view}
+	v := &pageView{Name: "needs", Title: "Needs you", Polls: true, Data: view}
 	if n := len(view.Items); n > 0 {
 		v.Title = fmt.Sprintf("(%d%s) %s", n, map[bool]string{false: "+"}[view.Complete], v.Title)
 	}

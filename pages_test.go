@@ -3,9 +3,13 @@ package main
 // The pages, as browsers without JavaScript see them.
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"io"
+	"mime/multipart"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"regexp"
 	"slices"
@@ -91,9 +95,14 @@ func (b *browser) do(method, path, form string, headers ...string) *answer {
 	return a
 }
 
-// inlineCode finds what a page's policy forbids: scripts and styles in the page
-// itself, handlers of events, and addresses that are scripts.
-var inlineCode = regexp.MustCompile(`(?i)<style|<script[^>]*>[^<]|\s(style|on[a-z]+)\s*=|javascript:`)
+// inlineCode finds what a page's policy forbids, once quoted values are taken out:
+// scripts and styles in the page itself, and handlers of events. scripted finds
+// addresses that are scripts.
+var (
+	inlineCode = regexp.MustCompile(`(?i)<style|<script[^>]*>[^<]|<[a-z][^>]*\s(style|on[a-z]+)\s*=`)
+	quoted     = regexp.MustCompile(`"[^"]*"`)
+	scripted   = regexp.MustCompile(`(?i)(href|src|action)="\s*(javascript|data|vbscript):`)
+)
 
 // checkPage holds an answer against what every page has to have.
 func (a *answer) checkPage() {
@@ -105,7 +114,8 @@ func (a *answer) checkPage() {
 		a.header.Get("Cache-Control") != "no-store" || a.header.Get("X-Content-Type-Options") != "nosniff" {
 		a.t.Errorf("%s: %v", a.what, a.header)
 	}
-	if found := inlineCode.Find(a.body); found != nil {
+	found := append(inlineCode.Find(quoted.ReplaceAll(a.body, []byte(`""`))), scripted.Find(a.body)...)
+	if len(found) > 0 {
 		a.t.Errorf("%s: the page has %q in it", a.what, found)
 	}
 }
@@ -283,11 +293,10 @@ func TestFormsRefuseOtherSites(t *testing.T) {
 	c := newCast(t)
 	b := c.browse(c.callers["admin"])
 	for _, route := range c.pages {
-		method, path := c.at(route.pattern, c.mission)
+		method, path := c.pageAt(route.pattern, c.mission)
 		if method != http.MethodPost {
 			continue
 		}
-		path = strings.ReplaceAll(path, "{key}", "first")
 		for _, headers := range [][]string{
 			{"Origin", "https://evil.example.com"}, {"Origin", "null"}, {"Sec-Fetch-Site", "cross-site"},
 			{"Sec-Fetch-Site", "same-site"}, {"Origin", "http://127.0.0.1:1"},
@@ -298,15 +307,385 @@ func TestFormsRefuseOtherSites(t *testing.T) {
 	b.get("/").want(http.StatusOK)
 }
 
-func TestTry(t *testing.T) {
+// pageCallers are those who try every page, in the order of whoMaySee.
+var pageCallers = []string{"nobody", "stranger", "viewer account", "mission viewer", "editor", "owner", "admin"}
+
+// whoMaySee is what they get; pass is whatever the page then says.
+var whoMaySee = map[string][]int{
+	"anybody": {pass, pass, pass, pass, pass, pass, pass},
+	"session": {303, pass, pass, pass, pass, pass, pass},
+	"maker":   {303, pass, 403, pass, pass, pass, pass},
+	"reader":  {303, 404, pass, pass, pass, pass, pass},
+	"editor":  {303, 404, 403, 403, pass, pass, pass},
+	"owner":   {303, 404, 403, 403, 403, pass, pass},
+}
+
+// expectedPages says for every page who may see it. It is written by hand, like
+// expectedRoutes.
+var expectedPages = map[string]string{
+	"GET /assets/{name}": "anybody",
+	"GET /login":         "anybody",
+	"POST /login":        "anybody",
+	"GET /register":      "anybody",
+	"POST /register":     "anybody",
+	"POST /logout":       "session",
+
+	"GET /{$}":                                     "session",
+	"GET /needs-you":                               "session",
+	"POST /missions":                               "maker",
+	"POST /missions/import":                        "maker",
+	"POST /missions/{id}/import":                   "editor",
+	"GET /missions/{id}/imported/{report}":         "reader",
+	"GET /missions/{id}":                           "reader",
+	"GET /missions/{id}/stream":                    "reader",
+	"POST /missions/{id}/start":                    "editor",
+	"POST /missions/{id}/pause":                    "editor",
+	"POST /missions/{id}/resume":                   "editor",
+	"POST /missions/{id}/complete":                 "editor",
+	"POST /missions/{id}/cancel":                   "editor",
+	"POST /missions/{id}/archive":                  "editor",
+	"GET /missions/{id}/settings":                  "reader",
+	"POST /missions/{id}/settings":                 "editor",
+	"POST /missions/{id}/delete":                   "owner",
+	"POST /missions/{id}/members":                  "owner",
+	"POST /missions/{id}/members/{user_id}/remove": "owner",
+	"GET /missions/{id}/specs/{key}":               "reader",
+	"GET /missions/{id}/specs/{key}/edit":          "editor",
+	"POST /missions/{id}/specs/{key}/edit":         "editor",
+	"POST /missions/{id}/specs/{key}/status":       "editor",
+	"POST /missions/{id}/specs/{key}/delete":       "editor",
+	"GET /missions/{id}/new":                       "editor",
+	"POST /missions/{id}/specs":                    "editor",
+}
+
+// pageAt fills in the path of a page: with the cast's mission, or with another.
+func (c cast) pageAt(pattern, mission string) (method, path string) {
+	method, path, _ = strings.Cut(pattern, " ")
+	return method, strings.NewReplacer("{$}", "", "{id}", mission, "{user_id}", c.userID, "{key}", "first",
+		"{report}", newID(), "{name}", "nothing").Replace(path)
+}
+
+func TestPagesAreForWhomTheyAreMeant(t *testing.T) {
+	t.Parallel()
+	c := newCast(t)
+	people := map[string]*browser{"nobody": {t: t, base: c.url()}}
+	for _, name := range pageCallers[1:] {
+		people[name] = c.browse(c.callers[name])
+	}
+	seen := make(map[string]bool)
+	for _, route := range c.pages {
+		class, ok := expectedPages[route.pattern]
+		if !ok {
+			t.Errorf("nobody has said who may see %s: add it to expectedPages", route.pattern)
+			continue
+		}
+		seen[route.pattern] = true
+		method, path := c.pageAt(route.pattern, c.mission)
+		for i, name := range pageCallers {
+			// A form that is none changes nothing where it is let through.
+			a := people[name].do(method, path, "", "Content-Type", "text/plain")
+			want, missing := whoMaySee[class][i], strings.Contains(path, "/imported/") || strings.Contains(path, "/assets/")
+			switch {
+			case want == pass && method == http.MethodGet && !missing && a.status != http.StatusOK && a.status != http.StatusSeeOther,
+				want == pass && method == http.MethodPost && a.status != http.StatusUnsupportedMediaType && a.status != http.StatusBadRequest,
+				want != pass && a.status != want,
+				want == http.StatusSeeOther && !strings.HasPrefix(a.header.Get("Location"), "/login"):
+				t.Errorf("%s as %s: %d, want %d: %s", route.pattern, name, a.status, want, a.body)
+			}
+		}
+	}
+	for pattern := range expectedPages {
+		if !seen[pattern] {
+			t.Errorf("%s is gone", pattern)
+		}
+	}
+}
+
+// What somebody may not see is the same page as what isn't there.
+func TestPagesOfOthersDontExist(t *testing.T) {
+	t.Parallel()
+	c := newCast(t)
+	stranger := c.browse(c.callers["stranger"])
+	for _, route := range c.pages {
+		if !strings.Contains(route.pattern, "/missions/{id}") {
+			continue
+		}
+		var answers []*answer
+		for _, mission := range []string{c.mission, newID(), "nothing"} {
+			method, path := c.pageAt(route.pattern, mission)
+			answers = append(answers, stranger.do(method, path, "", "X-Request-Id", "the-same").want(http.StatusNotFound))
+		}
+		if !sameAnswer(answers[0], answers[1]) || !sameAnswer(answers[1], answers[2]) {
+			t.Errorf("%s: what is there and what isn't differ: %s", route.pattern, answers[0].body)
+		}
+	}
+}
+
+func TestEveryStatusHasAColumn(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	var check string
+	err := s.db.QueryRow(t.Context(), `SELECT pg_get_constraintdef(oid) FROM pg_constraint
+		WHERE conrelid = 'spec_states'::regclass AND contype = 'c' AND pg_get_constraintdef(oid) LIKE '%planned%'`).Scan(&check)
+	if err != nil {
+		t.Fatal(err)
+	}
+	statuses := regexp.MustCompile(`'(\w+)'`).FindAllStringSubmatch(check, -1)
+	if len(statuses) < 7 {
+		t.Fatalf("the database takes %q", check)
+	}
+	for _, status := range statuses {
+		for _, ready := range []bool{false, true} {
+			spec, columns := specSummary{Status: status[1], Ready: ready && status[1] == "planned"}, 0
+			for _, kind := range boardColumns {
+				if kind.has(spec) {
+					columns++
+				}
+			}
+			if columns != 1 {
+				t.Errorf("%s is in %d columns", status[1], columns)
+			}
+		}
+	}
+}
+
+// columnOf is the heading and the keys of the cards of a column.
+func (a *answer) columnOf(id string) (heading, keys string) {
+	a.t.Helper()
+	_, section, found := strings.Cut(string(a.body), `<section id="`+id+`"`)
+	if !found {
+		return "", ""
+	}
+	section, _, _ = strings.Cut(section, "</section>")
+	heading = regexp.MustCompile(`<h2[^>]*>(.*?)</h2>`).FindStringSubmatch(section)[1]
+	for _, key := range regexp.MustCompile(`<li id="c-([^"]+)"`).FindAllStringSubmatch(section, -1) {
+		keys += " " + key[1]
+	}
+	return regexp.MustCompile(`<[^>]*>`).ReplaceAllString(heading, ""), strings.TrimSpace(keys)
+}
+
+func TestBoardShowsEverySpecInItsColumn(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	m := ada.newMission("Board")
-	ada.newSpec(m, "first", fields{"body": "## Acceptance Criteria\n\n- [ ] one\n- [x] two\n"})
-	ada.newSpec(m, "second", fields{"dependencies": []string{"first"}})
+	mission := ada.newMission("Board")
+	at := "/missions/" + idOf(mission)
 	b := s.browse(ada)
-	id := idOf(m)
-	for _, p := range []string{"/", "/missions/" + id, "/missions/" + id + "?spec=first&tag=x", "/missions/" + id + "/specs/second", "/missions/" + id + "/specs/second/edit", "/missions/" + id + "/new", "/missions/" + id + "/settings", "/needs-you"} {
-		t.Logf("%s", b.get(p).want(200).body)
+	b.get(at).want(http.StatusOK).wantText("There is no spec yet", `action="`+at+`/import"`)
+	specs := make(map[string]string)
+	for _, status := range specStatuses {
+		specs[status] = ada.newSpec(mission, strings.ReplaceAll(status, "_", "-"), fields{"status": status, "tags": []string{"all"}})
+	}
+	ada.newSpec(mission, "held", fields{"priority": 9, "phase": "Phase 1"})
+	ada.newSpec(mission, "open", fields{"dependencies": []string{"held"}, "tags": []string{"all"}})
+	b.get(at).want(http.StatusOK).wantText("The mission is draft: nothing is handed out.")
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	ada.claim(mission, "bot-1")
+	for query, want := range map[string][]string{
+		"": {"Needs you 2", "blocked in-review", "Waiting 1", "open", "Ready 1", "planned",
+			"Working 3", "held in-progress testing", "Done 2", "completed deferred"},
+		"?tag=all&status=planned": {"", "", "Waiting 1", "open", "Ready 1", "planned", "", "", "", ""},
+		"?agent=bot-1":            {"Needs you 0", "", "Waiting 0", "", "Ready 0", "", "Working 1", "held", "Done 0", ""},
+		"?q=held":                 {"Needs you 0", "", "Waiting 0", "", "Ready 0", "", "Working 1", "held", "Done 0", ""},
+		"?phase=Phase+1&tag=none": {"Needs you 0", "", "Waiting 0", "", "Ready 0", "", "Working 0", "", "Done 0", ""},
+		"?column=done":            {"", "", "", "", "", "", "", "", "Done 2", "completed deferred"},
+	} {
+		a := b.get(at + query).want(http.StatusOK)
+		var got []string
+		for _, kind := range boardColumns {
+			heading, keys := a.columnOf(kind.ID)
+			sorted := strings.Fields(keys)
+			slices.Sort(sorted)
+			got = append(got, heading, strings.Join(sorted, " "))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", query, got, want)
+		}
+	}
+	b.get(at+"?tag=all").wantText(`<a href="?"`, "tag: all")
+	b.get(at + "?status=nothing").want(http.StatusUnprocessableEntity)
+	b.get(at+"?spec=open&tag=all").want(http.StatusOK).
+		wantText("It depends on held, which is in_progress.", `href="?spec=held&amp;tag=all"`, `name="back"`)
+	b.get(at + "?spec=nothing").want(http.StatusNotFound)
+	b.get("/needs-you").want(http.StatusOK).wantText("<title>(2) Needs you", "in-review", "blocked", "Approve", "Unblock")
+}
+
+func TestFormsOfPagesAreDoneOnceAndOnWhatWasSeen(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b := s.browse(ada)
+	form := []string{"name", "Once", "idempotency_key", newID()}
+	first := b.submit("/missions", form...).want(http.StatusSeeOther).header.Get("Location")
+	b.submit("/missions", form...).leadsTo(first)
+	if n := len(ada.get("/api/v1/missions").at("items").([]any)); n != 1 {
+		t.Errorf("a double click makes %d missions", n)
+	}
+	b.submit("/missions", "name", "").want(http.StatusUnprocessableEntity).wantText("is required")
+	b.submit("/missions", "name", "x", "nonsense", "y").want(http.StatusUnprocessableEntity).wantText("nonsense")
+	b.do("POST", "/missions", "name=%zz").want(http.StatusUnprocessableEntity)
+	b.do("POST", "/missions", "name=%ff").want(http.StatusUnprocessableEntity)
+
+	at := first + "/specs/one"
+	b.submit(first+"/specs", "key", "one", "title", "One", "tags", "a, b,,", "body", "# One\r\n\r\ntext\r\n", "priority", "7",
+		"dependencies", "").leadsTo(at)
+	spec := ada.specByKey("/api/v1"+first, "one")
+	if is := ada.get(spec); is.text("body") != "# One\n\ntext\n" || is.number("priority") != 7 || is.text("tags.1") != "b" {
+		t.Errorf("stored: %s", is.body)
+	}
+	b.submit(at+"/edit", "title", "Two", "body", "# Two\n", "if_match", "1").leadsTo(at)
+	b.submit(at+"/edit", "title", "Three", "body", "# Mine\n", "if_match", "1").want(http.StatusPreconditionFailed).
+		wantText("It has changed since you read it", "# Mine", `value="Three"`, "# Two", `name="if_match" value="2"`)
+	b.submit(at+"/status", "status", "deferred", "notes", "later", "if_match", "1").want(http.StatusPreconditionFailed).
+		wantText(">later</textarea>", `name="if_match" value="2"`)
+	b.submit(at+"/status", "status", "deferred", "if_match", "2", "back", first+"?spec=one").leadsTo(first + "?spec=one")
+	b.submit(at+"/status", "status", "completed", "if_match", "3").want(http.StatusConflict).wantText("isn&#39;t allowed from there")
+	b.submit(first+"/start", "if_match", "9").want(http.StatusPreconditionFailed)
+	b.submit(first+"/start", "if_match", "1").leadsTo(first)
+	b.submit(first+"/settings", "name", "Renamed", "description", "", "tags", "x", "if_match", "2").leadsTo(first + "/settings")
+	eve := s.signUp("eve", "user")
+	b.submit(first+"/members", "email", eve.user.Email, "role", "viewer").leadsTo(first + "/settings")
+
+	reader := s.browse(eve)
+	for _, path := range []string{first, first + "?spec=one", at, first + "/settings", "/needs-you"} {
+		page := reader.get(path).want(http.StatusOK)
+		if n := strings.Count(string(page.body), "<form method=\"post\""); n != 1 { // to log out
+			t.Errorf("%s offers %d forms to somebody who may only read", path, n)
+		}
+	}
+	b.submit(first + "/members/" + eve.user.ID + "/remove").leadsTo(first + "/settings")
+	reader.get(first).want(http.StatusNotFound)
+	b.submit(at+"/delete", "if_match", "2").want(http.StatusPreconditionFailed)
+	b.submit(at+"/delete", "if_match", "3").leadsTo(first)
+}
+
+func TestHostileTextStaysText(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "admin")
+	const evil = `"><script>alert(1)</script><img src=x onerror="alert(1)">' javascript:alert(1) {{.}}`
+	mission := ada.newMission(evil)
+	ada.newSpec(mission, "spec", fields{"title": evil, "phase": evil, "tags": []string{`"><img src=x onerror=y>`},
+		"body": evil + "\n\n[a](javascript:alert(1)) ![b](data:text/html,x)\n\n- [ ] " + evil + "\n"})
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	ada.claim(mission, `<script>alert(1)</script>`)
+	at := "/missions/" + idOf(mission)
+	b := s.browse(ada)
+	for _, path := range []string{"/", at, at + "?spec=spec", at + "?tag=" + url.QueryEscape(evil[:60]),
+		at + "/specs/spec", at + "/specs/spec/edit", at + "/settings", "/needs-you", "/login?next=/%22%3E%3Cscript%3E"} {
+		page := string(b.get(path).want(http.StatusOK).body)
+		for _, tag := range []string{"<script>", "<img src=x", "href=\"javascript:", "href=\"data:text"} {
+			if strings.Contains(page, tag) {
+				t.Errorf("%s has %s in it", path, tag)
+			}
+		}
+	}
+}
+
+func TestMissionIsMadeOfAFolder(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b := s.browse(ada)
+	upload := func(path, key string, files ...string) *answer {
+		var body bytes.Buffer
+		form := multipart.NewWriter(&body)
+		form.WriteField("idempotency_key", key)
+		form.WriteField("name", "")
+		for i := 0; i+1 < len(files); i += 2 {
+			part, err := form.CreatePart(textproto.MIMEHeader{"Content-Disposition": {
+				`form-data; name="files"; filename="` + files[i] + `"`}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(part, files[i+1])
+		}
+		form.Close()
+		return b.do("POST", path, body.String(), "Content-Type", form.FormDataContentType())
+	}
+	key := newID()
+	files := []string{"shop/phase-1/001-one.md", "# One\n\n- [ ] it works\n", "shop/002-two.md", "# Two\n\n**Status:** Whatever\n",
+		"shop/logo.png", "x"}
+	report := upload("/missions/import", key, files...).want(http.StatusSeeOther).header.Get("Location")
+	upload("/missions/import", key, files...).leadsTo(report)
+	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already used")
+	b.get(report).want(http.StatusOK).wantText("2 new", "passed over", "logo.png", "002-two.md", "Start it", "Delete it")
+	missions := ada.get("/api/v1/missions")
+	if missions.text("items.0.name") != "shop" || missions.text("items.0.status") != "draft" || missions.at("items.1") != nil {
+		t.Errorf("made: %s", missions.body)
+	}
+	upload("/missions/import", newID(), "logo.png", "x").want(http.StatusUnprocessableEntity).wantText("no Markdown file")
+	at := "/missions/" + missions.text("items.0.id")
+	report = upload(at+"/import", newID(), "shop/003-three.md", "# Three\n").want(http.StatusSeeOther).header.Get("Location")
+	b.get(report).want(http.StatusOK).wantText("1 new")
+	s.browse(s.signUp("eve", "admin")).get(report).want(http.StatusNotFound)
+}
+
+func TestBoardIsLight(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Light")
+	ada.importTar(mission, gzipped(tarOf(t, corpusLike(260, 1000)...)))
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	at := "/missions/" + idOf(mission)
+	for _, step := range []string{"'blocked'", "'in_progress'", "'completed'"} {
+		if _, err := s.db.Exec(t.Context(), `UPDATE spec_states SET status = `+step+` WHERE spec_id IN (
+			SELECT spec_id FROM spec_states WHERE status = 'planned' ORDER BY unmet DESC, place LIMIT 50)`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := s.browse(ada)
+	page := b.get(at).want(http.StatusOK)
+	cards := strings.Count(string(page.body), `class="card `)
+	if cards < 200 {
+		t.Fatalf("the board has %d cards", cards)
+	}
+	size := 0
+	for _, path := range append(regexp.MustCompile(`/assets/[^"]+`).FindAllString(string(page.body), -1), at) {
+		size += len(b.get(path, "Accept-Encoding", "gzip").want(http.StatusOK).body)
+	}
+	if size > 60<<10 {
+		t.Errorf("a board of %d cards takes %d bytes", cards, size)
+	}
+	t.Logf("a board of %d cards takes %d bytes", cards, size)
+	more := regexp.MustCompile(`class="more" href="([^"]+)"`).FindSubmatch(page.body)
+	if more == nil {
+		t.Fatalf("there is no way to more cards: %s", page.body)
+	}
+	b.get(at + strings.ReplaceAll(string(more[1]), "&amp;", "&")).want(http.StatusOK).wantText(`<section id="waiting"`)
+}
+
+func TestPageFollowsItsStreamWithTheCookie(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Live")
+	b := s.browse(ada)
+	page := b.get("/missions/" + idOf(mission)).want(http.StatusOK)
+	found := regexp.MustCompile(`data-follow="([^"]+)" data-after="(\d+)"`).FindSubmatch(page.body)
+	if found == nil {
+		t.Fatalf("the page follows nothing: %s", page.body)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url()+string(found[1])+"?after="+string(found[2]), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	r.Header.Set("Cookie", b.cookie)
+	response, err := unredirected.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	ada.newSpec(mission, "new", nil)
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() && !strings.Contains(lines.Text(), "spec.created") {
+	}
+	b.submit("/logout").leadsTo("/login")
+	for lines.Scan() {
+	} // until the session's end ends the stream
+	if lines.Err() != nil {
+		t.Error(lines.Err())
 	}
 }

@@ -32,6 +32,8 @@ type archive struct {
 	passedOver []string          // of these what isn't work, by its name
 	warnings   []specfile.Warning
 	at         map[string]int // of a path, its place in files
+
+	fields map[string]string // that a form has sent beside its files
 }
 
 // upload is the body of an import as it arrives, in chunks that each have a place.
@@ -93,7 +95,7 @@ func errImportsBusy() error {
 // tar stream, also gzipped, told by its first bytes. limit bounds what it unpacks
 // to, in bytes.
 func readArchive(header http.Header, body io.Reader, limit int64) (*archive, error) {
-	a := archive{at: make(map[string]int)}
+	a := archive{at: make(map[string]int), fields: make(map[string]string)}
 	mediaType, params, _ := mime.ParseMediaType(header.Get("Content-Type"))
 	var err error
 	if mediaType == "multipart/form-data" {
@@ -143,6 +145,9 @@ func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
 			return err
 		}
 		if params["filename"] == "" {
+			if err := a.addField(params["name"], part); err != nil {
+				return err
+			}
 			continue
 		}
 		if limit, err = a.add(params["filename"], part, limit); err != nil {
@@ -150,6 +155,20 @@ func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
 		}
 	}
 }
+
+// addField takes a short field of a form. Nobody asks for others.
+func (a *archive) addField(name string, content io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(content, maxFormField+1))
+	if err == nil && len(text) <= maxFormField && utf8.Valid(text) && len(a.fields) < maxFormFields {
+		a.fields[name] = string(text)
+	}
+	return err
+}
+
+const (
+	maxFormField  = 4 << 10 // bytes
+	maxFormFields = 16
+)
 
 func (a *archive) readTar(body io.Reader, limit int64) error {
 	buffered := bufio.NewReader(body)

@@ -110,38 +110,19 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	if err := admitToMission(r.Context(), s.db, c); err != nil { // before a large body is read
 		return err
 	}
-	body, release, err := s.upload(r, c.account.userID)
+	sources, release, err := s.receive(r, c.account.userID)
 	defer release()
 	if err != nil {
 		return err
 	}
-	userID := c.account.userID
-	if !s.imports.Take(userID, 1, maxImports, maxImportsOfEach) {
-		return errImportsBusy()
-	}
-	defer s.imports.Give(userID, 1)
-	sources, err := readArchive(r.Header, body, s.config.MaxImportBytes)
-	if err != nil {
-		return err
-	}
-	stored, err := storedSpecs(r.Context(), s.db, c.target.mission)
-	if err != nil {
-		return err
-	}
-	planned, err := planImport(r.Context(), sources, stored)
+	planned, err := s.planFor(r.Context(), c.target.mission, sources)
 	if err != nil {
 		return err
 	}
 	var report importReport
 	_, err = transact(r.Context(), s, c, func(ctx context.Context, t *tx) (*nothing, error) {
-		m, err := t.mission(ctx, c.target, lockNoKeyUpdate, accessEditor)
-		if err != nil {
-			return nil, err
-		}
-		if err := m.open(); err != nil {
-			return nil, err
-		}
-		if report, err = t.importFiles(ctx, &m, sources, planned); err != nil {
+		var err error
+		if report, err = t.importInto(ctx, c.target, sources, planned); err != nil {
 			return nil, err
 		}
 		if dryRun != nil && *dryRun {
@@ -153,6 +134,44 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 		return err
 	}
 	return respond(w, r, c, report)
+}
+
+// receive reads the whole body of an import. The caller calls release when that
+// is done, also after an error.
+func (s *Server) receive(r *http.Request, userID string) (sources *archive, release func(), err error) {
+	body, giveBack, err := s.upload(r, userID)
+	if err != nil {
+		return nil, giveBack, err
+	}
+	if !s.imports.Take(userID, 1, maxImports, maxImportsOfEach) {
+		return nil, giveBack, errImportsBusy()
+	}
+	sources, err = readArchive(r.Header, body, s.config.MaxImportBytes)
+	return sources, func() {
+		giveBack()
+		s.imports.Give(userID, 1)
+	}, err
+}
+
+// planFor plans an import into a mission, as its specs are now.
+func (s *Server) planFor(ctx context.Context, missionID string, sources *archive) (*importPlan, error) {
+	stored, err := storedSpecs(ctx, s.db, missionID)
+	if err != nil {
+		return nil, err
+	}
+	return planImport(ctx, sources, stored)
+}
+
+// importInto brings the files of an import into a mission.
+func (t *tx) importInto(ctx context.Context, at target, sources *archive, planned *importPlan) (importReport, error) {
+	m, err := t.mission(ctx, at, lockNoKeyUpdate, accessEditor)
+	if err == nil {
+		err = m.open()
+	}
+	if err != nil {
+		return importReport{}, err
+	}
+	return t.importFiles(ctx, &m, sources, planned)
 }
 
 // storedSpec is what an import has to know of a spec that is there already: what
