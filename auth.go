@@ -245,7 +245,7 @@ const readableSQL = `
 	($2 OR m.owner_id = $1 OR coalesce((SELECT true FROM members WHERE mission_id = m.id AND user_id = $1), false))`
 
 // target is what a request names by its id; "" for what it doesn't.
-type target struct{ mission, spec, question, user, key, report string }
+type target struct{ mission, spec, question, user, key, session, report string }
 
 // parseTarget returns the ids in the path, in lower case, or a 404 if one isn't
 // an id.
@@ -263,8 +263,10 @@ func parseTarget(r *http.Request) (at target, err error) {
 		at.question = id
 	case strings.Contains(r.Pattern, "/users/{id}"):
 		at.user = id
-	case strings.Contains(r.Pattern, "/api-keys/{id}"):
+	case strings.Contains(r.Pattern, "/api-keys/{id}"), strings.Contains(r.Pattern, " /keys/{id}"):
 		at.key = id
+	case strings.Contains(r.Pattern, "/sessions/{id}"):
+		at.session = id
 	default:
 		at.mission, at.user, at.report = id, member, report
 	}

@@ -394,9 +394,15 @@ type passwordChange struct {
 
 func (*passwordChange) validate(*violations, *Config) {} // the rules depend on the e-mail
 
-// changePassword is POST /api/v1/auth/change-password. It ends all other
-// sessions of the account.
+// changePassword is POST /api/v1/auth/change-password.
 func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange) (*nothing, error) {
+	return changePasswordWith(ctx, s, c, in, func(*tx) (*nothing, error) { return nil, nil })
+}
+
+// changePasswordWith changes a password, ends all other sessions of the account, and
+// renews this one.
+func changePasswordWith[Out any](ctx context.Context, s *Server, c *call, in *passwordChange,
+	renew func(t *tx) (*Out, error)) (*Out, error) {
 	a := c.account
 	var email, current string
 	err := s.db.QueryRow(ctx, `SELECT email, password_hash FROM users WHERE id = $1`, a.userID).Scan(&email, &current)
@@ -422,7 +428,7 @@ func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange
 	if err != nil {
 		return nil, err
 	}
-	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*nothing, error) {
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*Out, error) {
 		tag, err := t.Exec(ctx, `UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3`,
 			a.userID, hash, current)
 		if err != nil {
@@ -434,7 +440,7 @@ func (s *Server) changePassword(ctx context.Context, c *call, in *passwordChange
 		}
 		t.endSessions(a.userID, a.session)
 		t.refundFailure(email)
-		return nil, nil
+		return renew(t)
 	})
 }
 

@@ -464,18 +464,23 @@ func getPrompt(p mcpParams) (map[string]any, error) {
 	if _, err := decodeArguments(p.Arguments, &in, "", nil); err != nil {
 		return nil, newRPCError(http.StatusOK, rpcInvalidParams, "The arguments are mission_id and agent, both strings.")
 	}
-	mission, agent := "Call list_missions and take the first mission that is active.",
-		"a name of your own, the same in every call"
-	if in.MissionID != "" {
-		mission = fmt.Sprintf("The mission is %q.", clip(in.MissionID))
-	}
-	if in.Agent != "" {
-		agent = fmt.Sprintf("%q", clip(in.Agent))
-	}
 	return map[string]any{
 		"description": workPrompt["description"],
-		"messages":    []any{map[string]any{"role": "user", "content": textContent(fmt.Sprintf(workText, mission, agent))}},
+		"messages":    []any{map[string]any{"role": "user", "content": textContent(workInstructions(in.MissionID, in.Agent))}},
 	}, nil
+}
+
+// workInstructions tell an agent how to work on a mission. Both may be "".
+func workInstructions(missionID, name string) string {
+	mission, agent := "Call list_missions and take the first mission that is active.",
+		"a name of your own, the same in every call"
+	if missionID != "" {
+		mission = fmt.Sprintf("The mission is %q.", clip(missionID))
+	}
+	if name != "" {
+		agent = fmt.Sprintf("%q", clip(name))
+	}
+	return fmt.Sprintf(workText, mission, agent)
 }
 
 const workText = `Work through a Tachikoma mission, one spec after the other. %s

@@ -54,6 +54,8 @@ func (s *Server) pageRoutes() {
 	s.page(mayRead, "GET /missions/{id}/imported/{report}", s.servePage(s.importedPage))
 	s.page(mayRead, "GET /missions/{id}", s.servePage(s.boardPage))
 	s.page(mayRead, "GET /missions/{id}/stream", s.listMissionEvents, mayStream)
+	s.page(mayRead, "GET /missions/{id}/graph", s.servePage(s.graphPage))
+	s.page(mayRead, "GET /missions/{id}/activity", s.servePage(s.activityPage))
 	for _, action := range slices.Sorted(maps.Keys(missionActions)) {
 		s.page(mayEdit, "POST /missions/{id}/"+action,
 			serveForm(s, s.boardPage, inOneTx(s, stepMission(action)), madeMission))
@@ -77,6 +79,8 @@ func (s *Server) pageRoutes() {
 		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.deleteSpec), toBoard[nothing]))
 	s.page(mayEdit, "GET /missions/{id}/new", s.servePage(s.newSpecPage))
 	s.page(mayEdit, "POST /missions/{id}/specs", serveForm(s, s.newSpecPage, inOneTx(s, s.createSpec), toSpec))
+
+	s.accountRoutes()
 }
 
 // page adds a page, or what a form of one does. What it answers is kept under
@@ -255,6 +259,26 @@ const (
 func serveForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
 	do func(ctx context.Context, c *call, in In) (*Out, error),
 	to func(w http.ResponseWriter, r *http.Request, out *Out) string) handler {
+	return doForm(s, again, do, func(w http.ResponseWriter, r *http.Request, _ *call, back string, out *Out) error {
+		seeOther(w, cmp.Or(back, to(w, r, out)))
+		return nil
+	})
+}
+
+// serveShown is serveForm for what made something that is shown once, since it holds
+// a secret.
+func serveShown[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
+	do func(ctx context.Context, c *call, in In) (*Out, error), show func(r *http.Request, out *Out) *pageView) handler {
+	return doForm(s, again, do, func(w http.ResponseWriter, r *http.Request, c *call, _ string, out *Out) error {
+		return show(r, out).write(w, r, c, http.StatusOK)
+	})
+}
+
+// doForm does what a form asks for, and then done, or shows again why not. back is
+// where the form wants to lead to, or "".
+func doForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
+	do func(ctx context.Context, c *call, in In) (*Out, error),
+	done func(w http.ResponseWriter, r *http.Request, c *call, back string, out *Out) error) handler {
 	return func(w http.ResponseWriter, r *http.Request, c *call) error {
 		if err := s.nameSpec(r, c); err != nil {
 			return err
@@ -281,8 +305,7 @@ func serveForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
 		if err != nil {
 			return s.showAgain(w, r, c, again, form, err)
 		}
-		seeOther(w, cmp.Or(back, to(w, r, out)))
-		return nil
+		return done(w, r, c, back, out)
 	}
 }
 

@@ -41,6 +41,7 @@ var readsAll = []struct {
 		"reads the index of what is ready, which was counted to be little", false},
 	{"WITH page AS MATERIALIZED (SELECT m.id FROM ", "a page of all missions", true},
 	{"FROM (SELECT m.* FROM missions m ", "likewise", true},
+	{"FROM leases ORDER BY expires_at LIMIT $3) w", "the first of all leases", true},
 	{" FROM specs w ", "a page of all specs", true},
 	{" FROM spec_states w ", "likewise", true},
 }

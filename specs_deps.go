@@ -310,6 +310,10 @@ func (s *Server) getGraph(w http.ResponseWriter, r *http.Request, c *call) error
 	return respond(w, r, c, graph)
 }
 
+// graphColumns are a graphNode of a spec s.
+const graphColumns = `s.id, s.key, s.number, s.title, h.status, ` + readySQL + `, s.place,
+	(SELECT count(*) FROM dependencies WHERE spec_id = s.id)`
+
 // readGraph reads the page behind a spec's number and id, which are "" for the
 // first one.
 func (s *Server) readGraph(ctx context.Context, a account, missionID string, after []string,
@@ -322,8 +326,7 @@ func (s *Server) readGraph(ctx context.Context, a account, missionID string, aft
 	if _, err := readMission(ctx, s.db, a, missionID); err != nil {
 		return graphView{}, err
 	}
-	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.number, s.title, h.status, `+readySQL+`, s.place,
-		(SELECT count(*) FROM dependencies WHERE spec_id = s.id)`+specsSQL+`
+	rows, err := s.db.Query(ctx, `SELECT `+graphColumns+specsSQL+`
 		AND s.mission_id = $3 AND (s.place, s.id) > ($4, coalesce($5, '00000000-0000-0000-0000-000000000000'::uuid))
 		ORDER BY s.place, s.id LIMIT $6`, a.userID, a.admin(), missionID, after[0], orNull(after[1]), limit+1)
 	if err != nil {

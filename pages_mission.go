@@ -1,0 +1,415 @@
+package main
+
+// A mission seen otherwise than as a board: what depends on what, and what has
+// happened.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/markdown"
+	"tachikoma/internal/specgraph"
+)
+
+const (
+	maxDrawn = 150 // specs in a picture
+	maxHops  = 8   // from the spec that a picture is about
+)
+
+// graphPageView is what the page of a graph shows.
+type graphPageView struct {
+	Picture template.HTML
+	Around  string // the key of the spec that it is about; "" for all of the mission
+	Shown   int    // specs in the picture
+	Total   int    // specs of the mission
+	Cycles  [][]string
+	States  []stateLook // those in the picture
+}
+
+// stateLook is how a spec's state looks and what it is called.
+type stateLook struct{ State, Mark, Says string }
+
+// lookOf tells states apart by their marks, for those who can't tell colours. A state
+// that it doesn't know has a mark too.
+func lookOf(status string, ready bool) stateLook {
+	marks := map[string]string{"planned": "◌", "ready": "○", "in_progress": "▶", "in_review": "◈", "testing": "▷",
+		"completed": "✓", "blocked": "✕", "deferred": "–", "proposed": "+"}
+	if ready {
+		status = "ready"
+	}
+	mark, known := marks[status]
+	if !known {
+		mark = "?"
+	}
+	return stateLook{status, mark, strings.ReplaceAll(status, "_", " ")}
+}
+
+// graphPage is GET /missions/{id}/graph?around=KEY. Of a mission with more specs than
+// a picture takes it shows those around one.
+func (s *Server) graphPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	around := q.text("around", 128)
+	if err := q.err(); err != nil {
+		return nil, err
+	}
+	v, err := s.missionPage(ctx, c, "graph", "Graph")
+	if err != nil {
+		return nil, err
+	}
+	mission := v.Mission
+	graph, err := s.readGraph(ctx, c.account, mission.ID, make([]string, 2), maxDrawn)
+	if err != nil {
+		return nil, err
+	}
+	if around == "" && graph.NextCursor != nil {
+		around = middleOf(graph.Nodes)
+	}
+	view := &graphPageView{Around: around, Total: mission.Stats.Total, Cycles: graph.Cycles}
+	if around != "" {
+		if err := s.readAround(ctx, c.account, mission.ID, around, &graph); err != nil {
+			return nil, err
+		}
+	}
+	view.Shown = len(graph.Nodes)
+	view.draw(mission, graph)
+	v.Data = view
+	return v, nil
+}
+
+// middleOf is the spec around which a picture begins: the first that somebody works
+// on, or that is ready, or any.
+func middleOf(nodes []graphNode) string {
+	for _, fits := range []func(graphNode) bool{
+		func(n graphNode) bool { return n.Status == "in_progress" },
+		func(n graphNode) bool { return n.Ready },
+	} {
+		if i := slices.IndexFunc(nodes, fits); i >= 0 {
+			return nodes[i].Key
+		}
+	}
+	return nodes[0].Key
+}
+
+// readAround replaces a graph's nodes and edges by those around the spec with a key,
+// the nearest ones, as many as a picture takes.
+func (s *Server) readAround(ctx context.Context, a account, missionID, key string, graph *graphView) error {
+	ctx, end, err := s.beginRead(ctx, a, "", true)
+	if err != nil {
+		return err
+	}
+	defer end()
+	first, err := s.specByKey(ctx, a, missionID, key)
+	if err != nil {
+		return err
+	}
+	near, ids := []string{first}, []string{first}
+	for hop := 0; hop < maxHops && len(near) > 0 && len(ids) < maxDrawn; hop++ {
+		rows, err := s.db.Query(ctx, `
+			SELECT o.id FROM unnest($1::uuid[]) WITH ORDINALITY AS near (id, n)
+			CROSS JOIN LATERAL (
+				(SELECT depends_on AS id FROM dependencies WHERE spec_id = near.id ORDER BY depends_on LIMIT $2)
+				UNION ALL (SELECT spec_id FROM dependencies WHERE depends_on = near.id ORDER BY spec_id LIMIT $2)) o
+			ORDER BY n, o.id`, near, maxDrawn)
+		if err != nil {
+			return fmt.Errorf("reading the graph: %w", err)
+		}
+		found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("reading the graph: %w", err)
+		}
+		near = nil
+		for _, id := range found {
+			if len(ids) < maxDrawn && !slices.Contains(ids, id) {
+				near, ids = append(near, id), append(ids, id)
+			}
+		}
+	}
+	rows, err := s.db.Query(ctx, `SELECT `+graphColumns+specsSQL+` AND s.id = ANY($3) ORDER BY s.place, s.id`,
+		a.userID, a.admin(), ids)
+	if err != nil {
+		return fmt.Errorf("reading the graph: %w", err)
+	}
+	if graph.Nodes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[graphNode]); err != nil {
+		return fmt.Errorf("reading the graph: %w", err)
+	}
+	rows, err = s.db.Query(ctx, `
+		SELECT s.key, o.key FROM unnest($1::uuid[]) AS its (id) JOIN dependencies d ON d.spec_id = its.id
+		JOIN specs s ON s.id = d.spec_id JOIN specs o ON o.id = d.depends_on WHERE d.depends_on = ANY($1)`, ids)
+	if err != nil {
+		return fmt.Errorf("reading the graph: %w", err)
+	}
+	if graph.Edges, err = pgx.CollectRows(rows, pgx.RowToStructByPos[graphEdge]); err != nil {
+		return fmt.Errorf("reading the graph: %w", err)
+	}
+	return nil
+}
+
+// draw makes the picture and its legend.
+func (v *graphPageView) draw(mission *missionView, graph graphView) {
+	nodes, edges := make([]specgraph.Node, len(graph.Nodes)), make([]specgraph.Edge, len(graph.Edges))
+	for i, n := range graph.Nodes {
+		look := lookOf(n.Status, n.Ready)
+		nodes[i] = specgraph.Node{Key: n.Key, Title: n.Title, Href: specAddress(mission.ID, n.Key), State: look.State,
+			Mark: look.Mark, Says: look.Says, Here: n.Key == v.Around}
+		if !slices.Contains(v.States, look) {
+			v.States = append(v.States, look)
+		}
+	}
+	for i, e := range graph.Edges {
+		edges[i] = specgraph.Edge{From: e.From, To: e.To}
+	}
+	slices.SortFunc(v.States, func(a, b stateLook) int { return strings.Compare(a.State, b.State) })
+	v.Picture = specgraph.SVG(nodes, edges, "What depends on what in "+mission.Name)
+}
+
+const (
+	activityLimit = 50 // events of a page
+
+	// activityReach is how many events a page looks through for those that fit its
+	// filter.
+	activityReach = 20_000
+)
+
+// activityFilter is what events a page of a mission's activity shows. The zero value
+// is all.
+type activityFilter struct {
+	Kind   string // what their types begin with
+	Agent  string
+	Spec   string // by key
+	Errors bool
+}
+
+// activityView is a stretch of a mission's events, the newest first.
+type activityView struct {
+	activityFilter
+	Events []activityEvent
+	At     int64    // the event that was asked for; 0 for the newest
+	Gone   int64    // the number of the newest event that isn't kept any more
+	Older  string   // the page that goes on; "" for none
+	Kinds  []string // that can be asked for
+	path   string
+}
+
+// activityEvent is an event as people see it.
+type activityEvent struct {
+	Seq    int64
+	Type   string
+	SpecID *string
+	Agent  *string
+	At     time.Time
+	Data   json.RawMessage
+	Key    *string // of its spec, if that is there
+	Title  *string
+	Name   *string // of the account that caused it
+
+	missionID string
+}
+
+// activityPage is GET /missions/{id}/activity. With at=N it begins with that event, so
+// that each has an address.
+func (s *Server) activityPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	view := &activityView{Kinds: []string{"log", "spec", "mission", "member"},
+		path: boardOf(c.target.mission) + "/activity", At: q.number("at", 0, 0, 1<<62)}
+	view.Kind = q.choice("kind", "", append(view.Kinds, "")...)
+	view.Agent, view.Spec = q.text("agent", 200), q.text("spec", 128)
+	view.Errors = q.choice("errors", "", "", "1") != ""
+	if err := q.err(); err != nil {
+		return nil, err
+	}
+	v, err := s.missionPage(ctx, c, "activity", "Activity")
+	if err != nil {
+		return nil, err
+	}
+	head, err := s.readHead(ctx, c.account, v.Mission.ID)
+	if err != nil {
+		return nil, err
+	}
+	if v.Data = view; view.At > 0 {
+		v.Follow = "" // what has happened stays as it is
+	}
+	return v, s.readActivity(ctx, v.Mission.ID, head, view)
+}
+
+// readActivity reads the events of a page. Numbers have no gap, so it is known how many
+// events are looked through, whatever the filter leaves.
+func (s *Server) readActivity(ctx context.Context, missionID string, head eventsView, v *activityView) error {
+	from := head.LastSeq
+	if v.At > 0 {
+		from = min(from, v.At)
+	}
+	floor := max(head.FirstSeq-1, from-activityReach)
+	rows, err := s.db.Query(ctx, `
+		SELECT e.seq, e.type, e.spec_id, e.agent, e.at, e.data, s.key, s.title, u.name
+		FROM (SELECT seq, type, spec_id, user_id, agent, at, data FROM events
+		      WHERE stream = $1 AND seq <= $2 AND seq > $3 AND ($4 = '' OR split_part(type, '.', 1) = $4)
+		      AND ($5 = '' OR agent = $5)
+		      AND ($6 = '' OR spec_id = (SELECT id FROM specs WHERE mission_id = $1 AND key = $6))
+		      AND (NOT $7 OR type IN ('spec.failed', 'spec.lease_expired') OR type = 'log' AND data->>'level' = 'error'
+		           OR type = 'spec.status_changed' AND data->>'to' = 'blocked')
+		      ORDER BY seq DESC LIMIT $8) e
+		LEFT JOIN specs s ON s.id = e.spec_id LEFT JOIN users u ON u.id = e.user_id ORDER BY e.seq DESC`,
+		missionID, from, floor, v.Kind, v.Agent, v.Spec, v.Errors, activityLimit+1)
+	if err != nil {
+		return fmt.Errorf("reading events: %w", err)
+	}
+	v.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (e activityEvent, err error) {
+		err = row.Scan(&e.Seq, &e.Type, &e.SpecID, &e.Agent, &e.At, (*[]byte)(&e.Data), &e.Key, &e.Title, &e.Name)
+		e.missionID = missionID
+		return e, err
+	})
+	if err != nil {
+		return fmt.Errorf("reading events: %w", err)
+	}
+	switch {
+	case len(v.Events) > activityLimit:
+		v.Older = v.link(v.Events[activityLimit].Seq)
+		v.Events = v.Events[:activityLimit]
+	case floor > head.FirstSeq-1:
+		v.Older = v.link(floor)
+	default:
+		v.Gone = head.FirstSeq - 1
+	}
+	return nil
+}
+
+// link is the address of the page that begins with an event, under the same filter.
+func (v *activityView) link(at int64) string {
+	query := make(url.Values)
+	for name, value := range map[string]string{"kind": v.Kind, "agent": v.Agent, "spec": v.Spec} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	if v.Errors {
+		query.Set("errors", "1")
+	}
+	if at > 0 {
+		query.Set("at", strconv.FormatInt(at, 10))
+	}
+	if len(query) == 0 {
+		return v.path
+	}
+	return v.path + "?" + query.Encode()
+}
+
+// Newest is the page of the newest events, under the same filter.
+func (v *activityView) Newest() string { return v.link(0) }
+
+// Filtered reports whether some events aren't shown.
+func (v *activityView) Filtered() bool { return v.activityFilter != activityFilter{} }
+
+// Link is the event's own address.
+func (e activityEvent) Link() string {
+	return fmt.Sprintf("%s/activity?at=%d#e%[2]d", boardOf(e.missionID), e.Seq)
+}
+
+// SpecLink is the path of the event's spec.
+func (e activityEvent) SpecLink() string { return specAddress(e.missionID, *e.Key) }
+
+// Who is who caused the event.
+func (e activityEvent) Who() string {
+	switch {
+	case orEmptyText(e.Agent) != "":
+		return *e.Agent
+	case e.Name != nil:
+		return *e.Name
+	}
+	return "the server"
+}
+
+// Bad reports whether the event is one of those that "errors only" leaves.
+func (e activityEvent) Bad() bool {
+	data := e.data()
+	return e.Type == "spec.failed" || e.Type == "spec.lease_expired" || e.Type == "log" && data["level"] == "error" ||
+		e.Type == "spec.status_changed" && data["to"] == "blocked"
+}
+
+func (e activityEvent) data() map[string]any {
+	var data map[string]any
+	if err := unmarshal(e.Data, &data); err != nil {
+		return nil // an event of a version to come, which says something else
+	}
+	return data
+}
+
+// What says what has happened, in a few words.
+func (e activityEvent) What() string {
+	data := e.data()
+	say := func(name string) string { return strings.ReplaceAll(plainText(data[name]), "_", " ") }
+	switch kind, step, _ := strings.Cut(e.Type, "."); {
+	case kind == "log":
+		return say("level")
+	case e.Type == "mission.imported":
+		return fmt.Sprintf("imported files: %s new, %s changed, %s unchanged, %s warnings", say("created"), say("updated"),
+			say("unchanged"), say("warnings"))
+	case e.Type == "mission.updated", e.Type == "spec.updated":
+		return "changed " + say("changed")
+	case e.Type == "member.set":
+		return "made an account " + say("role") + " of the mission"
+	case e.Type == "member.removed":
+		return "removed a member"
+	case e.Type == "spec.created", e.Type == "spec.deleted":
+		return step + " " + plainText(data["key"])
+	case e.Type == "spec.claimed":
+		return "claimed it, attempt " + say("attempt")
+	case e.Type == "spec.progressed":
+		return fmt.Sprintf("reported: %s of %s criteria", say("criteria_done"), say("criteria_total"))
+	case e.Type == "spec.failed":
+		return fmt.Sprintf("failed at attempt %s, now %s", say("attempt"), say("status"))
+	case e.Type == "spec.lease_expired":
+		return fmt.Sprintf("lost the lease of attempt %s, now %s", say("attempt"), say("status"))
+	case e.Type == "spec.status_changed":
+		return say("from") + " → " + say("to")
+	case kind == "mission":
+		return step + " the mission"
+	case kind == "spec":
+		return strings.ReplaceAll(step, "_", " ")
+	}
+	return e.Type
+}
+
+// Text is what somebody wrote, line by line, with its addresses as links.
+func (e activityEvent) Text() template.HTML {
+	data := e.data()
+	var parts []string
+	for _, name := range []string{"message", "reason", "notes", "override"} {
+		if text := plainText(data[name]); text != "" {
+			parts = append(parts, text)
+		}
+	}
+	if fields, ok := data["fields"]; ok {
+		parts = append(parts, plainText(fields))
+	}
+	return markdown.Text(strings.Join(parts, "\n"))
+}
+
+// plainText is a value of an event's data as text.
+func plainText(value any) string {
+	switch value := value.(type) {
+	case nil:
+		return ""
+	case string:
+		return value
+	case []any:
+		texts := make([]string, len(value))
+		for i := range value {
+			texts[i] = plainText(value[i])
+		}
+		return strings.Join(texts, ", ")
+	case map[string]any:
+		text, err := encode(value)
+		if err != nil {
+			return ""
+		}
+		return string(text)
+	}
+	return fmt.Sprint(value)
+}
