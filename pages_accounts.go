@@ -21,7 +21,8 @@ func (s *Server) accountRoutes() {
 	s.page(forSessions, "GET /agents", s.servePage(s.agentsPage))
 	s.page(forSessions, "GET /keys", s.servePage(s.keysPage))
 	s.page(forSessions, "POST /keys", serveShown(s, s.keysPage, inOneTx(s, s.createKey), s.keyPage), holdsSecrets)
-	s.page(forSessions, "POST /keys/{id}/delete", serveForm(s, s.keysPage, inOneTx(s, s.deleteKey), toPage[nothing]("/keys")))
+	s.page(forSessions, "POST /keys/{id}/delete",
+		serveForm(s, s.keysPage, inOneTx(s, s.deleteKey), toPage[nothing]("/keys")))
 
 	s.page(forSessions, "GET /account", s.servePage(s.accountPage))
 	s.page(forSessions, "POST /account",
@@ -35,7 +36,8 @@ func (s *Server) accountRoutes() {
 
 	s.page(mayAdminister, "GET /users", s.servePage(s.usersPage))
 	s.page(mayManage, "POST /users", serveForm(s, s.usersPage, s.createUser, toPage[userView]("/users")), holdsSecrets)
-	s.page(mayManage, "POST /users/{id}", serveForm(s, s.usersPage, s.updateUser, toPage[userView]("/users")), holdsSecrets)
+	s.page(mayManage, "POST /users/{id}",
+		serveForm(s, s.usersPage, s.updateUser, toPage[userView]("/users")), holdsSecrets)
 }
 
 // toPage leads to the same page whatever a form did.

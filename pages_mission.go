@@ -35,14 +35,17 @@ type graphPageView struct {
 	States  []stateLook // those in the picture
 }
 
+// Fits reports whether a picture takes the whole mission.
+func (v *graphPageView) Fits() bool { return v.Total <= maxDrawn }
+
 // stateLook is how a spec's state looks and what it is called.
 type stateLook struct{ State, Mark, Says string }
 
 // lookOf tells states apart by their marks, for those who can't tell colours. A state
 // that it doesn't know has a mark too.
 func lookOf(status string, ready bool) stateLook {
-	marks := map[string]string{"planned": "◌", "ready": "○", "in_progress": "▶", "in_review": "◈", "testing": "▷",
-		"completed": "✓", "blocked": "✕", "deferred": "–", "proposed": "+"}
+	marks := map[string]string{"proposed": "+", "planned": "◌", "ready": "○", "in_progress": "▶", "testing": "▷",
+		"in_review": "◈", "completed": "✓", "blocked": "✕", "deferred": "–"}
 	if ready {
 		status = "ready"
 	}

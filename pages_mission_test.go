@@ -37,9 +37,9 @@ func TestGraphIsDrawn(t *testing.T) {
 		t.Errorf("%d edges are drawn, want 2: that from the third to the first follows", n)
 	}
 	b.get(path+"?around=second").want(http.StatusOK).wantText(`class="node planned here"`, "All specs")
-	b.get(path+"?around=nothing").want(http.StatusNotFound)
-	b.get(path+"?around=a/b").want(http.StatusNotFound)
-	b.get(path+"?bogus=1").want(http.StatusUnprocessableEntity)
+	b.get(path + "?around=nothing").want(http.StatusNotFound)
+	b.get(path + "?around=a/b").want(http.StatusNotFound)
+	b.get(path + "?bogus=1").want(http.StatusUnprocessableEntity)
 	stranger := s.browse(eve)
 	for _, page := range []string{"/graph", "/activity"} {
 		there := stranger.get("/missions/" + idOf(mission) + page).want(http.StatusNotFound)
@@ -110,12 +110,12 @@ func TestActivityIsALog(t *testing.T) {
 			t.Errorf("%s: %d events, want %d", query, got, want)
 		}
 	}
-	one := b.get(path + "?at=3").want(http.StatusOK).wantText(`id="e3"`, "at=3#e3", "To the newest events")
+	one := b.get(path+"?at=3").want(http.StatusOK).wantText(`id="e3"`, "at=3#e3", "To the newest events")
 	if strings.Contains(string(one.body), "data-follow") {
 		t.Error("a page of the past follows the stream")
 	}
-	b.get(path+"?kind=nothing").want(http.StatusUnprocessableEntity)
-	b.get(path+"?at=x").want(http.StatusUnprocessableEntity)
+	b.get(path + "?kind=nothing").want(http.StatusUnprocessableEntity)
+	b.get(path + "?at=x").want(http.StatusUnprocessableEntity)
 }
 
 func TestActivityHasPages(t *testing.T) {

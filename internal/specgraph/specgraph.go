@@ -240,12 +240,12 @@ func (g *graph) draw(width, height int, label string) template.HTML {
 		if n.Here {
 			class, current = class+" here", ` aria-current="true"`
 		}
-		fmt.Fprintf(&b, `<a class="%s" href="%s" aria-label="%s: %s, %s"%s><title>%[3]s: %[4]s, %[5]s</title>`+
+		fmt.Fprintf(&b, `<a class="%s" href="%s" aria-label="%s %s, %s"%s><title>%[3]s %[4]s, %[5]s</title>`+
 			`<svg x="%[7]d" y="%d" width="%d" height="%d"><rect x="1" y="1" width="%d" height="%d" rx="6"/>`+
-			`<text class="mark" x="10" y="20">%s</text><text class="key" x="28" y="20">%s</text>`+
-			`<text class="title" x="10" y="38">%[4]s</text></svg></a>`+"\n",
+			`<svg width="%d"><text class="mark" x="10" y="20" aria-hidden="true">%s</text> `+
+			`<text class="key" x="28" y="20">%s</text> <text class="title" x="10" y="38">%[4]s</text></svg></svg></a>`+"\n",
 			escape(class), escape(n.Href), escape(n.Key), escape(n.Title), escape(n.Says), current,
-			g.x[i], g.y[i], nodeWidth, nodeHeight, nodeWidth-2, nodeHeight-2, escape(n.Mark), escape(n.Key))
+			g.x[i], g.y[i], nodeWidth, nodeHeight, nodeWidth-2, nodeHeight-2, nodeWidth-8, escape(n.Mark), escape(n.Key))
 	}
 	b.WriteString("</svg>")
 	return template.HTML(b.String())
