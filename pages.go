@@ -321,6 +321,9 @@ func (s *Server) showAgain(w http.ResponseWriter, r *http.Request, c *call, agai
 	if err != nil || v.elsewhere != "" {
 		return cmp.Or(err, refused)
 	}
+	if e.code == "version_mismatch" {
+		e.detail = s.whoWasFaster(r.Context(), v) + e.detail
+	}
 	v.Here, v.Problem, v.Form, c.cause = localPath(form.Get(backField), ""), e, form, e.cause
 	for name, values := range e.header {
 		w.Header()[name] = values

@@ -215,6 +215,27 @@ func (s *Server) specPageOf(name string) pageFunc {
 	}
 }
 
+// whoWasFaster names who has last changed what a page is about, if that was among
+// the mission's last events.
+func (s *Server) whoWasFaster(ctx context.Context, v *pageView) string {
+	if v.Mission == nil {
+		return ""
+	}
+	spec := ""
+	if v.Spec != nil {
+		spec = v.Spec.ID
+	}
+	var who string
+	err := s.db.QueryRow(ctx, `
+		SELECT coalesce(e.agent, u.name, '') FROM events e LEFT JOIN users u ON u.id = e.user_id
+		WHERE e.stream = $1 AND e.seq > $2 - 200 AND e.spec_id IS NOT DISTINCT FROM $3 ORDER BY e.seq DESC LIMIT 1`,
+		v.Mission.ID, v.After, orNull(spec)).Scan(&who)
+	if err != nil || who == "" {
+		return "" // it is only a courtesy
+	}
+	return who + " was faster. "
+}
+
 // newSpecPage is GET /missions/{id}/new.
 func (s *Server) newSpecPage(ctx context.Context, c *call, q *query) (*pageView, error) {
 	if err := q.err(); err != nil {

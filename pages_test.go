@@ -535,7 +535,7 @@ func TestFormsOfPagesAreDoneOnceAndOnWhatWasSeen(t *testing.T) {
 	}
 	b.submit(at+"/edit", "title", "Two", "body", "# Two\n", "if_match", "1").leadsTo(at)
 	b.submit(at+"/edit", "title", "Three", "body", "# Mine\n", "if_match", "1").want(http.StatusPreconditionFailed).
-		wantText("It has changed since you read it", "# Mine", `value="Three"`, "# Two", `name="if_match" value="2"`)
+		wantText("ada was faster. It has changed since you read it", "# Mine", `value="Three"`, "# Two", `name="if_match" value="2"`)
 	b.submit(at+"/status", "status", "deferred", "notes", "later", "if_match", "1").want(http.StatusPreconditionFailed).
 		wantText(">later</textarea>", `name="if_match" value="2"`)
 	b.submit(at+"/status", "status", "deferred", "if_match", "2", "back", first+"?spec=one").leadsTo(first + "?spec=one")

@@ -95,10 +95,11 @@ function leave() {
   return true;
 }
 
-// go is a click on a link to another view of this page.
+// go follows a link to another view of this page.
 async function go(to, push = true) {
   if (push) history.pushState(null, '', to);
   const opened = find('#drawer')?.getAttribute('aria-label');
+  for (const form of all('#drawer form')) form.reset(); // who goes on has done with it
   try {
     if (!(await load(to))) throw 0;
   } catch {
