@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"tachikoma/internal/clientaddr"
 )
 
 const (
@@ -30,6 +32,9 @@ func (s *Server) openPageSession(t *tx, u userView) (*pageSession, error) {
 		VALUES ($1, $2, clock_timestamp() + $3::interval, $4)`, newID(), u.ID, cookieIdle, hashToken(secret))
 	return &pageSession{secret}, nil
 }
+
+// overTLS reports whether a browser uses HTTPS.
+func (s *Server) overTLS(r *http.Request) bool { return clientaddr.OverTLS(r, s.config.TrustedProxies) }
 
 // cookieName is the cookie's name. Cookies know no ports, so two servers of one
 // host have different names; with TLS a browser lets nobody else set it.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
@@ -687,5 +688,24 @@ func TestPageFollowsItsStreamWithTheCookie(t *testing.T) {
 	} // until the session's end ends the stream
 	if lines.Err() != nil {
 		t.Error(lines.Err())
+	}
+}
+
+// BenchmarkBoard reads boards of missions of two sizes, as a person first sees them
+// and filtered by a tag.
+func BenchmarkBoard(b *testing.B) {
+	for _, specs := range []int{1000, 100_000} {
+		s := newGrownServer(b, filling{specs: specs, beside: 100})
+		page := s.browse(s.by["owner"])
+		for _, mission := range []string{s.wide, s.chain} {
+			for _, query := range []string{"", "?tag=tenth"} {
+				name := fmt.Sprintf("%d specs/%s%s", specs, map[bool]string{true: "wide", false: "chain"}[mission == s.wide], query)
+				b.Run(name, func(b *testing.B) {
+					for b.Loop() {
+						page.get("/missions/" + idOf(mission) + query).want(http.StatusOK)
+					}
+				})
+			}
+		}
 	}
 }
