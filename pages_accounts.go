@@ -85,7 +85,7 @@ func (s *Server) agentsPage(ctx context.Context, c *call, q *query) (*pageView, 
 		return nil, fmt.Errorf("listing leases: %w", err)
 	}
 	shown := pageOf(agents, maxAgents, func(agentRow) string { return "" })
-	return &pageView{Name: "agents", Title: "Agents", Data: shown}, nil
+	return &pageView{Name: "agents", Title: "Agents", Polls: true, Data: shown}, nil
 }
 
 // keysPageView is what the page of API keys shows.

@@ -319,6 +319,15 @@ function press(key, target) {
   else button.click();
 }
 
+// Copying
+
+for (const block of all('.copy')) {
+  const button = Object.assign(document.createElement('button'), { textContent: 'Copy' });
+  button.onclick = () => navigator.clipboard.writeText(block.textContent.trim())
+    .then(() => button.textContent = 'Copied', () => getSelection().selectAllChildren(block));
+  if (navigator.clipboard) block.after(button); // it isn't there without HTTPS, but for this machine
+}
+
 // Times
 
 const span = (s) => s < 60 ? `${Math.max(0, Math.floor(s))} s` : s < 3600 ? `${Math.floor(s / 60)} min`
@@ -326,7 +335,7 @@ const span = (s) => s < 60 ? `${Math.max(0, Math.floor(s))} s` : s < 3600 ? `${M
 
 // tell writes the times as the server does.
 function tell() {
-  for (const time of all('time')) {
+  for (const time of all('time:not(.exact)')) {
     const s = (Date.now() - Date.parse(time.dateTime)) / 1000;
     if (!time.classList.contains('lease')) time.textContent = span(s);
     else {
