@@ -422,8 +422,9 @@ func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
 // localPath is a path of this server, if it is one, and else another.
 func localPath(to, other string) string {
 	u, err := url.Parse(to)
+	odd := func(c rune) bool { return c <= ' ' || c == '\\' || c >= 0x7f }
 	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !strings.HasPrefix(to, "/") ||
-		strings.HasPrefix(to, "//") || strings.ContainsFunc(to, func(c rune) bool { return c <= ' ' || c == '\\' || c >= 0x7f }) {
+		strings.HasPrefix(to, "//") || strings.ContainsFunc(to, odd) {
 		return other
 	}
 	return to

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,7 +33,7 @@ type columnKind struct {
 // boardColumns are the columns of a board. Every status has one.
 var boardColumns = func() []columnKind {
 	columns := []columnKind{
-		{"needs-you", "Needs you", []string{"proposed", "in_review", "blocked"}, nil, "updated_at"},
+		{"needs-you", "Needs you", []string{"proposed", "in_review", "blocked"}, nil, "number"},
 		{"waiting", "Waiting", []string{"planned"}, new(false), "number"},
 		{"ready", "Ready", []string{"planned"}, new(true), "number"},
 		{"working", "Working", []string{"in_progress", "testing"}, nil, "number"},
@@ -191,39 +192,41 @@ func (s *Server) missionPage(ctx context.Context, c *call, name, title string) (
 func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *boardView, cursor string) error {
 	f := b.Filter
 	filtered := f != boardFilter{} && f != boardFilter{Column: f.Column}
-	var found []specSummary
-	if f.Text != "" {
-		page, err := s.findCards(ctx, a, m.ID, f, columnKind{}, "")
-		if err != nil {
-			return err
-		}
+	var found []specSummary // of all columns
+	var err error
+	switch {
+	case f.Text != "":
+		var page list[specSummary]
+		page, err = s.findCards(ctx, a, m.ID, f, columnKind{}, "")
 		found = page.Items
+	case f == boardFilter{}:
+		found, err = s.firstCards(ctx, a, m)
+	}
+	if err != nil {
+		return err
 	}
 	for _, kind := range boardColumns {
 		if f.Column != "" && f.Column != kind.ID || f.Status != "" && !slices.Contains(kind.statuses, f.Status) {
 			continue
 		}
 		column := boardColumn{columnKind: kind}
-		if f.Text != "" {
+		if f.Text != "" || f == (boardFilter{}) {
 			column.Cards = slices.DeleteFunc(slices.Clone(found), func(v specSummary) bool { return !kind.has(v) })
+			if f.Text == "" {
+				column.Cards = column.Cards[:min(len(column.Cards), columnCards)]
+			}
 		} else {
 			page, err := s.findCards(ctx, a, m.ID, f, kind, cursor)
 			if err != nil {
 				return err
 			}
-			column.Cards = page.Items
-			if page.NextCursor != nil {
-				next := f
-				next.Column = kind.ID
-				values := next.values()
-				if f.Column != "" {
-					values.Set("cursor", *page.NextCursor)
-				}
-				column.More = "?" + values.Encode()
-			}
+			column.Cards, column.More = page.Items, b.more(kind, page.NextCursor)
 		}
 		if column.Count = len(column.Cards); !filtered {
 			column.Count = kind.count(m.Stats)
+		}
+		if f == (boardFilter{}) && column.Count > len(column.Cards) {
+			column.More = b.Link("column", kind.ID)
 		}
 		b.Columns = append(b.Columns, column)
 	}
@@ -231,6 +234,68 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 		b.Nothing = whyNothing(m, b.Columns)
 	}
 	return nil
+}
+
+// more is the address of the next cards of a column: of its first ones by itself,
+// and then behind those.
+func (b *boardView) more(kind columnKind, cursor *string) string {
+	switch {
+	case cursor == nil:
+		return ""
+	case b.Filter.Column == "":
+		return b.Link("column", kind.ID)
+	}
+	return b.Link("cursor", *cursor)
+}
+
+// firstCardsSQL reads the first cards of every column of the mission $3, and more,
+// in one statement: a board is seen far more often than it is filtered. Each status
+// is looked up by an index that has the order of its column. Of what is sorted by
+// its last change some of the last changes come first.
+var firstCardsSQL = func() string {
+	const of = ` FROM spec_states h WHERE mission_id = $3`
+	var parts []string
+	add := func(n, from, where, order string) {
+		parts = append(parts,
+			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s AND %s%s LIMIT %d)`, n, from, where, order, columnCards+1))
+	}
+	for _, kind := range boardColumns {
+		for _, status := range kind.statuses {
+			where := "status = '" + status + "'"
+			switch {
+			case kind.ready == nil:
+				add("0", of, where, " ORDER BY place, spec_id")
+			case *kind.ready:
+				add("-priority", of, unblockedSQL, " ORDER BY priority DESC, place, spec_id")
+			default:
+				add("0", of, where+" AND unmet > 0", " ORDER BY place, spec_id")
+			}
+		}
+		if strings.HasPrefix(kind.sort, "-") {
+			last := fmt.Sprintf(` FROM (SELECT spec_id, status, updated_at%s
+				ORDER BY updated_at DESC, spec_id DESC LIMIT %d) AS last WHERE true`, of, walkedRows)
+			add("-extract(epoch FROM updated_at)", last, "status IN ('"+strings.Join(kind.statuses, "', '")+"')", "")
+		}
+	}
+	return `WITH page AS MATERIALIZED (
+			SELECT id, min(n) AS n FROM (` + strings.Join(parts, " UNION ALL ") + `) AS parts GROUP BY id)
+		SELECT ` + summaryColumns + `, NULL
+		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
+		ORDER BY CASE WHEN m.status = 'active' THEN n END, s.place, s.id`
+}()
+
+// firstCards reads the first cards of every column.
+func (s *Server) firstCards(ctx context.Context, a account, m *missionView) ([]specSummary, error) {
+	rows, err := s.db.Query(ctx, firstCardsSQL, a.userID, a.admin(), m.ID)
+	if err != nil {
+		return nil, fmt.Errorf("reading a board: %w", err)
+	}
+	cards, err := collectSummaries(rows, (columnCards+1)*len(specStatuses))
+	if err != nil {
+		return nil, fmt.Errorf("reading a board: %w", err)
+	}
+	return cards, nil
 }
 
 // findCards reads the first specs of a column, or those after a cursor, or of all

@@ -117,7 +117,8 @@ func (s *Server) loginPage(ctx context.Context, _ *call, q *query) (*pageView, e
 	if err != nil {
 		return nil, err
 	}
-	v := &pageView{Name: "login", Title: "Log in", Data: map[string]any{"Next": next, "Open": s.config.Registration == "open"}}
+	v := &pageView{Name: "login", Title: "Log in",
+		Data: map[string]any{"Next": next, "Open": s.config.Registration == "open"}}
 	if first && s.config.Registration != "closed" {
 		v.elsewhere = "/register"
 	}

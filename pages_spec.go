@@ -169,8 +169,8 @@ func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, ke
 	if err != nil {
 		return nil, err
 	}
-	p := &specPage{specSummary: spec.specSummary, MaxAttempts: s.config.MaxAttempts, Markdown: spec.markdown, Criteria: spec.criteria,
-		specNotes: spec.specNotes, Steps: stepsFrom(spec.specSummary)}
+	p := &specPage{specSummary: spec.specSummary, specNotes: spec.specNotes, MaxAttempts: s.config.MaxAttempts,
+		Markdown: spec.markdown, Criteria: spec.criteria, Steps: stepsFrom(spec.specSummary)}
 	if p.Depends, err = relatedSpecs(spec.Dependencies); err != nil {
 		return nil, err
 	}
