@@ -75,6 +75,9 @@ func (s *Server) pageRoutes() {
 		serveForm(s, s.specPageOf("edit"), inOneTx(s, s.updateSpec), toSpec))
 	s.page(mayEdit, "POST /missions/{id}/specs/{key}/status",
 		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.setStatus), toSpec))
+	s.page(mayReview, "POST /missions/{id}/specs/{key}/review",
+		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.reviewSpec), toSpec))
+	s.page(mayAnswer, "POST /questions/{id}/answer", serveForm(s, s.needsYouPage, inOneTx(s, s.answerQuestion), toNeedsYou))
 	s.page(mayEdit, "POST /missions/{id}/specs/{key}/delete",
 		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.deleteSpec), toBoard[nothing]))
 	s.page(mayEdit, "GET /missions/{id}/new", s.servePage(s.newSpecPage))
@@ -396,13 +399,18 @@ func (c *call) takeOnce(form url.Values, hash []byte) error {
 }
 
 // asMembers are the fields of a form as members of an object: a list is written
-// with commas, and what is left empty is absent unless it is a text.
+// with commas, and what is left empty is absent unless it is a text. Of several
+// fields of a name, such as a text and a button, the last that isn't empty counts.
 func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
 	members := make(map[string]any, len(form))
 	for name, values := range form {
+		value := ""
+		for _, one := range values {
+			value = cmp.Or(one, value)
+		}
 		t, known := types[name]
 		if !known {
-			members[name] = values[0] // which is refused
+			members[name] = value // which is refused
 			continue
 		}
 		switch t, _ = unwrap(t); {
@@ -412,8 +420,8 @@ func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
 				items[i] = strings.TrimSpace(items[i])
 			}
 			members[name] = slices.DeleteFunc(items, func(item string) bool { return item == "" })
-		case values[0] != "" || t.Kind() == reflect.String:
-			members[name] = values[0]
+		case value != "" || t.Kind() == reflect.String:
+			members[name] = value
 		}
 	}
 	return members

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -43,7 +42,8 @@ var boardColumns = func() []columnKind {
 	for _, column := range columns {
 		known = append(known, column.statuses...)
 	}
-	if others := statusesBut(known...); len(others) > 0 {
+	others := statusesThat(func(s specStatus) bool { return !slices.Contains(known, s.name) })
+	if len(others) > 0 {
 		columns = append(columns, columnKind{"other", "Other", others, nil, "number"})
 	}
 	return columns
@@ -59,24 +59,27 @@ func (k columnKind) has(v specSummary) bool {
 
 // count is how many of a mission's specs do, of which stats speaks.
 func (k columnKind) count(stats missionStats) (n int) {
-	byName := make(map[string]float64)
-	if encoded, err := encode(stats); err != nil || unmarshal(encoded, &byName) != nil {
-		return 0
+	if k.ready != nil && *k.ready {
+		return stats.ready
 	}
 	for _, status := range k.statuses {
-		n += int(byName[status])
+		n += stats.of(status)
 	}
-	switch {
-	case k.ready == nil:
-		return n
-	case *k.ready:
-		return stats.Ready
+	if k.ready != nil {
+		n -= stats.ready
 	}
-	return n - stats.Ready
+	return n
 }
 
+// Count and the others are what templates show of a mission's counters.
+func (m missionView) Count(status string) int { return m.Stats.of(status) }
+func (m missionView) Total() int              { return m.Stats.total }
+func (m missionView) Empty() bool             { return m.Stats.total+m.Stats.of("proposed") == 0 }
+func (m missionView) Ready() int              { return m.Stats.ready }
+func (m missionView) NeedsYou() int           { return boardColumns[0].count(m.Stats) }
+
 // boardFilter is what a board is filtered by, as its address has it.
-type boardFilter struct{ Text, Tag, Phase, Agent, Status, Column string }
+type boardFilter struct{ Text, Tag, Phase, Agent, Status, Hide, Column string }
 
 func readBoardFilter(q *query) boardFilter {
 	var columns []string
@@ -84,14 +87,14 @@ func readBoardFilter(q *query) boardFilter {
 		columns = append(columns, kind.ID)
 	}
 	return boardFilter{q.text("q", 500), q.text("tag", 64), q.text("phase", 200), q.text("agent", 100),
-		q.choice("status", "", specStatuses...), q.choice("column", "", columns...)}
+		q.choice("status", "", specStatuses...), q.choice("hide", "", specStatuses...), q.choice("column", "", columns...)}
 }
 
 // values are the parameters of an address.
 func (f boardFilter) values() url.Values {
 	values := make(url.Values)
 	for name, value := range map[string]string{"q": f.Text, "tag": f.Tag, "phase": f.Phase, "agent": f.Agent,
-		"status": f.Status, "column": f.Column} {
+		"status": f.Status, "hide": f.Hide, "column": f.Column} {
 		if value != "" {
 			values.Set(name, value)
 		}
@@ -107,6 +110,7 @@ type boardView struct {
 	Actions     []string // steps that the mission can take
 	MaxAttempts int
 	Nothing     string // why nothing is ready; "" where something is
+	Marks       map[string]cardMarks
 }
 
 // boardColumn is a column with its cards.
@@ -132,6 +136,9 @@ func (b *boardView) Link(name, value string) string {
 	values.Set(name, value)
 	return "?" + values.Encode()
 }
+
+// Statuses are those to filter by.
+func (b *boardView) Statuses() []string { return specStatuses }
 
 // Close is the address of the board with no spec open over it.
 func (b *boardView) Close() string { return "?" + b.Filter.values().Encode() }
@@ -182,7 +189,7 @@ func (s *Server) missionPage(ctx context.Context, c *call, name, title string) (
 	if title != "" {
 		v.Title = title + " · " + m.Name
 	}
-	if n := boardColumns[0].count(m.Stats); n > 0 {
+	if n := m.NeedsYou(); n > 0 {
 		v.Title = fmt.Sprintf("(%d) %s", n, v.Title)
 	}
 	return v, nil
@@ -233,7 +240,45 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 	if !filtered {
 		b.Nothing = whyNothing(m, b.Columns)
 	}
-	return nil
+	b.Marks, err = s.cardMarks(ctx, b.Columns)
+	return err
+}
+
+// cardMarks is what a card says beside its summary.
+type cardMarks struct {
+	Asked int    // open questions
+	Links []link // of the last attempt that has some
+}
+
+// cardMarks reads the marks of those cards that have some, by the ids of specs.
+func (s *Server) cardMarks(ctx context.Context, columns []boardColumn) (map[string]cardMarks, error) {
+	var ids []string
+	for _, column := range columns {
+		for _, spec := range column.Cards {
+			ids = append(ids, spec.ID)
+		}
+	}
+	rows, err := s.db.Query(ctx, `
+		SELECT want.id, h.asked, s.links FROM unnest($1::uuid[]) AS want (id)
+		CROSS JOIN LATERAL (SELECT asked FROM spec_states WHERE spec_id = want.id OFFSET 0) h
+		CROSS JOIN LATERAL (SELECT links FROM specs WHERE id = want.id OFFSET 0) s
+		WHERE h.asked > 0 OR s.links <> '[]'`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading the marks of cards: %w", err)
+	}
+	marks := make(map[string]cardMarks)
+	var id string
+	var asked int
+	var links []link
+	_, err = pgx.ForEachRow(rows, []any{&id, &asked, &links}, func() error {
+		marks[id] = cardMarks{asked, links}
+		links = nil
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the marks of cards: %w", err)
+	}
+	return marks, nil
 }
 
 // more is the address of the next cards of a column: of its first ones by itself,
@@ -315,6 +360,9 @@ func (s *Server) findCards(ctx context.Context, a account, missionID string, f b
 	case len(kind.statuses) > 1:
 		filter.byStatuses(kind.statuses)
 	}
+	if f.Hide != "" {
+		filter.having(`h.status <> $?`, f.Hide)
+	}
 	q := queryOf(map[string]string{"q": f.Text, "limit": fmt.Sprint(foundCards)})
 	if f.Text == "" {
 		q = queryOf(map[string]string{"sort": kind.sort, "limit": fmt.Sprint(columnCards), "cursor": cursor})
@@ -329,7 +377,7 @@ func (s *Server) findCards(ctx context.Context, a account, missionID string, f b
 // whyNothing says why no spec is ready, in the words of explain, or "".
 func whyNothing(m *missionView, columns []boardColumn) string {
 	switch {
-	case m.Stats.Ready > 0 || m.Stats.Planned == 0:
+	case m.Stats.ready > 0 || m.Stats.of("planned") == 0:
 		return ""
 	case m.Status != "active":
 		return "The mission is " + m.Status + ": nothing is handed out."
@@ -348,8 +396,7 @@ func whyNothing(m *missionView, columns []boardColumn) string {
 // missionRow is a mission in the list of them.
 type missionRow struct {
 	missionView
-	NeedsYou int
-	Oldest   *time.Time // since when the oldest lease is held
+	Oldest *time.Time // since when the oldest lease is held
 }
 
 // missionsView is the list of missions, and what begins one.
@@ -378,11 +425,11 @@ func (s *Server) missionsPage(ctx context.Context, c *call, q *query) (*pageView
 	}
 	needed := 0
 	for _, m := range missions.Items {
-		row := missionRow{missionView: m, NeedsYou: boardColumns[0].count(m.Stats)}
+		row := missionRow{missionView: m}
 		if at, ok := oldest[m.ID]; ok {
 			row.Oldest = &at
 		}
-		needed += row.NeedsYou
+		needed += row.NeedsYou()
 		view.Items = append(view.Items, row)
 	}
 	if missions.NextCursor != nil {
@@ -457,57 +504,4 @@ func (s *Server) settingsPage(ctx context.Context, c *call, q *query) (*pageView
 // toSettings leads back to the settings of the mission in the path.
 func toSettings[Out any](_ http.ResponseWriter, r *http.Request, _ *Out) string {
 	return boardOf(r.PathValue("id")) + "/settings"
-}
-
-// needsYouView is what waits for a decision, mission by mission.
-type needsYouView struct {
-	Items    []neededRow
-	Complete bool // there is no more than that
-}
-
-// neededRow is a spec that waits for a decision.
-type neededRow struct {
-	specSummary
-	Mission *missionView
-	Steps   []string // that may be taken, none by who may only read
-}
-
-// needsYouPage is GET /needs-you: over all missions, what waits longest first.
-func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView, error) {
-	if err := q.err(); err != nil {
-		return nil, err
-	}
-	filter := newSpecFilter(c.account, "")
-	filter.byStatuses(waitsForPeople)
-	order := readOrder(queryOf(map[string]string{"sort": "updated_at"}), specSorts, "number", &filter.listFilter)
-	page, err := s.findSpecs(ctx, filter, order)
-	if err != nil {
-		return nil, err
-	}
-	view := needsYouView{Complete: page.NextCursor == nil}
-	missions := make(map[string]*missionView)
-	for _, spec := range page.Items {
-		m := missions[spec.MissionID]
-		if m == nil {
-			read, err := readMission(ctx, s.db, c.account, spec.MissionID)
-			if gone, ok := errors.AsType[*apiError](err); ok && gone.status == http.StatusNotFound {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			m = &read
-			missions[spec.MissionID] = m
-		}
-		row := neededRow{specSummary: spec, Mission: m}
-		if (&pageView{Account: c.account, Mission: m}).MayEdit() {
-			row.Steps = stepsFrom(spec)
-		}
-		view.Items = append(view.Items, row)
-	}
-	v := &pageView{Name: "needs", Title: "Needs you", Polls: true, Data: view}
-	if n := len(view.Items); n > 0 {
-		v.Title = fmt.Sprintf("(%d%s) %s", n, map[bool]string{false: "+"}[view.Complete], v.Title)
-	}
-	return v, nil
 }

@@ -75,7 +75,7 @@ func (s *Server) graphPage(ctx context.Context, c *call, q *query) (*pageView, e
 	if around == "" && graph.NextCursor != nil {
 		around = middleOf(graph.Nodes)
 	}
-	view := &graphPageView{Around: around, Total: mission.Stats.Total, Cycles: graph.Cycles}
+	view := &graphPageView{Around: around, Total: mission.Stats.total, Cycles: graph.Cycles}
 	if around != "" {
 		if err := s.readAround(ctx, c.account, mission.ID, around, &graph); err != nil {
 			return nil, err

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"tachikoma/internal/markdown"
 	"tachikoma/internal/specfile"
 )
@@ -27,14 +29,13 @@ func pageFunctions() template.FuncMap {
 		"since":    func(at time.Time) template.HTML { return timeElement(at, "", span(time.Since(at))) },
 		"lease":    leaseElement,
 		"open":     openDependencies,
-		"step":     stepName,
-		"hotkey":   func(to string) string { return map[string]string{"completed": "a", "in_progress": "r"}[to] },
 		"words":    func(status string) string { return strings.ReplaceAll(status, "_", " ") },
 		"title":    func(word string) string { return strings.ToUpper(word[:1]) + word[1:] },
 		"spec":     specAddress,
 		"join":     strings.Join,
+		"linkName": linkName,
 		"markdown": func(source string) template.HTML { return markdown.HTML(source, 3) },
-		"text":     func(markdown string) string { return markdown },
+		"text":     markdown.Text,
 	}
 }
 
@@ -98,29 +99,44 @@ func specAddress(missionID, key string) string {
 	return boardOf(missionID) + "/specs/" + url.PathEscape(key)
 }
 
-// stepsFrom are the steps by hand that a spec can take.
-func stepsFrom(v specSummary) []string {
-	if v.missionStatus == "cancelled" || v.missionStatus == "archived" {
-		return nil
-	}
-	return statusSteps[v.Status]
+// decisions are the steps by hand that a spec can take: a field of a form, what
+// that does, and its buttons.
+type decisions struct {
+	Does, Field string
+	Buttons     []decision
 }
 
-// stepName is what a button says that takes a spec from one status to another.
-func stepName(from, to string) string {
-	names := map[string]string{
-		"blocked planned": "Unblock", "in_review completed": "Approve", "in_review in_progress": "Send back",
-		"completed in_progress": "Reopen", "deferred planned": "Take up again",
-		"planned": "Back to planned", "in_progress": "Begin by hand", "in_review": "Send to review",
-		"testing": "Send to testing", "completed": "Complete", "blocked": "Block", "deferred": "Put off",
+// decision is a button, and the key that presses it, "" for none.
+type decision struct{ Value, Says, Key string }
+
+// stepNames are what buttons say that take a spec from one status to another, or
+// from any.
+var stepNames = map[string]decision{
+	"proposed planned": {"", "Accept", "a"}, "proposed deferred": {"", "Put off", "r"}, "blocked planned": {"", "Unblock", "a"},
+	"completed in_progress": {"", "Reopen", ""}, "deferred planned": {"", "Take up again", ""},
+	"planned": {"", "Back to planned", ""}, "in_progress": {"", "Begin by hand", ""},
+	"in_review": {"", "Send to review", ""}, "testing": {"", "Send to testing", ""}, "completed": {"", "Complete", ""},
+	"blocked": {"", "Block", ""}, "deferred": {"", "Put off", ""},
+}
+
+// decisionsOn are the decisions that a spec can take.
+func decisionsOn(v specSummary) decisions {
+	switch {
+	case v.missionStatus == "cancelled" || v.missionStatus == "archived":
+		return decisions{}
+	case v.Status == "in_review":
+		return decisions{"review", "verdict", []decision{{"approve", "Approve", "a"}, {"reject", "Send back", "r"}}}
 	}
-	if name, ok := names[from+" "+to]; ok {
-		return name
+	d := decisions{Does: "status", Field: "status"}
+	for _, to := range statusSteps[v.Status] {
+		button, ok := stepNames[v.Status+" "+to]
+		if !ok {
+			button = stepNames[to]
+		}
+		button.Value = to
+		d.Buttons = append(d.Buttons, button)
 	}
-	if name, ok := names[to]; ok {
-		return name
-	}
-	return strings.ReplaceAll(to, "_", " ")
+	return d
 }
 
 // specPage is what the page of a spec shows.
@@ -131,13 +147,47 @@ type specPage struct {
 	Criteria     []specfile.Criterion
 	Depends, For []reasonSpec // what it depends on, and what depends on it
 	Reasons      []notReadyReason
-	Steps        []string
+	Decisions    decisions
+	Tries        []attemptView     // the latest first
+	Asked        []questionView    // that are open
+	People       map[string]string // names of accounts, by id
 	specNotes
 }
 
 // Completes reports whether a step completes the spec although criteria are open.
 func (p *specPage) Completes() bool {
-	return p.CriteriaDone < p.CriteriaTotal && slices.Contains(p.Steps, "completed")
+	return p.CriteriaDone < p.CriteriaTotal &&
+		slices.ContainsFunc(p.Decisions.Buttons, func(d decision) bool { return d.Value == "completed" })
+}
+
+// Person is the name of an account that had to do with the spec.
+func (p *specPage) Person(id string) string { return p.People[id] }
+
+// answerView is what the forms that answer a question are made of.
+type answerView struct {
+	Question questionView
+	Back     string
+}
+
+// Answer prepares the forms that answer a question, here.
+func (v *pageView) Answer(question any) answerView {
+	if row, ok := question.(askedRow); ok {
+		return answerView{row.questionView, "/needs-you"}
+	}
+	return answerView{question.(questionView), v.Here}
+}
+
+// linkName is what is shown of a link: of an address its end, which tells it from
+// others.
+func linkName(l link) string {
+	if l.Kind == "commit" {
+		return l.Ref[:min(len(l.Ref), 10)]
+	}
+	name := strings.TrimPrefix(l.Ref, "https://")
+	if parts := strings.Split(strings.TrimSuffix(name, "/"), "/"); l.Kind == "pull_request" && len(parts) > 1 {
+		return "#" + parts[len(parts)-1]
+	}
+	return clip(name)
 }
 
 // TagList and Needs are what fields of a form show of a spec's lists.
@@ -170,16 +220,61 @@ func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, ke
 		return nil, err
 	}
 	p := &specPage{specSummary: spec.specSummary, specNotes: spec.specNotes, MaxAttempts: s.config.MaxAttempts,
-		Markdown: spec.markdown, Criteria: spec.criteria, Steps: stepsFrom(spec.specSummary)}
+		Markdown: spec.markdown, Criteria: spec.criteria, Decisions: decisionsOn(spec.specSummary)}
 	if p.Depends, err = relatedSpecs(spec.Dependencies); err != nil {
 		return nil, err
 	}
 	if p.For, err = relatedSpecs(spec.dependents); err != nil {
 		return nil, err
 	}
+	if err := s.readAttempts(ctx, a, p); err != nil {
+		return nil, err
+	}
 	p.Reasons, err = whyNotReady(spec.specSummary)
 	p.Reasons = slices.DeleteFunc(p.Reasons, func(r notReadyReason) bool { return r.Code == "status" || r.Code == "claimed" })
 	return p, err
+}
+
+// shownAttempts is how many attempts the page of a spec shows.
+const shownAttempts = 20
+
+// readAttempts reads the attempts at a spec, with their questions, and who had to do
+// with them.
+func (s *Server) readAttempts(ctx context.Context, a account, p *specPage) error {
+	attempts, err := s.listAttempts(ctx, &call{account: a, target: target{spec: p.ID}},
+		queryOf(map[string]string{"limit": fmt.Sprint(shownAttempts)}))
+	if err != nil {
+		return err
+	}
+	p.Tries = attempts.Items
+	var ids []string
+	for _, attempt := range p.Tries {
+		ids = append(ids, attempt.UserID)
+		if attempt.Verdict != nil {
+			ids = append(ids, attempt.Verdict.UserID)
+		}
+		for _, q := range attempt.Questions {
+			if ids = append(ids, orEmptyText(q.AnsweredBy)); q.State == "open" {
+				p.Asked = append(p.Asked, q)
+			}
+		}
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return id == "" })
+	rows, err := s.db.Query(ctx, `SELECT u.id, u.name FROM unnest($1::uuid[]) AS want (id)
+		CROSS JOIN LATERAL (SELECT id, name FROM users WHERE id = want.id OFFSET 0) u`, ids)
+	if err != nil {
+		return fmt.Errorf("reading names: %w", err)
+	}
+	p.People = make(map[string]string)
+	var id, name string
+	_, err = pgx.ForEachRow(rows, []any{&id, &name}, func() error {
+		p.People[id] = name
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading names: %w", err)
+	}
+	return nil
 }
 
 // specByKey finds a spec of a mission.
@@ -374,3 +469,125 @@ func (s *Server) importedPage(ctx context.Context, c *call, q *query) (*pageView
 	v.Data = report
 	return v, nil
 }
+
+// needsYouView is what waits for a decision.
+type needsYouView struct {
+	Questions []askedRow
+	Items     []neededRow
+	Complete  bool // there is no more than that
+}
+
+// askedRow is an open question with its spec.
+type askedRow struct {
+	questionView
+	Key, Title string
+	Mission    *missionView
+	MayAnswer  bool
+}
+
+// neededRow is a spec that waits for a decision.
+type neededRow struct {
+	specSummary
+	Mission   *missionView
+	Decisions decisions // none for who may only read
+}
+
+// needsYouPage is GET /needs-you: over all missions, open questions, and then what
+// waits longest.
+func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	if err := q.err(); err != nil {
+		return nil, err
+	}
+	filter := newSpecFilter(c.account, "")
+	filter.byStatuses(waitsForPeople)
+	order := readOrder(queryOf(map[string]string{"sort": "updated_at"}), specSorts, "number", &filter.listFilter)
+	page, err := s.findSpecs(ctx, filter, order)
+	if err != nil {
+		return nil, err
+	}
+	questions, err := s.listQuestions(ctx, c, queryOf(map[string]string{"state": "open"}))
+	if err != nil {
+		return nil, err
+	}
+	view := needsYouView{Complete: page.NextCursor == nil && questions.NextCursor == nil}
+	var missions, specs []string
+	for _, spec := range page.Items {
+		missions = append(missions, spec.MissionID)
+	}
+	for _, question := range questions.Items {
+		missions, specs = append(missions, question.MissionID), append(specs, question.SpecID)
+	}
+	known, err := s.missionsOf(ctx, c.account, missions)
+	if err != nil {
+		return nil, err
+	}
+	titles, err := s.titlesOf(ctx, specs)
+	if err != nil {
+		return nil, err
+	}
+	mayEdit := func(m *missionView) bool { return (&pageView{Account: c.account, Mission: m}).MayEdit() }
+	for _, question := range questions.Items {
+		if m, title := known[question.MissionID], titles[question.SpecID]; m != nil && title != nil {
+			view.Questions = append(view.Questions, askedRow{question, title[0], title[1], m, mayEdit(m)})
+		}
+	}
+	for _, spec := range page.Items {
+		m := known[spec.MissionID]
+		if m == nil {
+			continue
+		}
+		row := neededRow{specSummary: spec, Mission: m}
+		if mayEdit(m) {
+			row.Decisions = decisionsOn(spec)
+		}
+		view.Items = append(view.Items, row)
+	}
+	v := &pageView{Name: "needs", Title: "Needs you", Polls: true, Data: view}
+	if n := len(view.Items) + len(view.Questions); n > 0 {
+		v.Title = fmt.Sprintf("(%d%s) %s", n, map[bool]string{false: "+"}[view.Complete], v.Title)
+	}
+	return v, nil
+}
+
+// missionsOf reads missions by their ids, those that the account may see.
+func (s *Server) missionsOf(ctx context.Context, a account, ids []string) (map[string]*missionView, error) {
+	missions := make(map[string]*missionView)
+	for _, id := range ids {
+		if _, known := missions[id]; known {
+			continue
+		}
+		m, err := readMission(ctx, s.db, a, id)
+		gone, _ := errors.AsType[*apiError](err)
+		switch {
+		case err == nil:
+			missions[id] = &m
+		case gone != nil && gone.status == http.StatusNotFound:
+			missions[id] = nil
+		default:
+			return nil, err
+		}
+	}
+	return missions, nil
+}
+
+// titlesOf reads the keys and titles of specs, by their ids.
+func (s *Server) titlesOf(ctx context.Context, ids []string) (map[string][]string, error) {
+	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.title FROM unnest($1::uuid[]) AS want (id)
+		CROSS JOIN LATERAL (SELECT id, key, title FROM specs WHERE id = want.id OFFSET 0) s`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading titles: %w", err)
+	}
+	titles := make(map[string][]string)
+	var id, key, title string
+	_, err = pgx.ForEachRow(rows, []any{&id, &key, &title}, func() error {
+		titles[id] = []string{key, title}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading titles: %w", err)
+	}
+	return titles, nil
+}
+
+// toNeedsYou leads to what waits for people.
+func toNeedsYou(http.ResponseWriter, *http.Request, *questionView) string { return "/needs-you" }

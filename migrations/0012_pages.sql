@@ -6,4 +6,4 @@ ALTER TABLE sessions ADD COLUMN cookie_hash bytea;  -- SHA-256 of the cookie; nu
 CREATE UNIQUE INDEX sessions_cookie ON sessions (cookie_hash) WHERE cookie_hash IS NOT NULL;
 
 -- A board shows what waits for other specs, however many are ready before it.
-CREATE INDEX spec_states_waiting ON spec_states (mission_id, place, spec_id) WHERE status = 'planned' AND unmet > 0;
+CREATE INDEX spec_states_unmet ON spec_states (mission_id, place, spec_id) WHERE status = 'planned' AND unmet > 0;
