@@ -175,7 +175,6 @@ func (t *tx) flush() error {
 		}
 		users[i], agents[i] = orEmptyText(e.Actor.UserID), orEmptyText(e.Actor.Agent)
 	}
-	t.queueRecounts(streams)
 	t.queue(appendSQL, streams, grow, moves, of, places, types, data, missions, specs, users,
 		agents).Query(func(rows pgx.Rows) error {
 		var stream string
@@ -186,6 +185,7 @@ func (t *tx) flush() error {
 		})
 		return err
 	})
+	t.queueRecounts()
 	t.events = nil
 	clear(t.moved)
 	clear(t.recount)
@@ -217,13 +217,9 @@ func (t *tx) movesOf(stream string) tally {
 	return t.moved[stream]
 }
 
-// queueRecounts counts anew what was asked for, once all heads are locked in
-// their order.
-func (t *tx) queueRecounts(streams []string) {
-	if len(t.recount) == 0 {
-		return
-	}
-	t.queue(`SELECT FROM heads WHERE stream = ANY($1) ORDER BY stream FOR NO KEY UPDATE`, streams)
+// queueRecounts counts anew what was asked for, once appendSQL has made all heads and
+// locked them in their order.
+func (t *tx) queueRecounts() {
 	for _, mission := range slices.Sorted(maps.Keys(t.recount)) {
 		t.queue(recountSQL, mission)
 	}

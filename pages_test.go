@@ -633,7 +633,8 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already used")
 	b.get(report).want(http.StatusOK).wantText("2 new", "passed over", "logo.png", "002-two.md", "Start it", "Delete it")
 	missions := ada.get("/api/v1/missions")
-	if missions.text("items.0.name") != "shop" || missions.text("items.0.status") != "draft" || missions.at("items.1") != nil {
+	if missions.text("items.0.name") != "shop" || missions.text("items.0.status") != "draft" || missions.at("items.1") != nil ||
+		missions.number("items.0.stats.total") != 2 {
 		t.Errorf("made: %s", missions.body)
 	}
 	upload("/missions/import", newID(), "logo.png", "x").want(http.StatusUnprocessableEntity).wantText("no Markdown file")
