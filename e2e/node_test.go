@@ -32,7 +32,7 @@ func newNodeProgram(t *testing.T, packages []string, args ...string) *exec.Cmd {
 			t.Skipf("the npm package %s isn't installed: npm install --no-package-lock --prefix e2e/testdata/clients", name)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "node", args...)
 	cmd.Dir, cmd.Env = "testdata/clients", []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
