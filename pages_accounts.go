@@ -53,12 +53,13 @@ const (
 	agentsPageSQL = `
 		SELECT m.id, m.name, s.key, s.title, l.agent, u.name, l.attempt, cardinality(h.done),
 		       cardinality(array_positions(h.done, true)), l.claimed_at, l.expires_at,
-		       greatest(h.updated_at, l.claimed_at)
-		FROM (SELECT w.* FROM (SELECT spec_id, mission_id, user_id, agent, attempt, claimed_at, expires_at
+		       greatest(h.updated_at, l.claimed_at), coalesce(a.message, '')
+		FROM (SELECT w.* FROM (SELECT spec_id, mission_id, user_id, agent, attempt, number, claimed_at, expires_at
 		                       FROM leases ORDER BY expires_at LIMIT $3) w JOIN missions m ON m.id = w.mission_id
 		      WHERE ` + readableSQL + ` ORDER BY w.expires_at LIMIT $4) l
 		JOIN missions m ON m.id = l.mission_id JOIN specs s ON s.id = l.spec_id JOIN spec_states h ON h.spec_id = l.spec_id
-		JOIN users u ON u.id = l.user_id ORDER BY l.expires_at`
+		JOIN users u ON u.id = l.user_id LEFT JOIN attempts a ON a.spec_id = l.spec_id AND a.number = l.number
+		ORDER BY l.expires_at`
 )
 
 // agentRow is a lease as the page of agents shows it.
@@ -66,6 +67,7 @@ type agentRow struct {
 	MissionID, Mission, Key, Title, Agent, Account string
 	Attempt, CriteriaTotal, CriteriaDone           int
 	ClaimedAt, ExpiresAt, ReportedAt               time.Time
+	Message                                        string // of the last report that had one
 }
 
 // Link is the path of the spec that the agent works on.

@@ -371,6 +371,10 @@ func (e activityEvent) What() string {
 		return fmt.Sprintf("lost the lease of attempt %s, now %s", say("attempt"), say("status"))
 	case e.Type == "spec.status_changed":
 		return say("from") + " → " + say("to")
+	case e.Type == "spec.submitted":
+		return "handed it in for review"
+	case e.Type == "spec.rejected":
+		return "sent it back"
 	case kind == "mission":
 		return step + " the mission"
 	case kind == "spec":
@@ -383,13 +387,19 @@ func (e activityEvent) What() string {
 func (e activityEvent) Text() template.HTML {
 	data := e.data()
 	var parts []string
-	for _, name := range []string{"message", "reason", "notes", "override"} {
+	for _, name := range []string{"message", "reason", "question", "answer", "notes", "override", "fields"} {
 		if text := plainText(data[name]); text != "" {
 			parts = append(parts, text)
 		}
 	}
-	if fields, ok := data["fields"]; ok {
-		parts = append(parts, plainText(fields))
+	for _, name := range []string{"options", "links"} {
+		items, _ := data[name].([]any)
+		for _, item := range items {
+			if where, ok := item.(map[string]any); ok { // a link
+				item = plainText(where["kind"]) + " " + plainText(where["ref"])
+			}
+			parts = append(parts, "- "+plainText(item))
+		}
 	}
 	return markdown.Text(strings.Join(parts, "\n"))
 }

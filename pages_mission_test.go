@@ -89,7 +89,8 @@ func TestActivityIsALog(t *testing.T) {
 	first, second := ada.newSpec(mission, "first", nil), ada.newSpec(mission, "second", nil)
 	_, token := ada.claim(mission, "robin")
 	ada.post(mission+"/logs", fields{"entries": []any{
-		fields{"level": "info", "message": "one\n  two <b>\nsee https://ci.example.com/1?a=b&c=d.", "spec_id": idOf(first)},
+		fields{"level": "info", "message": "one\n  two <b>\nsee https://ci.example.com/1?a=b&c=d.",
+			"spec_id": idOf(first)},
 		fields{"level": "error", "message": "it broke", "fields": fields{"code": 7}},
 	}}).want(http.StatusCreated)
 	ada.post(first+"/fail", fields{"lease_token": token, "reason": "no compiler"}).want(http.StatusOK)
@@ -98,13 +99,14 @@ func TestActivityIsALog(t *testing.T) {
 	path := "/missions/" + idOf(mission) + "/activity"
 	stream := fmt.Sprintf(`data-follow="/missions/%s/stream" data-after="%d"`, idOf(mission), ada.lastSeq(mission))
 	b.get(path).want(http.StatusOK).wantText("created the mission", "started the mission", "claimed it, attempt 1",
-		"one\n  two &lt;b&gt;\nsee ", `<a href="https://ci.example.com/1?a=b&amp;c=d" rel="noopener nofollow">`, "{&#34;code&#34;:7}",
+		"one\n  two &lt;b&gt;\nsee ", `<a href="https://ci.example.com/1?a=b&amp;c=d" rel="noopener nofollow">`,
+		"{&#34;code&#34;:7}",
 		"failed at attempt 1, now planned", "no compiler", "planned → blocked", "who decides?", ">robin<", stream)
 
 	events := regexp.MustCompile(`id="e(\d+)"`)
 	for query, want := range map[string]int{
-		"kind=log": 2, "agent=robin": 2, "spec=first": 4, "errors=1": 3, "errors=1&kind=spec&agent=robin": 1, "spec=gone": 0,
-		"at=2": 2, "at=4611686018427387904": 9,
+		"kind=log": 2, "agent=robin": 2, "spec=first": 4, "errors=1": 3, "errors=1&kind=spec&agent=robin": 1,
+		"spec=gone": 0, "at=2": 2, "at=4611686018427387904": 9,
 	} {
 		if got := len(events.FindAll(b.get(path+"?"+query).want(http.StatusOK).body, -1)); got != want {
 			t.Errorf("%s: %d events, want %d", query, got, want)
@@ -151,7 +153,8 @@ func TestActivityHasPages(t *testing.T) {
 	b.get(next).want(http.StatusOK).wantText("created the mission")
 	s.runSQL(fmt.Sprintf(`DELETE FROM events WHERE stream = '%s' AND seq < 24990`, idOf(mission)),
 		fmt.Sprintf(`UPDATE heads SET first_seq = 24990 WHERE stream = '%s'`, idOf(mission)))
-	b.get("/missions/" + idOf(mission) + "/activity").want(http.StatusOK).wantText("Events up to 24989 are no longer kept.")
+	b.get("/missions/" + idOf(mission) + "/activity").want(http.StatusOK).
+		wantText("Events up to 24989 are no longer kept.")
 	b.get("/missions/" + idOf(mission) + "/activity?at=5").want(http.StatusOK).wantText("no longer kept")
 }
 
@@ -162,9 +165,11 @@ func TestAgentsPageShowsWhoWorks(t *testing.T) {
 	mission := ada.newActive("Busy")
 	ada.newSpec(mission, "first", fields{"title": "The first"})
 	s.browse(ada).get("/agents").want(http.StatusOK).wantText("No agent works on anything")
-	ada.claim(mission, "robin")
+	spec, token := ada.claim(mission, "robin")
+	ada.post(spec+"/progress", fields{"lease_token": token, "message": "Half of it works"}).want(http.StatusOK)
 	for _, who := range []*client{ada, root} {
-		s.browse(who).get("/agents").want(http.StatusOK).wantText("robin", "The first", "Busy", "/specs/first", "by ada", "left")
+		s.browse(who).get("/agents").want(http.StatusOK).wantText("robin", "The first", "Busy", "Half of it works",
+			"/specs/first", "by ada", "left")
 	}
 	s.browse(eve).get("/agents").want(http.StatusOK).wantText("No agent works on anything")
 }
@@ -240,7 +245,8 @@ func TestUsersPageIsForAdmins(t *testing.T) {
 	root, ada := s.signUp("root", "admin"), s.signUp("ada", "user")
 	b, user := s.browse(root), s.browse(ada)
 	user.get("/users").want(http.StatusForbidden)
-	user.submit("/users", "email", "x@example.com", "password", testPassword, "role", "admin").want(http.StatusForbidden)
+	user.submit("/users", "email", "x@example.com", "password", testPassword, "role", "admin").
+		want(http.StatusForbidden)
 	if home := user.get("/").want(http.StatusOK); strings.Contains(string(home.body), `href="/users"`) {
 		t.Error("who isn't an admin is led to the accounts")
 	}

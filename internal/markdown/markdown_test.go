@@ -246,15 +246,15 @@ func TestTimeIsLinear(t *testing.T) {
 			return time.Since(start)
 		}
 		// The machine may be busy with something else: the best of a few counts.
-		small, large := measure(64<<10), measure(512<<10)
+		small, large := measure(16<<10), measure(128<<10)
 		for range 8 {
 			if large <= 16*small {
 				break
 			}
-			small, large = max(small, measure(64<<10)), min(large, measure(512<<10))
+			small, large = max(small, measure(16<<10)), min(large, measure(128<<10))
 		}
 		if large > 24*small || large > 5*time.Second {
-			t.Errorf("%q: 64 KiB take %v, 512 KiB take %v", pattern, small, large)
+			t.Errorf("%q: 16 KiB take %v, 128 KiB take %v", pattern, small, large)
 		}
 	}
 	// Runs of backticks of every length, which nothing closes.
