@@ -308,7 +308,7 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 	x.gauge("tachikoma_oldest_question_age_seconds",
 		"Time since the question was asked that has been open for longest; 0 where none is.", n.unanswered)
 	x.gauge("tachikoma_oldest_waiting_age_seconds",
-		"Time that the spec has waited for a person that is to be looked at first; 0 where none does.", n.waiting)
+		"Time since the spec that has waited for a person for longest began to; 0 where none does.", n.waiting)
 }
 
 func oneIf(yes bool) float64 {

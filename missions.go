@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,9 +52,9 @@ func (n missionStats) of(status string) int { return n.byStatus[slices.Index(spe
 
 // MarshalJSON writes a member for each status, beside the others.
 func (n missionStats) MarshalJSON() ([]byte, error) {
-	b := fmt.Appendf(nil, `{"total":%d`, n.total)
+	b := strconv.AppendInt([]byte(`{"total":`), int64(n.total), 10)
 	for i, status := range specStatuses {
-		b = fmt.Appendf(b, `,%q:%d`, status, n.byStatus[i])
+		b = strconv.AppendInt(append(b, `,"`+status+`":`...), int64(n.byStatus[i]), 10)
 	}
 	percentage := 0.0
 	if n.total > 0 {

@@ -435,7 +435,7 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 	}
 	reasons, err := whyNotReady(spec.specSummary)
 	if err != nil || !spec.Ready {
-		return explanation{spec.Ready, reasons, spec.Warnings}, err
+		return explanation{spec.Ready, orEmpty(reasons), spec.Warnings}, err
 	}
 	mission, err := readMission(ctx, s.db, c.account, spec.MissionID)
 	if mission.reviewFull {

@@ -449,14 +449,14 @@ func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, re
 	return true, nil
 }
 
-// withHeld are the dependencies wanted, with those of have that stay since a person
-// reviews them; both are sorted.
+// withHeld are the dependencies wanted, and those of have that stay since a person is
+// reviewing them; both are sorted.
 func withHeld(wanted, have []string, reviewed map[string]bool, path string, report *importReport) []string {
 	for _, key := range have {
 		if reviewed[key] && !slices.Contains(wanted, key) {
 			wanted = append(slices.Clone(wanted), key)
-			report.add(specfile.Warning{File: path, Code: "dependency_kept", Message: "The file has no dependency any more " +
-				"on a spec that a person is reviewing, so it stays. Import again after that."})
+			report.add(specfile.Warning{File: path, Code: "dependency_kept", Message: "The file no longer depends on a " +
+				"spec that a person is reviewing; until that is decided it does. Import it again then."})
 		}
 	}
 	slices.Sort(wanted)

@@ -1,8 +1,9 @@
 package main
 
 // Review by a person: what agents have finished waits for somebody who has signed
-// in. An API key is an agent's, and none approves, by any way: mayMove, mayStore
-// and mayDrop say so where specs change.
+// in. An API key is an agent's, and none approves, by any way. The functions that
+// say so are called where specs and missions change, whichever request does it.
+// See docs/design.md, Review by a person.
 
 import (
 	"cmp"
@@ -39,8 +40,7 @@ func errReviewRequired(what string) *apiError {
 	return problem(http.StatusForbidden, "review_required", "%s needs a person: log in, and use the access token.", what)
 }
 
-// mayMove refuses a change of a stored spec's status that takes a person to an API
-// key.
+// mayMove refuses an API key the changes of a stored spec's status that take a person.
 func (t *tx) mayMove(spec specLock, status string) error {
 	switch {
 	case !t.account.byKey():
@@ -52,7 +52,7 @@ func (t *tx) mayMove(spec specLock, status string) error {
 	return t.mayChange(spec)
 }
 
-// mayChange refuses any change of a spec that a person is reviewing to an API key.
+// mayChange refuses an API key any change of a spec that a person is reviewing.
 func (t *tx) mayChange(spec specLock) error {
 	if t.account.byKey() && spec.human && spec.status == "in_review" {
 		return errReviewRequired("Changing a spec that is in review")
@@ -60,8 +60,8 @@ func (t *tx) mayChange(spec specLock) error {
 	return nil
 }
 
-// mayAsk refuses an API key what leaves a spec with less review than it asks for
-// now, which is before; "" leaves it to the mission.
+// mayAsk refuses an API key to make a spec ask for less review than before; "" leaves
+// it to the mission.
 func (t *tx) mayAsk(before, after string) error {
 	if t.account.byKey() && before != after && (after == reviewNone || before == reviewHuman) {
 		return errReviewRequired("Taking a spec's review away")
@@ -69,8 +69,8 @@ func (t *tx) mayAsk(before, after string) error {
 	return nil
 }
 
-// approver is who approves a new spec of a mission that is completed from the start:
-// nil for one that nobody reviews.
+// approver is who approves a spec that is completed by being created or imported. It
+// is nil where nobody has to, and the error is for an API key where a person has to.
 func (t *tx) approver(m missionLock, own, status string) (*string, error) {
 	switch {
 	case status != "completed" || !m.asksHuman(own):
@@ -81,20 +81,20 @@ func (t *tx) approver(m missionLock, own, status string) (*string, error) {
 	return &t.account.userID, nil
 }
 
-// mayDrop refuses it to an API key to end dependencies on what a person reviews:
-// others would begin before that is approved.
+// mayDrop refuses an API key to remove dependencies on what a person is reviewing: what
+// depends on that would begin before it is approved.
 func (t *tx) mayDrop(ctx context.Context, missionID string, dependencies []string) error {
 	if !t.account.byKey() || len(dependencies) == 0 {
 		return nil
 	}
-	var any bool
+	var reviewed bool
 	err := t.QueryRow(ctx, `
 		SELECT EXISTS (SELECT FROM spec_states h JOIN missions m ON m.id = h.mission_id
-		WHERE m.id = $1 AND h.spec_id = ANY($2) AND `+inHumanReviewSQL+`)`, missionID, dependencies).Scan(&any)
+		WHERE m.id = $1 AND h.spec_id = ANY($2) AND `+inHumanReviewSQL+`)`, missionID, dependencies).Scan(&reviewed)
 	if err != nil {
 		return fmt.Errorf("looking for what is in review: %w", err)
 	}
-	if any {
+	if reviewed {
 		return errReviewRequired("Removing a dependency on a spec that is in review")
 	}
 	return nil
@@ -104,8 +104,8 @@ func (t *tx) mayDrop(ctx context.Context, missionID string, dependencies []strin
 // reviews right now.
 const inHumanReviewSQL = `h.status = 'in_review' AND coalesce(h.review, m.review) = 'human'`
 
-// mayShare refuses it to an API key to change who has the mission, where it or a
-// spec of it asks for a person's review.
+// mayShare refuses an API key to change the members or the owner of a mission that asks
+// for a person's review, itself or by one of its specs.
 func (t *tx) mayShare(ctx context.Context, m missionLock) error {
 	if !t.account.byKey() {
 		return nil
@@ -119,13 +119,13 @@ func (t *tx) mayShare(ctx context.Context, m missionLock) error {
 		}
 	}
 	if human {
-		return errReviewRequired("Changing who has a mission with reviews")
+		return errReviewRequired("Changing the members or the owner of a mission with reviews")
 	}
 	return nil
 }
 
-// reviewFullSQL holds for the missions m that hand out nothing, since as many specs
-// as they may have wait for review, or are held and will.
+// reviewFullSQL holds for the missions m that hand out nothing: max_in_review specs are
+// in review, or are held and will be.
 const reviewFullSQL = `
 	CASE WHEN m.max_in_review = 0 THEN false
 	     ELSE m.max_in_review <= coalesce((SELECT in_review FROM heads WHERE stream = m.id), 0) + (SELECT count(*) FROM (
