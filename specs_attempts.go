@@ -288,22 +288,19 @@ func (h history) objects() []any {
 type ending struct{ outcome, notes string }
 
 // openedSQL follows a claim's CTE spec, of the specs that it takes with their
-// attempts. It gives each a lease, its CTE lease, and opens an attempt. An attempt
-// that is still open an older server has left so when it ended the lease, since
-// whoever holds a spec keeps it from being claimed. The parameters are the places
-// of the mission, the account, the agent, the token and the lease's time.
+// attempts. It gives each a lease, its CTE lease, and opens an attempt, its CTE
+// opened. Its CTE newest has the number of the attempt before, and whether that is
+// still open. The parameters are the places of the mission, the account, the agent,
+// the token and the lease's time.
 func openedSQL(mission, user, agent, token, lasts string) string {
 	return `newest AS (
-			SELECT spec.spec_id, spec.attempts, a.number, a.number IS NOT NULL AND a.ended_at IS NULL AS left_open
+			SELECT spec.spec_id, spec.attempts, coalesce(a.number, 0) AS number,
+			       a.number IS NOT NULL AND a.ended_at IS NULL AS open
 			FROM spec LEFT JOIN LATERAL (
 				SELECT number, ended_at FROM attempts WHERE spec_id = spec.spec_id ORDER BY number DESC LIMIT 1) a ON true
-		), closed AS (
-			UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'expired'
-			WHERE spec_id = ANY(ARRAY(SELECT spec_id FROM newest WHERE left_open))
-			  AND number = ANY(ARRAY(SELECT number FROM newest WHERE left_open)) AND ended_at IS NULL
 		), lease AS (
 			INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, number, expires_at, reported_at)
-			SELECT spec_id, ` + mission + `, ` + user + `, ` + agent + `, ` + token + `, attempts, coalesce(number, 0) + 1,
+			SELECT spec_id, ` + mission + `, ` + user + `, ` + agent + `, ` + token + `, attempts, number + 1,
 			       clock_timestamp() + ` + lasts + `::interval, NULL
 			FROM newest RETURNING spec_id, user_id, agent, attempt, number, claimed_at, expires_at
 		), opened AS (
@@ -312,29 +309,40 @@ func openedSQL(mission, user, agent, token, lasts string) string {
 		)`
 }
 
-// endLease ends the lease on a locked spec, if there is one, and its attempt. One
-// that an older server has given gets its row now, and what that server may have
-// left open below it is closed.
-func (t *tx) endLease(specID string, how ending) {
-	t.queue(`
-		WITH lease AS (
-			DELETE FROM leases WHERE spec_id = $1 RETURNING spec_id, number, agent, user_id, claimed_at
-		), newest AS (
-			SELECT number FROM attempts WHERE spec_id = $1 ORDER BY number DESC LIMIT 1
-		), closed AS (
-			UPDATE attempts SET ended_at = clock_timestamp(),
-			       outcome = CASE WHEN (SELECT number FROM lease) IS NULL THEN 'expired' ELSE $2 END,
-			       notes = CASE WHEN (SELECT number FROM lease) IS NULL THEN '' ELSE $3 END
-			WHERE spec_id = $1 AND number = (SELECT coalesce(number, (SELECT number FROM newest)) FROM lease)
-			  AND ended_at IS NULL
-		)
-		INSERT INTO attempts (spec_id, number, agent, user_id, started_at, ended_at, outcome, notes)
-		SELECT spec_id, coalesce((SELECT number FROM newest), 0) + 1, agent, user_id, claimed_at, clock_timestamp(), $2, $3
-		FROM lease WHERE number IS NULL`, specID, how.outcome, how.notes)
+// endAttempt ends an attempt that has no lease any more. An older server has left
+// it open when it ended the lease.
+func (t *tx) endAttempt(specID string, number int) {
+	t.queue(`UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'expired'
+		WHERE spec_id = $1 AND number = $2 AND ended_at IS NULL`, specID, number)
 }
 
-// noteReport keeps with an attempt what its holder reports. One whose row is made
-// only when it ends has nothing to keep it in.
+// adoptLease opens an attempt for the lease on a locked spec, if there is one that
+// an older server has given. Whoever ends a lease begins with it; lockLease does.
+func (t *tx) adoptLease(specID string) {
+	t.queue(`
+		WITH newest AS (
+			SELECT number FROM attempts WHERE spec_id = $1 ORDER BY number DESC LIMIT 1
+		), closed AS (
+			UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'expired'
+			WHERE spec_id = $1 AND number = (SELECT number FROM newest) AND ended_at IS NULL
+			  AND EXISTS (SELECT FROM leases WHERE spec_id = $1 AND number IS NULL)
+		), lease AS (
+			UPDATE leases SET number = 1 + coalesce((SELECT number FROM newest), 0) WHERE spec_id = $1 AND number IS NULL
+			RETURNING spec_id, number, agent, user_id, claimed_at
+		)
+		INSERT INTO attempts (spec_id, number, agent, user_id, started_at)
+		SELECT spec_id, number, agent, user_id, claimed_at FROM lease`, specID)
+}
+
+// endLease ends the lease on a locked spec, if there is one, and its attempt.
+func (t *tx) endLease(specID string, how ending) {
+	t.queue(`
+		WITH lease AS (DELETE FROM leases WHERE spec_id = $1 RETURNING number)
+		UPDATE attempts SET ended_at = clock_timestamp(), outcome = $2, notes = $3
+		WHERE spec_id = $1 AND number = (SELECT number FROM lease)`, specID, how.outcome, how.notes)
+}
+
+// noteReport keeps with an attempt what its holder reports.
 func (t *tx) noteReport(specID string, held leaseHolder, p *progress) {
 	if p.Message != "" || len(p.Check)+len(p.Uncheck) > 0 {
 		t.queue(`
@@ -399,6 +407,6 @@ func (t *tx) keepLinks(specID string, held leaseHolder, links []link) {
 					GROUP BY link ORDER BY place DESC LIMIT $4) latest)
 			WHERE spec_id = $1 AND number = $2 RETURNING links
 		)
-		UPDATE specs SET links = coalesce((SELECT links FROM kept), $3::jsonb) WHERE id = $1`,
+		UPDATE specs SET links = (SELECT links FROM kept) WHERE id = $1`,
 		specID, held.number, links, maxLinks)
 }

@@ -441,6 +441,7 @@ func TestAnswersRace(t *testing.T) {
 	t.Parallel()
 	database := newTestDatabase(t)
 	s, other := startTestServer(t, database, nil), startTestServer(t, database, nil)
+	s.pauseSweep() // which would move what is compared
 	ada := s.signUp("ada", "user")
 	for name, against := range map[string]func(c *client, mission, spec string, held fields) *answer{
 		"park": func(c *client, _, spec string, held fields) *answer {

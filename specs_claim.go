@@ -317,13 +317,17 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 			       updated_at = clock_timestamp()
 			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
 		), ` + openedSQL("$1", q.bind(t.account.userID), q.bind(agent), q.bind(lease.Token), q.bind(lasts)) + `
-		SELECT spec_id, attempt, number, expires_at FROM lease`
-	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.number, &lease.ExpiresAt)
+		SELECT spec_id, attempt, lease.number, newest.open, expires_at FROM lease JOIN newest USING (spec_id)`
+	var leftOpen bool
+	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.number, &leftOpen, &lease.ExpiresAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", lease, errNothingReady
 	}
 	if err != nil {
 		return "", lease, fmt.Errorf("granting a lease: %w", err)
+	}
+	if leftOpen {
+		t.endAttempt(specID, lease.number-1)
 	}
 	t.claimed++
 	t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
@@ -410,6 +414,7 @@ func (t *tx) release(ctx context.Context, spec specLock, token, reason string) e
 	if err != nil {
 		return fmt.Errorf("reading a lease: %w", err)
 	}
+	t.adoptLease(spec.id)
 	by, how := agent, ending{attemptReleased, reason}
 	if token == "" {
 		by, how.outcome = "", attemptTaken
@@ -483,6 +488,7 @@ func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error
 	if err != nil {
 		return fmt.Errorf("taking a lease back: %w", err)
 	}
+	t.adoptLease(spec.id)
 	status := "planned"
 	if spec.attempts >= maxAttempts {
 		status = "blocked"

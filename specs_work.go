@@ -105,10 +105,8 @@ func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockSc
 	token string) (missionLock, specLock, leaseHolder, error) {
 	m, spec := t.askMission(at, lock), t.askSpec(at.spec, scope)
 	var by leaseHolder
-	// The row of an attempt that an older server has begun is made when it ends.
-	held := t.ask(`
-		SELECT agent, coalesce(number, 1 + coalesce((SELECT max(number) FROM attempts WHERE spec_id = $1), 0)) FROM leases
-		WHERE spec_id = $1 AND token = $2 FOR UPDATE`, []any{at.spec, token}, &by.agent, &by.number)
+	held := t.ask(`SELECT agent, coalesce(number, 0) FROM leases WHERE spec_id = $1 AND token = $2 FOR UPDATE`,
+		[]any{at.spec, token}, &by.agent, &by.number)
 	if err := t.send(ctx); err != nil {
 		return *m, *spec, by, fmt.Errorf("locking a lease: %w", err)
 	}
@@ -116,6 +114,10 @@ func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockSc
 	err := cmp.Or(m.check(accessEditor), spec.check())
 	if err == nil && !*held {
 		err = errLeaseLost()
+	}
+	if err == nil && by.number == 0 {
+		t.adoptLease(spec.id)
+		err = t.QueryRow(ctx, `SELECT number FROM leases WHERE spec_id = $1`, spec.id).Scan(&by.number)
 	}
 	return *m, *spec, by, err
 }
@@ -458,6 +460,7 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 	if steps := statusSteps[spec.status]; !slices.Contains(steps, in.Status) {
 		return nil, errInvalidTransition("spec", spec.status, steps)
 	}
+	t.adoptLease(spec.id)
 	if in.Status == "completed" {
 		_, err = t.complete(ctx, &m, spec, leaseHolder{}, in.completion, nil)
 	} else {

@@ -28,7 +28,8 @@ CREATE TABLE attempts (
 ) WITH (fillfactor = 70);
 
 -- The attempt of a lease. Null: the lease is older than this migration, or an
--- older server beside this one has given it, and its row is made when it ends.
+-- older server beside this one has given it, and its row is made later: when it
+-- ends, at the latest.
 ALTER TABLE leases ADD COLUMN number int;
 
 -- The links of the newest attempt that has some.
