@@ -77,7 +77,8 @@ func (s *Server) pageRoutes() {
 		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.setStatus), toSpec))
 	s.page(mayReview, "POST /missions/{id}/specs/{key}/review",
 		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.reviewSpec), toSpec))
-	s.page(mayAnswer, "POST /questions/{id}/answer", serveForm(s, s.needsYouPage, inOneTx(s, s.answerQuestion), toNeedsYou))
+	s.page(mayAnswer, "POST /questions/{id}/answer",
+		serveForm(s, s.needsYouPage, inOneTx(s, s.answerQuestion), toNeedsYou))
 	s.page(mayEdit, "POST /missions/{id}/specs/{key}/delete",
 		serveForm(s, s.specPageOf("spec"), inOneTx(s, s.deleteSpec), toBoard[nothing]))
 	s.page(mayEdit, "GET /missions/{id}/new", s.servePage(s.newSpecPage))
@@ -465,4 +466,18 @@ func writeProblemPage(w http.ResponseWriter, r *http.Request, c *call, e *apiErr
 		c.cause = err
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 	}
+}
+
+// boardOf is the address of a mission's board.
+func boardOf(missionID string) string { return "/missions/" + missionID }
+
+// madeMission leads to the board of a mission that was made.
+func madeMission(_ http.ResponseWriter, _ *http.Request, m *missionView) string { return boardOf(m.ID) }
+
+// toMissions leads to the list of missions.
+func toMissions(http.ResponseWriter, *http.Request, *nothing) string { return "/" }
+
+// toSettings leads back to the settings of the mission in the path.
+func toSettings[Out any](_ http.ResponseWriter, r *http.Request, _ *Out) string {
+	return boardOf(r.PathValue("id")) + "/settings"
 }

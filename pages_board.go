@@ -3,22 +3,20 @@ package main
 // The pages of missions: their list, and the board of each.
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-const (
-	columnCards = 50  // that a column shows; more are on pages of its own
-	foundCards  = 200 // that a search shows in all columns
-)
+const columnCards = 50 // that a column shows; more are on pages of its own
 
 // columnKind is a kind of columns of a board: the specs of some statuses, and if
 // ready isn't nil those of them that are ready, or aren't.
@@ -48,9 +46,6 @@ var boardColumns = func() []columnKind {
 	}
 	return columns
 }()
-
-// waitsForPeople are the statuses of specs that somebody has to decide about.
-var waitsForPeople = boardColumns[0].statuses
 
 // has reports whether a spec belongs into a column of this kind.
 func (k columnKind) has(v specSummary) bool {
@@ -163,7 +158,7 @@ func (s *Server) boardPage(ctx context.Context, c *call, q *query) (*pageView, e
 		without.Del(name)
 		b.Chips = append(b.Chips, boardChip{name, values[0], "?" + without.Encode()})
 	}
-	slices.SortFunc(b.Chips, func(x, y boardChip) int { return slices.Compare([]string{x.Name}, []string{y.Name}) })
+	slices.SortFunc(b.Chips, func(x, y boardChip) int { return cmp.Compare(x.Name, y.Name) })
 	if open != "" {
 		if v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, open); err != nil {
 			return nil, err
@@ -363,7 +358,7 @@ func (s *Server) findCards(ctx context.Context, a account, missionID string, f b
 	if f.Hide != "" {
 		filter.having(`h.status <> $?`, f.Hide)
 	}
-	q := queryOf(map[string]string{"q": f.Text, "limit": fmt.Sprint(foundCards)})
+	q := queryOf(map[string]string{"q": f.Text, "limit": fmt.Sprint(searchLimit)})
 	if f.Text == "" {
 		q = queryOf(map[string]string{"sort": kind.sort, "limit": fmt.Sprint(columnCards), "cursor": cursor})
 	}
@@ -393,115 +388,112 @@ func whyNothing(m *missionView, columns []boardColumn) string {
 	return ""
 }
 
-// missionRow is a mission in the list of them.
-type missionRow struct {
-	missionView
-	Oldest *time.Time // since when the oldest lease is held
+// folderReport is what an import on a page did. It is kept under the key of its
+// form, by which it can be read for a day.
+type folderReport struct {
+	Mission string `json:"mission"`
+	Passed  int    `json:"passed_over"` // files, of which skipped names the first
+	importReport
 }
 
-// missionsView is the list of missions, and what begins one.
-type missionsView struct {
-	Items  []missionRow
-	More   string
-	Status string
-	All    []string // the statuses to choose from
-}
+const maxPassedOver = 100 // files that a folderReport names
 
-// missionsPage is GET /.
-func (s *Server) missionsPage(ctx context.Context, c *call, q *query) (*pageView, error) {
-	missions, err := s.listMissions(ctx, c, q)
-	if err != nil {
-		return nil, err
-	}
-	status, _ := q.get("status")
-	view := missionsView{Status: status, All: missionStatuses}
-	var ids []string
-	for _, m := range missions.Items {
-		ids = append(ids, m.ID)
-	}
-	oldest, err := s.oldestLeases(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	needed := 0
-	for _, m := range missions.Items {
-		row := missionRow{missionView: m}
-		if at, ok := oldest[m.ID]; ok {
-			row.Oldest = &at
+// importFolder is POST /missions/import, which makes a mission of the files of a
+// folder, and POST /missions/{id}/import. A new mission is a draft, so that people
+// can look at it before anything is handed out.
+func (s *Server) importFolder(w http.ResponseWriter, r *http.Request, c *call) error {
+	again := s.missionsPage
+	if c.target.mission != "" {
+		again = s.settingsPage
+		if err := admitToMission(r.Context(), s.db, c); err != nil { // before a large body is read
+			return err
 		}
-		needed += row.NeedsYou()
-		view.Items = append(view.Items, row)
 	}
-	if missions.NextCursor != nil {
-		next := maps.Clone(q.values)
-		next["cursor"] = *missions.NextCursor
-		view.More = "?" + queryString(next)
+	sources, release, err := s.receive(r, c.account.userID)
+	defer release()
+	if err != nil {
+		return s.showAgain(w, r, c, again, url.Values{}, err)
 	}
-	v := &pageView{Name: "missions", Title: "Missions", Polls: true, Data: view}
-	if needed > 0 {
-		v.Title = fmt.Sprintf("(%d) %s", needed, v.Title)
+	report, err := s.importSources(r.Context(), c, sources)
+	if kept, ok := errors.AsType[*keptResponse](err); ok {
+		report = new(folderReport)
+		err = unmarshal(kept.body, report)
 	}
-	return v, nil
+	if err != nil {
+		return s.showAgain(w, r, c, again, url.Values{"name": {sources.fields["name"]}}, err)
+	}
+	to := boardOf(report.Mission)
+	if c.key != "" {
+		to += "/imported/" + c.key
+	}
+	seeOther(w, to)
+	return nil
 }
 
-func queryString(values map[string]string) string {
-	form := make(url.Values, len(values))
-	for name, value := range values {
+// importSources does what importFolder is asked for.
+func (s *Server) importSources(ctx context.Context, c *call, sources *archive) (*folderReport, error) {
+	form := make(url.Values)
+	for name, value := range sources.fields {
 		form.Set(name, value)
 	}
-	return form.Encode()
-}
-
-// oldestLeases is since when each of some missions has its oldest lease.
-func (s *Server) oldestLeases(ctx context.Context, missions []string) (map[string]time.Time, error) {
-	rows, err := s.db.Query(ctx, `
-		SELECT want.id, min(l.claimed_at) FROM unnest($1::uuid[]) AS want (id) JOIN leases l ON l.mission_id = want.id
-		GROUP BY want.id`, missions)
-	if err != nil {
-		return nil, fmt.Errorf("reading leases: %w", err)
+	in := newMission{Name: form.Get("name")}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %q", c.pattern, in.Name)
+	for _, file := range sources.files {
+		fmt.Fprintf(h, "%q %q", file.Path, file.Text)
 	}
-	oldest := make(map[string]time.Time)
-	var id string
-	var at time.Time
-	_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
-		oldest[id] = at
-		return nil
+	if in.Name == "" && len(sources.files) > 0 {
+		in.Name, _, _ = strings.Cut(sources.files[0].Path, "/")
+	}
+	if err := c.takeOnce(form, h.Sum(nil)); err != nil {
+		return nil, err
+	}
+	if len(sources.files) == 0 {
+		return nil, invalidField("files", "required", "has no Markdown file in it")
+	}
+	if err := s.validate(&in); err != nil && c.target.mission == "" {
+		return nil, err
+	}
+	planned, err := s.planFor(ctx, cmp.Or(c.target.mission, serverStream), sources)
+	if err != nil {
+		return nil, err
+	}
+	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*folderReport, error) {
+		at := c.target
+		if at.mission == "" {
+			made, err := s.createMission(ctx, t, c, &in)
+			if err != nil {
+				return nil, err
+			}
+			at.mission = made.ID
+		}
+		report, err := t.importInto(ctx, at, sources, planned)
+		passed := len(report.Skipped)
+		report.Skipped = report.Skipped[:min(passed, maxPassedOver)]
+		return &folderReport{at.mission, passed, report}, err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("reading leases: %w", err)
-	}
-	return oldest, nil
 }
 
-// boardOf is the address of a mission's board.
-func boardOf(missionID string) string { return "/missions/" + missionID }
-
-// madeMission leads to the board of a mission that was made.
-func madeMission(_ http.ResponseWriter, _ *http.Request, m *missionView) string { return boardOf(m.ID) }
-
-// toMissions leads to the list of missions.
-func toMissions(http.ResponseWriter, *http.Request, *nothing) string { return "/" }
-
-// settingsPage is GET /missions/{id}/settings.
-func (s *Server) settingsPage(ctx context.Context, c *call, q *query) (*pageView, error) {
-	v, err := s.missionPage(ctx, c, "settings", "Settings")
+// importedPage is GET /missions/{id}/imported/{report}: what an import did, for
+// who did it.
+func (s *Server) importedPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	if err := q.err(); err != nil {
+		return nil, err
+	}
+	v, err := s.missionPage(ctx, c, "imported", "Imported")
 	if err != nil {
 		return nil, err
 	}
-	members, err := s.listMembers(ctx, c, q)
+	var kept []byte
+	err = s.db.QueryRow(ctx, `SELECT body FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
+		c.account.userID, c.target.report).Scan(&kept)
 	if err != nil {
-		return nil, err
+		return nil, notFoundOr(err, "reading a report")
 	}
-	more := ""
-	if members.NextCursor != nil {
-		more = "?" + queryString(map[string]string{"cursor": *members.NextCursor})
+	var report folderReport
+	if unmarshal(kept, &report) != nil || report.Mission != v.Mission.ID {
+		return nil, errNotFound()
 	}
-	v.Data = map[string]any{"Members": members.Items, "More": more, "Actions": allowedActions(v.Mission.Status),
-		"Owner": v.Mission.MyRole == accessOwner.String() && c.account.role >= roleUser}
+	v.Data = report
 	return v, nil
-}
-
-// toSettings leads back to the settings of the mission in the path.
-func toSettings[Out any](_ http.ResponseWriter, r *http.Request, _ *Out) string {
-	return boardOf(r.PathValue("id")) + "/settings"
 }

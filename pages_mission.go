@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -425,4 +426,84 @@ func plainText(value any) string {
 		return string(text)
 	}
 	return fmt.Sprint(value)
+}
+
+// missionRow is a mission in the list of them.
+type missionRow struct {
+	missionView
+	Oldest *time.Time // since when the oldest lease is held
+}
+
+// missionsView is the list of missions, and what begins one.
+type missionsView struct {
+	Items  []missionRow
+	More   string
+	Status string
+	All    []string // the statuses to choose from
+}
+
+// missionsPage is GET /.
+func (s *Server) missionsPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	missions, err := s.listMissions(ctx, c, q)
+	if err != nil {
+		return nil, err
+	}
+	status, _ := q.get("status")
+	view := missionsView{Status: status, All: missionStatuses}
+	var ids []string
+	for _, m := range missions.Items {
+		ids = append(ids, m.ID)
+	}
+	oldest, err := s.oldestLeases(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	needed := 0
+	for _, m := range missions.Items {
+		row := missionRow{missionView: m}
+		if at, ok := oldest[m.ID]; ok {
+			row.Oldest = &at
+		}
+		needed += row.NeedsYou()
+		view.Items = append(view.Items, row)
+	}
+	if missions.NextCursor != nil {
+		next := maps.Clone(q.values)
+		next["cursor"] = *missions.NextCursor
+		view.More = "?" + queryString(next)
+	}
+	v := &pageView{Name: "missions", Title: "Missions", Polls: true, Data: view}
+	if needed > 0 {
+		v.Title = fmt.Sprintf("(%d) %s", needed, v.Title)
+	}
+	return v, nil
+}
+
+func queryString(values map[string]string) string {
+	form := make(url.Values, len(values))
+	for name, value := range values {
+		form.Set(name, value)
+	}
+	return form.Encode()
+}
+
+// oldestLeases is since when each of some missions has its oldest lease.
+func (s *Server) oldestLeases(ctx context.Context, missions []string) (map[string]time.Time, error) {
+	rows, err := s.db.Query(ctx, `
+		SELECT want.id, min(l.claimed_at) FROM unnest($1::uuid[]) AS want (id) JOIN leases l ON l.mission_id = want.id
+		GROUP BY want.id`, missions)
+	if err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
+	}
+	oldest := make(map[string]time.Time)
+	var id string
+	var at time.Time
+	_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
+		oldest[id] = at
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
+	}
+	return oldest, nil
 }

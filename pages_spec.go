@@ -3,9 +3,7 @@ package main
 // The page of a spec, which is also shown over the board.
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,7 +110,8 @@ type decision struct{ Value, Says, Key string }
 // stepNames are what buttons say that take a spec from one status to another, or
 // from any.
 var stepNames = map[string]decision{
-	"proposed planned": {"", "Accept", "a"}, "proposed deferred": {"", "Put off", "r"}, "blocked planned": {"", "Unblock", "a"},
+	"proposed planned": {"", "Accept", "a"}, "proposed deferred": {"", "Put off", "r"},
+	"blocked planned":       {"", "Unblock", "a"},
 	"completed in_progress": {"", "Reopen", ""}, "deferred planned": {"", "Take up again", ""},
 	"planned": {"", "Back to planned", ""}, "in_progress": {"", "Begin by hand", ""},
 	"in_review": {"", "Send to review", ""}, "testing": {"", "Send to testing", ""}, "completed": {"", "Complete", ""},
@@ -231,7 +230,9 @@ func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, ke
 		return nil, err
 	}
 	p.Reasons, err = whyNotReady(spec.specSummary)
-	p.Reasons = slices.DeleteFunc(p.Reasons, func(r notReadyReason) bool { return r.Code == "status" || r.Code == "claimed" })
+	p.Reasons = slices.DeleteFunc(p.Reasons, func(r notReadyReason) bool {
+		return r.Code == "status" || r.Code == "claimed" // which the page shows anyway
+	})
 	return p, err
 }
 
@@ -357,119 +358,6 @@ func toBoard[Out any](_ http.ResponseWriter, r *http.Request, _ *Out) string {
 	return boardOf(r.PathValue("id"))
 }
 
-// folderReport is what an import on a page did. It is kept under the key of its
-// form, by which it can be read for a day.
-type folderReport struct {
-	Mission string `json:"mission"`
-	Passed  int    `json:"passed_over"` // files, of which skipped names the first
-	importReport
-}
-
-const maxPassedOver = 100 // files that a folderReport names
-
-// importFolder is POST /missions/import, which makes a mission of the files of a
-// folder, and POST /missions/{id}/import. A new mission is a draft, so that people
-// can look at it before anything is handed out.
-func (s *Server) importFolder(w http.ResponseWriter, r *http.Request, c *call) error {
-	id := c.target.mission
-	if id != "" {
-		if err := admitToMission(r.Context(), s.db, c); err != nil { // before a large body is read
-			return err
-		}
-	}
-	again := s.missionsPage
-	if id != "" {
-		again = s.settingsPage
-	}
-	sources, release, err := s.receive(r, c.account.userID)
-	defer release()
-	if err != nil {
-		return s.showAgain(w, r, c, again, url.Values{}, err)
-	}
-	report, err := s.importSources(r.Context(), c, sources)
-	if kept, ok := errors.AsType[*keptResponse](err); ok {
-		report = new(folderReport)
-		err = unmarshal(kept.body, report)
-	}
-	if err != nil {
-		return s.showAgain(w, r, c, again, url.Values{"name": {sources.fields["name"]}}, err)
-	}
-	to := boardOf(report.Mission)
-	if c.key != "" {
-		to += "/imported/" + c.key
-	}
-	seeOther(w, to)
-	return nil
-}
-
-// importSources does what importFolder is asked for.
-func (s *Server) importSources(ctx context.Context, c *call, sources *archive) (*folderReport, error) {
-	form := make(url.Values)
-	for name, value := range sources.fields {
-		form.Set(name, value)
-	}
-	in := newMission{Name: form.Get("name")}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %q", c.pattern, in.Name)
-	for _, file := range sources.files {
-		fmt.Fprintf(h, "%q %q", file.Path, file.Text)
-	}
-	if in.Name == "" && len(sources.files) > 0 {
-		in.Name, _, _ = strings.Cut(sources.files[0].Path, "/")
-	}
-	if err := c.takeOnce(form, h.Sum(nil)); err != nil {
-		return nil, err
-	}
-	if len(sources.files) == 0 {
-		return nil, invalidField("files", "required", "has no Markdown file in it")
-	}
-	if err := s.validate(&in); err != nil && c.target.mission == "" {
-		return nil, err
-	}
-	planned, err := s.planFor(ctx, cmp.Or(c.target.mission, serverStream), sources)
-	if err != nil {
-		return nil, err
-	}
-	return transact(ctx, s, c, func(ctx context.Context, t *tx) (*folderReport, error) {
-		at := c.target
-		if at.mission == "" {
-			made, err := s.createMission(ctx, t, c, &in)
-			if err != nil {
-				return nil, err
-			}
-			at.mission = made.ID
-		}
-		report, err := t.importInto(ctx, at, sources, planned)
-		passed := len(report.Skipped)
-		report.Skipped = report.Skipped[:min(passed, maxPassedOver)]
-		return &folderReport{at.mission, passed, report}, err
-	})
-}
-
-// importedPage is GET /missions/{id}/imported/{report}: what an import did, for
-// who did it.
-func (s *Server) importedPage(ctx context.Context, c *call, q *query) (*pageView, error) {
-	if err := q.err(); err != nil {
-		return nil, err
-	}
-	v, err := s.missionPage(ctx, c, "imported", "Imported")
-	if err != nil {
-		return nil, err
-	}
-	var kept []byte
-	err = s.db.QueryRow(ctx, `SELECT body FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
-		c.account.userID, c.target.report).Scan(&kept)
-	if err != nil {
-		return nil, notFoundOr(err, "reading a report")
-	}
-	var report folderReport
-	if unmarshal(kept, &report) != nil || report.Mission != v.Mission.ID {
-		return nil, errNotFound()
-	}
-	v.Data = report
-	return v, nil
-}
-
 // needsYouView is what waits for a decision.
 type needsYouView struct {
 	Questions []askedRow
@@ -499,7 +387,7 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 		return nil, err
 	}
 	filter := newSpecFilter(c.account, "")
-	filter.byStatuses(waitsForPeople)
+	filter.byStatuses(boardColumns[0].statuses)
 	order := readOrder(queryOf(map[string]string{"sort": "updated_at"}), specSorts, "number", &filter.listFilter)
 	page, err := s.findSpecs(ctx, filter, order)
 	if err != nil {
