@@ -257,7 +257,7 @@ func TestMetricsLabelsAreBounded(t *testing.T) {
 		}
 	}
 	patterns := []string{""}
-	for _, route := range s.table {
+	for _, route := range slices.Concat(s.table, s.pages) {
 		_, path, _ := strings.Cut(route.pattern, " ")
 		patterns = append(patterns, path)
 	}
