@@ -486,24 +486,3 @@ func queryString(values map[string]string) string {
 	}
 	return form.Encode()
 }
-
-// oldestLeases is since when each of some missions has its oldest lease.
-func (s *Server) oldestLeases(ctx context.Context, missions []string) (map[string]time.Time, error) {
-	rows, err := s.db.Query(ctx, `
-		SELECT want.id, min(l.claimed_at) FROM unnest($1::uuid[]) AS want (id) JOIN leases l ON l.mission_id = want.id
-		GROUP BY want.id`, missions)
-	if err != nil {
-		return nil, fmt.Errorf("reading leases: %w", err)
-	}
-	oldest := make(map[string]time.Time)
-	var id string
-	var at time.Time
-	_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
-		oldest[id] = at
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading leases: %w", err)
-	}
-	return oldest, nil
-}

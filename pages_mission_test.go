@@ -1,10 +1,16 @@
 package main
 
-// The pages of graphs, activity, agents and accounts.
+// What pages show of missions, and of who works on them.
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"io"
+	"mime/multipart"
 	"net/http"
+	"net/textproto"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -275,4 +281,253 @@ func TestPagesShowWhatLeasesHaveLeft(t *testing.T) {
 	ada.claim(mission, "robin")
 	s.expireLease(spec)
 	s.browse(ada).get("/agents").want(http.StatusOK).wantText("late: the lease is over")
+}
+
+func TestMissionIsMadeOfAFolder(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b := s.browse(ada)
+	upload := func(path, key string, files ...string) *answer {
+		var body bytes.Buffer
+		form := multipart.NewWriter(&body)
+		form.WriteField("idempotency_key", key)
+		form.WriteField("name", "")
+		for i := 0; i+1 < len(files); i += 2 {
+			part, err := form.CreatePart(textproto.MIMEHeader{"Content-Disposition": {
+				`form-data; name="files"; filename="` + files[i] + `"`}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(part, files[i+1])
+		}
+		form.Close()
+		return b.do("POST", path, body.String(), "Content-Type", form.FormDataContentType())
+	}
+	key := newID()
+	files := []string{"shop/phase-1/001-one.md", "# One\n\n- [ ] it works\n",
+		"shop/002-two.md", "# Two\n\n**Status:** Whatever\n", "shop/logo.png", "x"}
+	report := upload("/missions/import", key, files...).want(http.StatusSeeOther).header.Get("Location")
+	upload("/missions/import", key, files...).leadsTo(report)
+	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already used")
+	b.get(report).want(http.StatusOK).wantText("2 new", "passed over", "logo.png", "002-two.md", "Start it", "Delete it")
+	missions := ada.get("/api/v1/missions")
+	if missions.text("items.0.name") != "shop" || missions.text("items.0.status") != "draft" ||
+		missions.at("items.1") != nil || missions.number("items.0.stats.total") != 2 {
+		t.Errorf("made: %s", missions.body)
+	}
+	upload("/missions/import", newID(), "logo.png", "x").want(http.StatusUnprocessableEntity).wantText("no Markdown file")
+	at := "/missions/" + missions.text("items.0.id")
+	again := upload(at+"/import", newID(), "shop/003-three.md", "# Three\n").want(http.StatusSeeOther)
+	report = again.header.Get("Location")
+	b.get(report).want(http.StatusOK).wantText("1 new")
+	s.browse(s.signUp("eve", "admin")).get(report).want(http.StatusNotFound)
+}
+
+func TestBoardIsLight(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Light")
+	ada.importTar(mission, gzipped(tarOf(t, corpusLike(260, 1000)...)))
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	at := "/missions/" + idOf(mission)
+	for _, step := range []string{"'blocked'", "'in_progress'", "'completed'"} {
+		if _, err := s.db.Exec(t.Context(), `UPDATE spec_states SET status = `+step+` WHERE spec_id IN (
+			SELECT spec_id FROM spec_states WHERE status = 'planned' ORDER BY unmet DESC, place LIMIT 50)`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := s.browse(ada)
+	page := b.get(at).want(http.StatusOK)
+	cards := strings.Count(string(page.body), `class="card `)
+	if cards < 200 {
+		t.Fatalf("the board has %d cards", cards)
+	}
+	size := 0
+	for _, path := range append(regexp.MustCompile(`/assets/[^"]+`).FindAllString(string(page.body), -1), at) {
+		size += len(b.get(path, "Accept-Encoding", "gzip").want(http.StatusOK).body)
+	}
+	if size > 60<<10 {
+		t.Errorf("a board of %d cards takes %d bytes", cards, size)
+	}
+	t.Logf("a board of %d cards takes %d bytes", cards, size)
+	more := regexp.MustCompile(`class="more" href="([^"]+)"`).FindSubmatch(page.body)
+	if more == nil {
+		t.Fatalf("there is no way to more cards: %s", page.body)
+	}
+	b.get(at + strings.ReplaceAll(string(more[1]), "&amp;", "&")).want(http.StatusOK).wantText(`<section id="waiting"`)
+}
+
+func TestPageFollowsItsStreamWithTheCookie(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Live")
+	b := s.browse(ada)
+	page := b.get("/missions/" + idOf(mission)).want(http.StatusOK)
+	found := regexp.MustCompile(`data-follow="([^"]+)" data-after="(\d+)"`).FindSubmatch(page.body)
+	if found == nil {
+		t.Fatalf("the page follows nothing: %s", page.body)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url()+string(found[1])+"?after="+string(found[2]), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	r.Header.Set("Cookie", b.cookie)
+	response, err := unredirected.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	ada.newSpec(mission, "new", nil)
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() && !strings.Contains(lines.Text(), "spec.created") {
+	}
+	b.submit("/logout").leadsTo("/login")
+	for lines.Scan() {
+	} // until the session's end ends the stream
+	if lines.Err() != nil {
+		t.Error(lines.Err())
+	}
+}
+
+// BenchmarkBoard reads boards of missions of two sizes, as a person first sees them
+// and filtered by a tag.
+func BenchmarkBoard(b *testing.B) {
+	for _, specs := range []int{1000, 100_000} {
+		s := newGrownServer(b, filling{specs: specs, beside: 100})
+		page := s.browse(s.by["owner"])
+		for _, mission := range []string{s.wide, s.chain} {
+			for _, query := range []string{"", "?tag=tenth"} {
+				name := fmt.Sprintf("%d specs/%s%s", specs, map[bool]string{true: "wide", false: "chain"}[mission == s.wide], query)
+				b.Run(name, func(b *testing.B) {
+					for b.Loop() {
+						page.get("/missions/" + idOf(mission) + query).want(http.StatusOK)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestHostileTextStaysText(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "admin")
+	const evil = `"><script>alert(1)</script><img src=x onerror="alert(1)">' javascript:alert(1) {{.}}`
+	mission := ada.newMission(evil)
+	ada.newSpec(mission, "spec", fields{"title": evil, "phase": evil, "tags": []string{`"><img src=x onerror=y>`},
+		"body": evil + "\n\n[a](javascript:alert(1)) ![b](data:text/html,x)\n\n- [ ] " + evil + "\n"})
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	ada.claim(mission, `<script>alert(1)</script>`)
+	at := "/missions/" + idOf(mission)
+	b := s.browse(ada)
+	for _, path := range []string{"/", at, at + "?spec=spec", at + "?tag=" + url.QueryEscape(evil[:60]),
+		at + "/specs/spec", at + "/specs/spec/edit", at + "/settings", "/needs-you", "/login?next=/%22%3E%3Cscript%3E"} {
+		page := string(b.get(path).want(http.StatusOK).body)
+		for _, tag := range []string{"<script>", "<img src=x", "href=\"javascript:", "href=\"data:text"} {
+			if strings.Contains(page, tag) {
+				t.Errorf("%s has %s in it", path, tag)
+			}
+		}
+	}
+}
+
+// columnOf is the heading and the keys of the cards of a column.
+func (a *answer) columnOf(id string) (heading, keys string) {
+	a.t.Helper()
+	_, section, found := strings.Cut(string(a.body), `<section id="`+id+`"`)
+	if !found {
+		return "", ""
+	}
+	section, _, _ = strings.Cut(section, "</section>")
+	heading = regexp.MustCompile(`<h2[^>]*>(.*?)</h2>`).FindStringSubmatch(section)[1]
+	for _, key := range regexp.MustCompile(`<li id="c-([^"]+)"`).FindAllStringSubmatch(section, -1) {
+		keys += " " + key[1]
+	}
+	return regexp.MustCompile(`<[^>]*>`).ReplaceAllString(heading, ""), strings.TrimSpace(keys)
+}
+
+func TestBoardShowsEverySpecInItsColumn(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Board")
+	at := "/missions/" + idOf(mission)
+	b := s.browse(ada)
+	b.get(at).want(http.StatusOK).wantText("There is no spec yet", `action="`+at+`/import"`)
+	for _, status := range specStatuses {
+		ada.newSpec(mission, strings.ReplaceAll(status, "_", "-"), fields{"status": status, "tags": []string{"all"}})
+	}
+	ada.newSpec(mission, "held", fields{"priority": 9, "phase": "Phase 1"})
+	ada.newSpec(mission, "open", fields{"dependencies": []string{"held"}, "tags": []string{"all"}})
+	b.get(at).want(http.StatusOK).wantText("The mission is draft: nothing is handed out.")
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	ada.claim(mission, "bot-1")
+	for query, want := range map[string][]string{
+		"": {"Needs you 3", "blocked in-review proposed", "Waiting 1", "open", "Ready 1", "planned",
+			"Working 3", "held in-progress testing", "Done 2", "completed deferred"},
+		"?tag=all&status=planned": {"", "", "Waiting 1", "open", "Ready 1", "planned", "", "", "", ""},
+		"?agent=bot-1":            {"Needs you 0", "", "Waiting 0", "", "Ready 0", "", "Working 1", "held", "Done 0", ""},
+		"?q=held":                 {"Needs you 0", "", "Waiting 0", "", "Ready 0", "", "Working 1", "held", "Done 0", ""},
+		"?phase=Phase+1&tag=none": {"Needs you 0", "", "Waiting 0", "", "Ready 0", "", "Working 0", "", "Done 0", ""},
+		"?column=done":            {"", "", "", "", "", "", "", "", "Done 2", "completed deferred"},
+	} {
+		a := b.get(at + query).want(http.StatusOK)
+		var got []string
+		for _, kind := range boardColumns {
+			heading, keys := a.columnOf(kind.ID)
+			sorted := strings.Fields(keys)
+			slices.Sort(sorted)
+			got = append(got, heading, strings.Join(sorted, " "))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", query, got, want)
+		}
+	}
+	b.get(at+"?tag=all").wantText(`<a href="?"`, "tag: all")
+	b.get(at + "?status=nothing").want(http.StatusUnprocessableEntity)
+	b.get(at+"?spec=open&tag=all").want(http.StatusOK).
+		wantText("It depends on held, which is in_progress.", `href="?spec=held&amp;tag=all"`, `name="back"`)
+	b.get(at + "?spec=nothing").want(http.StatusNotFound)
+	b.get("/needs-you").want(http.StatusOK).
+		wantText("<title>(3) Needs you", "in-review", "blocked", "Approve", "Unblock", "Accept")
+}
+
+func TestPeopleDecideOnPages(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b, bot := s.browse(ada), ada.withKey("write")
+	mission := ada.newMission("Decide")
+	at := "/missions/" + idOf(mission)
+	ada.patch(mission, fields{"review": "human"}).want(http.StatusOK)
+	ada.newSpec(mission, "one", nil)
+	ada.newSpec(mission, "found", fields{"status": "proposed"})
+	ada.post(mission+"/start", nil).want(http.StatusOK)
+	claimed := bot.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusOK)
+	spec, token := "/api/v1/specs/"+claimed.text("spec.id"), claimed.text("lease.token")
+	question := bot.post(spec+"/questions", fields{"lease_token": token, "question": "Red or https://example.com/blue?",
+		"options": []string{"red", "blue"}}).want(http.StatusCreated).text("id")
+	b.get(at).wantText("1 asked")
+	b.get("/needs-you").wantText("Red or", `href="https://example.com/blue"`, `value="blue"`)
+	b.submit("/questions/"+question+"/answer", "answer", "", "answer", "blue", "back", at+"?spec=one").
+		leadsTo(at + "?spec=one")
+	b.submit("/questions/"+question+"/answer", "answer", "red").want(http.StatusConflict).wantText("takes no answer")
+	bot.post(spec+"/complete", fields{"lease_token": token, "notes": "It is blue.", "links": []fields{
+		{"kind": "pull_request", "ref": "https://example.com/shop/pull/7"}}}).want(http.StatusOK)
+	version := fmt.Sprint(ada.get(spec).number("version"))
+	b.get(at).wantText(`href="https://example.com/shop/pull/7"`, ">#7</a>")
+	b.get(at+"/specs/one").wantText("It is blue.", "blue</p>", "Approve", "Send back", `value="`+version+`"`)
+	b.submit(at+"/specs/one/review", "verdict", "reject", "if_match", version).want(http.StatusUnprocessableEntity).
+		wantText("must say what is missing")
+	b.submit(at+"/specs/one/review", "verdict", "approve", "if_match", "1").want(http.StatusPreconditionFailed).
+		wantText("bot was faster")
+	b.submit(at+"/specs/one/review", "verdict", "approve", "notes", "Good.", "if_match", version).
+		leadsTo(at + "/specs/one")
+	b.get(at+"/specs/one").wantText("Approved", "by ada", "Good.")
+	b.submit(at+"/specs/found/status", "status", "planned", "if_match", "1", "back", "/needs-you").leadsTo("/needs-you")
+	b.get("/needs-you").wantText("Nothing waits for you.")
 }
