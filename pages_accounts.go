@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"html/template"
 	"maps"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"tachikoma/internal/clientaddr"
+	"tachikoma/internal/markdown"
 )
 
 const (
@@ -230,6 +232,9 @@ type agentRow struct {
 
 // Link is the path of the spec that the agent works on.
 func (a agentRow) Link() string { return specAddress(a.MissionID, a.Key) }
+
+// Said is what the agent reported last, with its addresses as links.
+func (a agentRow) Said() template.HTML { return markdown.Text(a.Message) }
 
 // agentsPage is GET /agents: the leases that end first come first.
 func (s *Server) agentsPage(ctx context.Context, c *call, q *query) (*pageView, error) {

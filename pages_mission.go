@@ -4,6 +4,7 @@ package main
 // happened.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,19 +43,23 @@ func (v *graphPageView) Fits() bool { return v.Total <= maxDrawn }
 // stateLook is how a spec's state looks and what it is called.
 type stateLook struct{ State, Mark, Says string }
 
-// lookOf tells states apart by their marks, for those who can't tell colours. A state
-// that it doesn't know has a mark too.
-func lookOf(status string, ready bool) stateLook {
-	marks := map[string]string{"proposed": "+", "planned": "◌", "ready": "○", "in_progress": "▶", "testing": "▷",
-		"in_review": "◈", "completed": "✓", "blocked": "✕", "deferred": "–"}
-	if ready {
-		status = "ready"
+// stateLooks tell states apart by their marks, for those who can't tell colours, in the
+// order of a legend.
+var stateLooks = []stateLook{{"proposed", "+", "proposed"}, {"planned", "◌", "planned"}, {"ready", "○", "ready"},
+	{"in_progress", "▶", "in progress"}, {"testing", "▷", "testing"}, {"in_review", "◈", "in review"},
+	{"blocked", "✕", "blocked"}, {"completed", "✓", "completed"}, {"deferred", "–", "deferred"}}
+
+// lookOf is how a spec looks. A status that is new here has a mark too.
+func lookOf(n graphNode) stateLook {
+	if n.Ready {
+		n.Status = "ready"
 	}
-	mark, known := marks[status]
-	if !known {
-		mark = "?"
+	for _, look := range stateLooks {
+		if look.State == n.Status {
+			return look
+		}
 	}
-	return stateLook{status, mark, strings.ReplaceAll(status, "_", " ")}
+	return stateLook{n.Status, "?", strings.ReplaceAll(n.Status, "_", " ")}
 }
 
 // graphPage is GET /missions/{id}/graph?around=KEY. Of a mission with more specs than
@@ -160,7 +165,7 @@ func (s *Server) readAround(ctx context.Context, a account, missionID, key strin
 func (v *graphPageView) draw(mission *missionView, graph graphView) {
 	nodes, edges := make([]specgraph.Node, len(graph.Nodes)), make([]specgraph.Edge, len(graph.Edges))
 	for i, n := range graph.Nodes {
-		look := lookOf(n.Status, n.Ready)
+		look := lookOf(n)
 		nodes[i] = specgraph.Node{Key: n.Key, Title: n.Title, Href: specAddress(mission.ID, n.Key), State: look.State,
 			Mark: look.Mark, Says: look.Says, Here: n.Key == v.Around}
 		if !slices.Contains(v.States, look) {
@@ -170,7 +175,9 @@ func (v *graphPageView) draw(mission *missionView, graph graphView) {
 	for i, e := range graph.Edges {
 		edges[i] = specgraph.Edge{From: e.From, To: e.To}
 	}
-	slices.SortFunc(v.States, func(a, b stateLook) int { return strings.Compare(a.State, b.State) })
+	slices.SortFunc(v.States, func(a, b stateLook) int {
+		return cmp.Compare(slices.Index(stateLooks, a), slices.Index(stateLooks, b))
+	})
 	v.Picture = specgraph.SVG(nodes, edges, "What depends on what in "+mission.Name)
 }
 

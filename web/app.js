@@ -319,6 +319,9 @@ function press(key, target) {
   else button.click();
 }
 
+// A graph that is wider than the window is shown from its middle.
+for (const box of all('.scroll')) box.scrollLeft = (box.scrollWidth - box.clientWidth) / 2;
+
 // Copying
 
 for (const block of all('.copy')) {

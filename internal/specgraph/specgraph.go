@@ -43,7 +43,7 @@ const (
 	nodeHeight = 48 // fingers need 44
 	nodeGap    = 16 // between nodes of a layer
 	layerGap   = 56 // between layers
-	maxColumns = 6  // of a layer, which has as many rows as it needs
+	maxColumns = 5  // of a layer, which has as many rows as it needs
 )
 
 // graph is a graph by the places of its nodes in the list given.
@@ -165,7 +165,7 @@ func (g *graph) place() (width, height int) {
 	}
 	columns := 0
 	for _, nodes := range layers {
-		columns = max(columns, min(len(nodes), maxColumns))
+		columns = max(columns, columnsOf(nodes))
 	}
 	width = max(1, columns)*(nodeWidth+nodeGap) + nodeGap
 	for _, nodes := range layers {
@@ -190,16 +190,15 @@ func (g *graph) place() (width, height int) {
 	return width, height - layerGap + nodeGap
 }
 
-func rowsOf(nodes []int) int { return (len(nodes) + maxColumns - 1) / maxColumns }
+func rowsOf(nodes []int) int    { return (len(nodes) + maxColumns - 1) / maxColumns }
+func columnsOf(nodes []int) int { return (len(nodes) + rowsOf(nodes) - 1) / rowsOf(nodes) }
 
 // spread sets a layer's nodes from left to right, in the middle, one below the other
 // where it has several rows.
 func (g *graph) spread(nodes []int, width int) {
-	rows := rowsOf(nodes)
-	columns := (len(nodes) + rows - 1) / rows
-	left := (width - columns*(nodeWidth+nodeGap) + nodeGap) / 2
+	left := (width - columnsOf(nodes)*(nodeWidth+nodeGap) + nodeGap) / 2
 	for i, node := range nodes {
-		g.x[node] = left + i/rows*(nodeWidth+nodeGap)
+		g.x[node] = left + i/rowsOf(nodes)*(nodeWidth+nodeGap)
 	}
 }
 
