@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"tachikoma/internal/certfile"
@@ -80,6 +81,11 @@ type Config struct {
 // field of c it fills, and its kind, which has the unit and the check. Parsing,
 // -help, X_FILE and the error about unknown names all use it.
 func (c *Config) settings() []configSetting {
+	return slices.Concat(c.serviceSettings(), c.limitSettings())
+}
+
+// serviceSettings are where the server and its data are, and who may use it.
+func (c *Config) serviceSettings() []configSetting {
 	const day = 24 * time.Hour
 	return []configSetting{
 		newSetting("HOST", "127.0.0.1", "The address to listen on.", &c.Host, kindHost()),
@@ -115,6 +121,12 @@ func (c *Config) settings() []configSetting {
 			&c.CORSAllowedOrigins, kindOrigins()),
 		newSetting("TRUSTED_PROXIES", "", "Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.",
 			&c.TrustedProxies, kindPrefixes()),
+	}
+}
+
+// limitSettings are how much there may be of everything, and how long it may take.
+func (c *Config) limitSettings() []configSetting {
+	return []configSetting{
 		newSetting("REQUEST_TIMEOUT", "30s", "How long one request may take; streams and waiting claims can take longer.",
 			&c.RequestTimeout, kindDuration(time.Second, time.Hour)),
 		newSetting("MAX_BODY_BYTES", "1MiB", "The largest request body, except for imports.",
@@ -353,7 +365,8 @@ var quotedValue = regexp.MustCompile(`^(?:'([^']*)'|"((?:[^"\\]|\\[\\"n])*)")[ \
 
 // errBadQuote stops the reading of a .env file: what follows may be the rest of
 // a secret, and must not be quoted as something unknown.
-var errBadQuote = errors.New(`want 'a value as it stands' or "one with \\, \" and \n", and nothing after it but a # comment`)
+var errBadQuote = errors.New(
+	`want 'a value as it stands' or "one with \\, \" and \n", and nothing after it but a # comment`)
 
 // envLines maps the names in a .env file to a value or what is wrong with it.
 type envLines map[string]envLine

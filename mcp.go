@@ -261,7 +261,8 @@ func (q *rpcRequest) decode(body []byte) error {
 	}
 	if err != nil || version != "2.0" || q.Method == "" || id != nil && q.ID == nil {
 		return newRPCError(http.StatusBadRequest, rpcInvalidRequest,
-			`This isn't a JSON-RPC request. Send one at a time, with "jsonrpc": "2.0", a method, and an id that is a string or a number.`)
+			`This isn't a JSON-RPC request. Send one at a time, with "jsonrpc": "2.0", a method, and an id that is `+
+				`a string or a number.`)
 	}
 	if params != nil && q.Params.decode(params) != nil {
 		return newRPCError(http.StatusBadRequest, rpcInvalidParams,

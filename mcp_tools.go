@@ -342,7 +342,8 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 // status, by priority. Each follows an index of its own, however many specs
 // there are.
 var openStretches = []string{
-	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
+	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL +
+		` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
 	`FROM unnest('{` + strings.Join(unfinishedStatuses, ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (

@@ -68,7 +68,8 @@ func (n missionStats) MarshalJSON() ([]byte, error) {
 // user $1 ($2: an admin) sees them.
 var missionColumns = `
 	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.review, m.max_in_review, m.triage, m.owner_id,
-	       ` + accessSQL + `, m.version, m.created_at, m.updated_at, ` + reviewFullSQL + `, h.` + strings.Join(headCounters, ", h.")
+	       ` + accessSQL + `, m.version, m.created_at, m.updated_at, ` + reviewFullSQL + `,
+	       h.` + strings.Join(headCounters, ", h.")
 
 // scanMission reads a row of missionColumns.
 func scanMission(row pgx.CollectableRow) (m missionView, err error) {
@@ -243,7 +244,8 @@ func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQ
 			CROSS JOIN LATERAL (SELECT id, status, tags, owner_id FROM missions WHERE id = w.id OFFSET 0) AS m%s%s%s`,
 			key, after, last, walkedRows, where, o.sorted("w."+o.key.column, "w.id"), o.first())
 	default: // the rows themselves, since the walk reads no others
-		return missionColumns + ` FROM (SELECT m.* FROM ` + from + where + after + last + o.first() + `) AS m` + withHeadSQL + last
+		return missionColumns + ` FROM (SELECT m.* FROM ` + from + where + after + last + o.first() + `) AS m` +
+			withHeadSQL + last
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + page + `)` + missionColumns + `
 		FROM page JOIN missions m USING (id)` + withHeadSQL + last

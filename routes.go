@@ -83,7 +83,21 @@ func (s *Server) routes() {
 	s.handle(mayRead, "GET /api/v1/missions/{id}/events", s.listMissionEvents, mayStream)
 	s.handle(forAccounts, "GET /api/v1/events", s.listOwnEvents, mayStream)
 	s.handle(mayWork, "POST /api/v1/missions/{id}/logs", serveBody(s, s.appendLogs), takesKey, makesOne)
+	s.specRoutes()
 
+	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), mayWait)
+	s.handle(forAnyone, "GET /api/v1/openapi.json", withoutQuery(s.getOpenAPI))
+	s.handle(forAnyone, "GET /api/v1/docs", withoutQuery(s.getDocs))
+
+	s.handle(forProbes, "GET /internal/health/live", getLive)
+	s.handle(forProbes, "GET /internal/health/ready", s.getReady)
+	s.internalRoutes()
+	s.socketRoutes()
+	s.pageRoutes()
+}
+
+// specRoutes adds the specs, and the work on them.
+func (s *Server) specRoutes() {
 	s.handle(mayEdit, "POST /api/v1/missions/{id}/specs", serveWrite(s, s.createSpec), takesKey, makesOne)
 	s.handle(forAccounts, "GET /api/v1/specs", serveQuery(s.listSpecs))
 	s.handle(mayRead, "GET /api/v1/specs/{id}", withoutQuery(s.getSpec))
@@ -105,16 +119,6 @@ func (s *Server) routes() {
 	s.handle(forAccounts, "GET /api/v1/questions", serveQuery(s.listQuestions))
 	s.handle(mayRead, "GET /api/v1/questions/{id}", serveQuery(s.getQuestion), mayWait)
 	s.handle(mayAnswer, "POST /api/v1/questions/{id}/answer", serveWrite(s, s.answerQuestion), takesKey)
-
-	s.handle(forAgents, "POST /mcp", withoutQuery(s.serveMCP), mayWait)
-	s.handle(forAnyone, "GET /api/v1/openapi.json", withoutQuery(s.getOpenAPI))
-	s.handle(forAnyone, "GET /api/v1/docs", withoutQuery(s.getDocs))
-
-	s.handle(forProbes, "GET /internal/health/live", getLive)
-	s.handle(forProbes, "GET /internal/health/ready", s.getReady)
-	s.internalRoutes()
-	s.socketRoutes()
-	s.pageRoutes()
 }
 
 // internalRoutes adds what is for operators: for admins on the public port, or

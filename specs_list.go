@@ -297,7 +297,8 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		where += " AND " + readableSQL
 	}
 	page := func(mission, limit string) string {
-		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission + o.sorted(key, id) + limit
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission +
+			o.sorted(key, id) + limit
 	}
 	if f.mission != "" || f.scope == nil {
 		return page("", o.first())

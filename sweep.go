@@ -65,8 +65,8 @@ func (s *Server) sweep(ctx context.Context) {
 func (s *Server) sweepLeases(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	rows, err := s.db.Query(ctx, `SELECT DISTINCT mission_id FROM leases WHERE expires_at < statement_timestamp() LIMIT $1`,
-		sweepBatch)
+	rows, err := s.db.Query(ctx, `
+		SELECT DISTINCT mission_id FROM leases WHERE expires_at < statement_timestamp() LIMIT $1`, sweepBatch)
 	if err != nil {
 		return fmt.Errorf("looking for expired leases: %w", err)
 	}
@@ -155,7 +155,8 @@ var totalledStatuses = slices.Concat(countedStatuses, statusesThat(func(s specSt
 var totalsSQL = `
 	INSERT INTO totals (counted_at, missions, specs, ready, leases, oldest_claim, oldest_question, oldest_waiting)
 	SELECT clock_timestamp(),
-	       ARRAY[count(*) FILTER (WHERE status = '` + strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
+	       ARRAY[count(*) FILTER (WHERE status = '` +
+	strings.Join(missionStatuses, `'), count(*) FILTER (WHERE status = '`) + `')],
 	       ARRAY[coalesce(sum(` + strings.Join(totalledStatuses, `), 0), coalesce(sum(`) + `), 0)]::bigint[],
 	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
 	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases),
