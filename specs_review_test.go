@@ -168,6 +168,77 @@ func (c *client) submit(mission string) (spec string) {
 	return spec
 }
 
+// TestThreeAttemptsWithAQuestionAndAReview is what agents and people need of each
+// other, over HTTP: a failure that the next attempt knows of, a question that is
+// answered while its agent waits, a rejection, and an approval.
+func TestThreeAttemptsWithAQuestionAndAReview(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
+	agent := ada.withKey("write")
+	mission, specs := ada.newReviewed("Together", "a")
+	ada.put(mission+"/members", fields{"email": "bob@example.com", "role": "editor"}).want(http.StatusOK)
+	spec, dependent := specs[0], ada.newSpec(mission, "b", fields{"dependencies": []string{"a"}})
+	began := len(ada.eventsOf(mission))
+	claim := func() (history any, token string) {
+		a := agent.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusOK)
+		if a.text("spec.id") != idOf(spec) {
+			t.Fatalf("claimed %s", a.body)
+		}
+		return a.at("history"), a.text("lease.token")
+	}
+	knows := func(history any, what ...string) {
+		t.Helper()
+		said := fmt.Sprint(history)
+		for _, text := range what {
+			if !strings.Contains(said, text) {
+				t.Errorf("the history %s doesn't have %q", said, text)
+			}
+		}
+	}
+
+	_, token := claim()
+	agent.post(spec+"/fail", fields{"lease_token": token, "reason": "Which file?"}).want(http.StatusOK)
+
+	history, token := claim()
+	knows(history, "failed", "Which file?")
+	question := agent.question(spec, token, "a.csv or b.csv?", false)
+	answered := make(chan *answer, 1)
+	go func() {
+		a, err := agent.try(context.WithoutCancel(t.Context()), "GET", question+"?wait_seconds=50", nil)
+		if err != nil {
+			a = &answer{t: t, what: err.Error()}
+		}
+		answered <- a
+	}()
+	pollUntil(t, "the agent to wait", func() bool { return s.waits(mission) })
+	bob.post(question+"/answer", fields{"answer": "b.csv"}).want(http.StatusOK)
+	if a := (<-answered).want(http.StatusOK); a.text("answer") != "b.csv" {
+		t.Errorf("the agent got %s", a.body)
+	}
+	agent.post(spec+"/complete", fields{"lease_token": token, "notes": "read b.csv"}).want(http.StatusOK)
+	bob.post(spec+"/review", fields{"verdict": "reject", "notes": "It has no test."}).want(http.StatusOK)
+
+	history, token = claim()
+	knows(history, "Which file?", "a.csv or b.csv?", "read b.csv", "It has no test.")
+	agent.post(spec+"/complete", fields{"lease_token": token}).want(http.StatusOK)
+	if ada.get(dependent).at("ready") != false {
+		t.Error("the dependent is ready before the approval")
+	}
+	ada.post(spec+"/review", fields{"verdict": "approve"}).want(http.StatusOK)
+	if ada.get(dependent).at("ready") != true {
+		t.Error("the dependent isn't ready after the approval")
+	}
+	var kinds []string
+	for _, e := range ada.eventsOf(mission)[began:] {
+		kinds = append(kinds, strings.TrimPrefix(e.Type, "spec."))
+	}
+	want := "claimed failed claimed asked answered submitted rejected claimed submitted completed"
+	if got := strings.Join(kinds, " "); got != want {
+		t.Errorf("the events are %s, want %s", got, want)
+	}
+}
+
 func TestSubmittedSpecWaitsForItsReview(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
