@@ -1,6 +1,7 @@
 package main
 
-// Access tokens, and the cache of the accounts that credentials belong to.
+// Who a credential belongs to: access tokens, API keys, sessions, and the cache of
+// their accounts.
 
 import (
 	"cmp"
@@ -12,13 +13,126 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/clientaddr"
 )
+
+// bearerToken reads the Authorization header.
+func bearerToken(r *http.Request) (string, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", problem(http.StatusUnauthorized, "unauthenticated",
+			"Sign in: send an access token or an API key as Authorization: Bearer.")
+	}
+	return token, nil
+}
+
+// authenticate returns the account of an access token or an API key, from the
+// cache or by a query. A look-up that fails counts against addr's rate limit.
+func (s *Server) authenticate(ctx context.Context, token string, addr netip.Addr) (account, error) {
+	hash := sha256.Sum256([]byte(token))
+	return s.credentials.account(hash, func() (account, time.Duration, error) {
+		if strings.HasPrefix(token, keyPrefix) {
+			return s.lookUpFor(addr, func() (account, time.Duration, error) { return s.lookUpKey(ctx, hash[:]) })
+		}
+		claims, err := s.parseAccessToken(token)
+		if err != nil {
+			return account{}, 0, err
+		}
+		a, lasts, err := s.lookUpFor(addr, func() (account, time.Duration, error) {
+			return s.lookUpSession(ctx, claims.Session, claims.Subject)
+		})
+		return a, min(lasts, time.Until(claims.ExpiresAt.Time)+clockSkew), err
+	})
+}
+
+// lookUpFor calls look, unless addr is over its rate limit. A credential that is
+// refused counts against it; an outage doesn't.
+func (s *Server) lookUpFor(addr netip.Addr,
+	look func() (account, time.Duration, error)) (account, time.Duration, error) {
+	if v := s.rate.Peek(clientaddr.Key(addr), time.Now()); !v.Allowed {
+		return account{}, 0, s.errRateLimited(v)
+	}
+	a, lasts, err := look()
+	if refused, ok := errors.AsType[*apiError](err); ok && refused.status == http.StatusUnauthorized {
+		s.rate.Take(clientaddr.Key(addr), time.Now())
+	}
+	return a, lasts, err
+}
+
+func errInvalidToken() *apiError {
+	return problem(http.StatusUnauthorized, "invalid_token", "This token is invalid or has ended. Sign in again.")
+}
+
+// lookUpSession returns a session's account and how long the session still lasts.
+func (s *Server) lookUpSession(ctx context.Context, id, userID string) (account, time.Duration, error) {
+	a := account{userID: userID, session: id}
+	return s.scanAccount(&a, s.db.QueryRow(ctx, `
+		SELECT u.role, false, extract(epoch FROM s.expires_at - clock_timestamp())::float8
+		FROM sessions s JOIN users u ON u.id = s.user_id
+		WHERE s.id = $1 AND u.id = $2 AND NOT u.disabled AND s.expires_at > clock_timestamp()`, id, userID),
+		&a.role, &a.readOnly)
+}
+
+// lookUpKey returns an API key's account and how long the key still lasts, and records its use.
+func (s *Server) lookUpKey(ctx context.Context, hash []byte) (account, time.Duration, error) {
+	var a account
+	found, lasts, err := s.scanAccount(&a, s.db.QueryRow(ctx, `
+		SELECT u.id, k.id, u.role, k.scope = 'read',
+		       extract(epoch FROM coalesce(k.expires_at - clock_timestamp(), interval '1 day'))::float8
+		FROM api_keys k JOIN users u ON u.id = k.user_id
+		WHERE k.hash = $1 AND NOT u.disabled AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())`, hash),
+		&a.userID, &a.key, &a.role, &a.readOnly)
+	if err == nil {
+		s.noteUse(ctx, a.key)
+	}
+	return found, lasts, err
+}
+
+// noteUse records that a key is in use. It needs no event, so it doesn't go
+// through inTx, and a failure to record it fails no request.
+func (s *Server) noteUse(ctx context.Context, key string) {
+	err := s.trouble.refuseWrites()
+	if err == nil {
+		_, err = s.db.Exec(ctx, `UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = $1`, key)
+	}
+	if err != nil {
+		s.log.DebugContext(ctx, "an API key's last use wasn't recorded", "key", key, "error", err)
+	}
+}
+
+// scanAccount scans an account's fields and, after them, how many seconds its
+// credential still lasts. Without a row the error is errInvalidToken.
+func (s *Server) scanAccount(a *account, row pgx.Row, fields ...any) (account, time.Duration, error) {
+	var seconds float64
+	err := row.Scan(append(fields, &seconds)...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return account{}, 0, errInvalidToken()
+	}
+	if err != nil {
+		return account{}, 0, fmt.Errorf("looking up a credential: %w", err)
+	}
+	return *a, time.Duration(seconds * float64(time.Second)), nil
+}
+
+// Scan reads a role by its name in the database.
+func (r *accountRole) Scan(src any) error {
+	name, _ := src.(string)
+	known, ok := roles[name]
+	if !ok {
+		return fmt.Errorf("unknown role %q", name)
+	}
+	*r = known
+	return nil
+}
 
 // accessClaims are the claims of an access token: a JWT (RFC 7519) signed with
 // HS256. It names its session and carries no rights: what the account may do is
