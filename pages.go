@@ -148,8 +148,7 @@ func getAsset(w http.ResponseWriter, r *http.Request, c *call) error {
 		return errNotFound()
 	}
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	writeBytes(w, r, c, http.StatusOK, a.contentType, a.body)
-	return nil
+	return writeBytes(w, r, c, http.StatusOK, a.contentType, a.body)
 }
 
 // pageView is a page to be written.
@@ -229,8 +228,7 @@ func (v *pageView) write(w http.ResponseWriter, r *http.Request, c *call, status
 	}
 	w.Header().Set("Content-Security-Policy", pagePolicy)
 	w.Header().Set("Referrer-Policy", "same-origin")
-	writeBytes(w, r, c, status, "text/html; charset=utf-8", b.Bytes())
-	return nil
+	return writeBytes(w, r, c, status, "text/html; charset=utf-8", b.Bytes())
 }
 
 func seeOther(w http.ResponseWriter, to string) {
@@ -238,14 +236,15 @@ func seeOther(w http.ResponseWriter, to string) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// nameSpec makes a spec the target of a call whose path has its mission and key.
+// nameSpec completes the target of a call whose path has a mission and the key of a
+// spec.
 func (s *Server) nameSpec(r *http.Request, c *call) error {
 	key := r.PathValue("key")
 	if key == "" {
 		return nil
 	}
-	id, err := s.specByKey(r.Context(), c.account, c.target.mission, key)
-	c.target = target{spec: id}
+	var err error
+	c.target.spec, err = s.specByKey(r.Context(), c.account, c.target.mission, key)
 	return err
 }
 
@@ -461,6 +460,7 @@ func writeProblemPage(w http.ResponseWriter, r *http.Request, c *call, e *apiErr
 	for name, values := range e.header {
 		w.Header()[name] = values
 	}
+	c.mustSend = true
 	v := &pageView{Name: "problem", Title: http.StatusText(e.status), Problem: e}
 	if err := v.write(w, r, c, e.status); err != nil {
 		c.cause = err

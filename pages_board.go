@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -77,7 +78,7 @@ func (m missionView) NeedsYou() int           { return boardColumns[0].count(m.S
 type boardFilter struct{ Text, Tag, Phase, Agent, Status, Hide, Column string }
 
 func readBoardFilter(q *query) boardFilter {
-	var columns []string
+	columns := make([]string, 0, len(boardColumns))
 	for _, kind := range boardColumns {
 		columns = append(columns, kind.ID)
 	}
@@ -153,14 +154,18 @@ func (s *Server) boardPage(ctx context.Context, c *call, q *query) (*pageView, e
 	if err := s.fillBoard(ctx, c.account, v.Mission, b, cursor); err != nil {
 		return nil, err
 	}
-	for name, values := range b.Filter.values() {
-		without := b.Filter.values()
+	filter := b.Filter.values()
+	for _, name := range slices.Sorted(maps.Keys(filter)) {
+		without := maps.Clone(filter)
 		without.Del(name)
-		b.Chips = append(b.Chips, boardChip{name, values[0], "?" + without.Encode()})
+		b.Chips = append(b.Chips, boardChip{name, filter.Get(name), "?" + without.Encode()})
 	}
-	slices.SortFunc(b.Chips, func(x, y boardChip) int { return cmp.Compare(x.Name, y.Name) })
 	if open != "" {
-		if v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, open); err != nil {
+		id, err := s.specByKey(ctx, c.account, v.Mission.ID, open)
+		if err == nil {
+			v.Spec, err = s.readSpecPage(ctx, c.account, id)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -472,28 +477,4 @@ func (s *Server) importSources(ctx context.Context, c *call, sources *archive) (
 		report.Skipped = report.Skipped[:min(passed, maxPassedOver)]
 		return &folderReport{at.mission, passed, report}, err
 	})
-}
-
-// importedPage is GET /missions/{id}/imported/{report}: what an import did, for
-// who did it.
-func (s *Server) importedPage(ctx context.Context, c *call, q *query) (*pageView, error) {
-	if err := q.err(); err != nil {
-		return nil, err
-	}
-	v, err := s.missionPage(ctx, c, "imported", "Imported")
-	if err != nil {
-		return nil, err
-	}
-	var kept []byte
-	err = s.db.QueryRow(ctx, `SELECT body FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
-		c.account.userID, c.target.report).Scan(&kept)
-	if err != nil {
-		return nil, notFoundOr(err, "reading a report")
-	}
-	var report folderReport
-	if unmarshal(kept, &report) != nil || report.Mission != v.Mission.ID {
-		return nil, errNotFound()
-	}
-	v.Data = report
-	return v, nil
 }

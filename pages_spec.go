@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -208,12 +207,8 @@ func (v *pageView) SpecLink(key string) string {
 	return specAddress(v.Mission.ID, key)
 }
 
-// readSpecPage reads the spec of a mission that has a key.
-func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, key string) (*specPage, error) {
-	id, err := s.specByKey(ctx, a, m.ID, key)
-	if err != nil {
-		return nil, err
-	}
+// readSpecPage reads a spec of a mission.
+func (s *Server) readSpecPage(ctx context.Context, a account, id string) (*specPage, error) {
 	spec, err := s.readSpec(ctx, a, id)
 	if err != nil {
 		return nil, err
@@ -294,20 +289,18 @@ func (s *Server) specPageOf(name string) pageFunc {
 		if err := q.err(); err != nil {
 			return nil, err
 		}
-		spec, err := s.readSpec(ctx, c.account, c.target.spec)
-		if err != nil {
-			return nil, err
-		}
-		c.target = target{mission: spec.MissionID}
-		v, err := s.missionPage(ctx, c, name, spec.Title)
+		v, err := s.missionPage(ctx, c, name, "")
 		if err == nil && name == "edit" && !v.MayEdit() {
 			err = errReadOnly()
 		}
 		if err != nil {
 			return nil, err
 		}
-		v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, spec.Key)
-		return v, err
+		if v.Spec, err = s.readSpecPage(ctx, c.account, c.target.spec); err != nil {
+			return nil, err
+		}
+		v.Title = v.Spec.Title + " · " + v.Title
+		return v, nil
 	}
 }
 
@@ -439,21 +432,18 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 
 // missionsOf reads missions by their ids, those that the account may see.
 func (s *Server) missionsOf(ctx context.Context, a account, ids []string) (map[string]*missionView, error) {
-	missions := make(map[string]*missionView)
-	for _, id := range ids {
-		if _, known := missions[id]; known {
-			continue
-		}
-		m, err := readMission(ctx, s.db, a, id)
-		gone, _ := errors.AsType[*apiError](err)
-		switch {
-		case err == nil:
-			missions[id] = &m
-		case gone != nil && gone.status == http.StatusNotFound:
-			missions[id] = nil
-		default:
-			return nil, err
-		}
+	rows, err := s.db.Query(ctx, missionColumns+` FROM unnest($3::uuid[]) AS want (id)
+		JOIN missions m ON m.id = want.id`+withHeadSQL+` WHERE `+readableSQL, a.userID, a.admin(), slices.Compact(slices.Sorted(slices.Values(ids))))
+	if err != nil {
+		return nil, fmt.Errorf("reading missions: %w", err)
+	}
+	read, err := pgx.CollectRows(rows, scanMission)
+	if err != nil {
+		return nil, fmt.Errorf("reading missions: %w", err)
+	}
+	missions := make(map[string]*missionView, len(read))
+	for i := range read {
+		missions[read[i].ID] = &read[i]
 	}
 	return missions, nil
 }
@@ -479,3 +469,27 @@ func (s *Server) titlesOf(ctx context.Context, ids []string) (map[string][]strin
 
 // toNeedsYou leads to what waits for people.
 func toNeedsYou(http.ResponseWriter, *http.Request, *questionView) string { return "/needs-you" }
+
+// importedPage is GET /missions/{id}/imported/{report}: what an import did, for
+// who did it.
+func (s *Server) importedPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	if err := q.err(); err != nil {
+		return nil, err
+	}
+	v, err := s.missionPage(ctx, c, "imported", "Imported")
+	if err != nil {
+		return nil, err
+	}
+	var kept []byte
+	err = s.db.QueryRow(ctx, `SELECT body FROM idempotency_keys WHERE user_id = $1 AND key = $2`,
+		c.account.userID, c.target.report).Scan(&kept)
+	if err != nil {
+		return nil, notFoundOr(err, "reading a report")
+	}
+	var report folderReport
+	if unmarshal(kept, &report) != nil || report.Mission != v.Mission.ID {
+		return nil, errNotFound()
+	}
+	v.Data = report
+	return v, nil
+}

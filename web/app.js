@@ -233,11 +233,12 @@ function refuse(form, why = '<p>The server can’t be reached. Nothing is lost: 
 // Folders
 
 const dropped = new WeakMap(); // files by the form that they were dropped on
+const read = /\.(md|markdown|jsonl?)$/i; // the server says which of these are specs
 const unread = /(^|\/)(\.git|node_modules|__MACOSX)\//;
 
 function takeFiles(data, files) {
   data.delete('files');
-  for (const [path, file] of files) if (!unread.test(path) && file.size < 1 << 26) data.append('files', file, path);
+  for (const [path, file] of files) if (read.test(path) && !unread.test(path)) data.append('files', file, path);
 }
 
 async function filesOf(entry, path = entry.name) {
