@@ -1023,7 +1023,7 @@ func TestPeopleDecideOnPages(t *testing.T) {
 	spec, token := "/api/v1/specs/"+claimed.text("spec.id"), claimed.text("lease.token")
 	question := bot.post(spec+"/questions", fields{"lease_token": token, "question": "Red or https://example.com/blue?",
 		"options": []string{"red", "blue"}}).want(http.StatusCreated).text("id")
-	b.get(at).wantText("1 asked")
+	b.get(at).wantText("1 question")
 	b.get("/needs-you").wantText("Red or", `href="https://example.com/blue"`, `value="blue"`)
 	b.submit("/questions/"+question+"/answer", "answer", "", "answer", "blue", "back", at+"?spec=one").
 		leadsTo(at + "?spec=one")

@@ -72,6 +72,13 @@ func TestPagesFitPeople(t *testing.T) {
 	click(t, "look", root.base, nil)
 }
 
+// With PICTURES it makes board.png, which is docs/board.png.
+func TestBoardHasSomethingInEachColumn(t *testing.T) {
+	t.Parallel()
+	_, root := newServer(t)
+	click(t, "board", root.base, nil)
+}
+
 func TestHostileTextStaysText(t *testing.T) {
 	t.Parallel()
 	_, root := newServer(t)

@@ -237,6 +237,45 @@ const tests = {
     await page.getByRole('button', { name: 'Unblock' }).first().waitFor()
   },
 
+  // A board with something in each column: the picture in the README.
+  async board() {
+    const call = await api('root')
+    const { id } = await call('POST', '/api/v1/missions', { name: 'Web shop' })
+    const specs = {}
+    for (const [key, title, criteria, dependencies = [], review = null] of [
+      ['001-catalogue', 'Show the catalogue', 3], ['002-search', 'Search for products', 2, ['001-catalogue']],
+      ['003-cart', 'Fill a cart', 3, ['001-catalogue'], 'human'], ['004-accounts', 'Sign in with a passkey', 3],
+      ['005-invoice', 'Send invoices by e-mail', 4], ['006-shipping', 'Compute shipping costs', 5],
+      ['007-news', 'Subscribe to the newsletter', 2], ['008-payment', 'Pay by card', 6, ['004-accounts', '003-cart']],
+      ['009-refunds', 'Refund an order', 3, ['008-payment']], ['010-reports', 'Report sales by month', 2, ['005-invoice', '009-refunds']],
+      ['011-tax', 'Add sales tax', 4]]) {
+      const body = `# ${title}\n\n## Acceptance Criteria\n\n` + '- [ ] It works\n'.repeat(criteria)
+      specs[key] = await call('POST', `/api/v1/missions/${id}/specs`, { key, number: key.slice(0, 3), title, body, dependencies, review })
+    }
+    await call('POST', `/api/v1/missions/${id}/start`, {})
+    const { key } = await call('POST', '/api/v1/api-keys', { name: 'agents', scope: 'write' })
+    const tool = agent(key)
+    const claim = (name) => tool('claim_spec', { mission_id: id, agent: name })
+    for (let n = 0; n < 3; n++) await claimAndComplete(tool, id)
+    const [togusa, batou] = [await claim('togusa'), await claim('batou')]
+    for (const [held, check] of [[togusa, [1, 2]], [batou, [1]]]) {
+      await tool('report', { spec_id: held.spec.id, lease_token: held.lease_token, check, message: 'The tests pass.' })
+    }
+    await tool('ask', { spec_id: batou.spec.id, lease_token: batou.lease_token, question: 'Which address sends the invoices?' })
+    await tool('add_spec', { mission_id: id, title: 'Limit the rate of searches', markdown: 'One client can keep the database busy.' })
+    await call('POST', `/api/v1/specs/${specs['011-tax'].id}/status`, { status: 'blocked', notes: 'Which countries do we sell to?' })
+
+    const page = await person({ viewport: { width: 1280, height: 680 }, colorScheme: 'light' })
+    await page.logIn('root')
+    await page.goto(`/missions/${id}`)
+    await page.locator('#live.live').waitFor()
+    for (const [name, title] of [['Needs you', 'Fill a cart'], ['Needs you', 'Limit the rate of searches'], ['Needs you', 'Add sales tax'],
+      ['Waiting', 'Pay by card'], ['Ready', 'Compute shipping costs'], ['Working', 'Sign in with a passkey'], ['Done', 'Show the catalogue']]) {
+      await column(page, name).getByRole('link', { name: title }).waitFor()
+    }
+    if (PICTURES) await page.screenshot({ path: `${PICTURES}/board.png` })
+  },
+
   // Two people on one board: what one does the other sees, and what is written stays.
   async two() {
     const call = await api('root')

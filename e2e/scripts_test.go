@@ -29,12 +29,12 @@ func blocks(section, language string) []string {
 	return found
 }
 
-// The scripts in the README run as they are, except for the port, and print what
-// the README shows: for the walk-through the claims in the order of the
+// The scripts of docs/api.md run as they are, except for the port, and print what
+// it shows: for the walk-through the claims in the order of the
 // dependencies, by two agents, the stats and events that result, and why the rest
 // waits; for an agent's part what it is told next. Each section begins with the
-// line that runs its first script from the README, and ends with what is printed.
-func TestScriptsOfTheReadme(t *testing.T) {
+// line that runs its first script from the document, and ends with what is printed.
+func TestScriptsOfTheDocs(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "curl", "jq", "tar", "sed"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -44,10 +44,10 @@ func TestScriptsOfTheReadme(t *testing.T) {
 			t.Skipf("the scripts are for people, and need %s; .ci/run installs it and runs this", tool)
 		}
 	}
-	for _, heading := range []string{"## Walk-through", "## Let an agent work"} {
+	for _, heading := range []string{"## Walk-through", "## An agent's part by hand"} {
 		t.Run(heading, func(t *testing.T) {
 			t.Parallel()
-			section := sectionOf(projectFile(t, "README.md"), heading)
+			section := sectionOf(projectFile(t, "docs/api.md"), heading)
 			bash := blocks(section, "bash")
 			if len(bash) < 2 {
 				t.Fatalf("it has %d bash blocks, want the line that runs the script, and the script", len(bash))
@@ -77,7 +77,7 @@ func TestScriptsOfTheReadme(t *testing.T) {
 				t.Fatalf("%v\n%s%s", err, stderr.Bytes(), printed)
 			}
 			if want := blocks(section, "text"); len(want) != 1 || string(printed) != want[0] {
-				t.Errorf("it printed\n%s\nand the README says\n%s", printed, want)
+				t.Errorf("it printed\n%s\nand the document says\n%s", printed, want)
 			}
 		})
 	}
