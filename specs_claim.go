@@ -25,7 +25,7 @@ type leaseView struct {
 	Attempt   int       `json:"attempt"`
 	ExpiresAt time.Time `json:"expires_at"`
 
-	number int // of the attempt, counted for ever; known to who claims
+	number int // of the attempt, counted for ever; only a claim sets it
 }
 
 // claimRequest is what an agent asks for.
@@ -98,34 +98,51 @@ func (s *Server) claimPatiently(ctx context.Context, c *call, in *claimRequest) 
 }
 
 // tryPatiently tries until a claim succeeds or fails, or its wait is over or
-// cancelled, which is errNothingReady. Of many that wait, those that an event
-// doesn't help find out in turn, with one read each.
+// cancelled, which is errNothingReady.
 func (s *Server) tryPatiently(ctx context.Context, c *call, in *claimRequest,
-	try func() (*claimed, error)) (*claimed, error) {
-	grown, turns, stop := s.hub.watch(c.target.mission)
-	defer stop()
-	patience := time.NewTimer(time.Duration(in.WaitSeconds) * time.Second)
-	defer patience.Stop()
-	given, err := try()
-	for errors.Is(err, errNothingReady) {
-		retry := time.After(claimRetry) // a claim that was rolled back makes no event
-		more, waitErr := s.await(ctx, c, grown, retry, patience.C)
-		if more {
-			more, waitErr = s.await(ctx, c, turns, nil, patience.C)
+	try func() (*claimed, error)) (given *claimed, err error) {
+	waitErr := s.waitFor(ctx, c, c.target.mission, in.WaitSeconds, func(first bool) (waits bool) {
+		if first {
+			given, err = try()
+		} else {
+			given, err = s.tryIfReady(ctx, c.target.mission, in, try)
 		}
-		if waitErr != nil {
-			return nil, waitErr
-		}
-		if !more {
-			return nil, err
-		}
-		given, err = s.tryInTurn(ctx, turns, c.target.mission, in, try)
+		return errors.Is(err, errNothingReady)
+	})
+	if waitErr != nil {
+		return nil, waitErr
 	}
 	return given, err
 }
 
+// waitFor calls try, and again whenever the mission's events may have changed what
+// it finds, for as long as it reports that it waits and the time isn't over. Of
+// many that wait for a mission, one at a time tries again. The error is that of ctx.
+func (s *Server) waitFor(ctx context.Context, c *call, missionID string, seconds int,
+	try func(first bool) (waits bool)) error {
+	grown, turns, stop := s.hub.watch(missionID)
+	defer stop()
+	patience := time.NewTimer(time.Duration(seconds) * time.Second)
+	defer patience.Stop()
+	inTurn := func() bool {
+		defer func() { turns <- struct{}{} }()
+		return try(false)
+	}
+	for waits := try(true); waits; waits = inTurn() {
+		retry := time.After(claimRetry) // a claim that was rolled back makes no event
+		more, err := s.await(ctx, c, grown, retry, patience.C)
+		if more {
+			more, err = s.await(ctx, c, turns, nil, patience.C)
+		}
+		if !more {
+			return err
+		}
+	}
+	return nil
+}
+
 // await waits for a signal, or until it is time to retry without one. It
-// reports false once the claim has waited as long as it may, or is cancelled.
+// reports false once the call has waited as long as it may, or is cancelled.
 func (s *Server) await(ctx context.Context, c *call, signal <-chan struct{},
 	retry, patience <-chan time.Time) (more bool, err error) {
 	select {
@@ -143,11 +160,9 @@ func (s *Server) await(ctx context.Context, c *call, signal <-chan struct{},
 	return true, nil
 }
 
-// tryInTurn tries to claim if that may give something else than
-// errNothingReady. It puts the turn back that the caller has taken.
-func (s *Server) tryInTurn(ctx context.Context, turns chan<- struct{}, missionID string, in *claimRequest,
+// tryIfReady tries to claim if that may give something else than errNothingReady.
+func (s *Server) tryIfReady(ctx context.Context, missionID string, in *claimRequest,
 	try func() (*claimed, error)) (*claimed, error) {
-	defer func() { turns <- struct{}{} }()
 	var q statement
 	var may bool
 	sql := `SELECT EXISTS (SELECT ` + q.claimable(missionID, phaseNames(in.Phase), in.Tags) + `)
@@ -307,7 +322,7 @@ func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest,
 }
 
 // grantFound makes an agent the holder of the spec that next locks, whose
-// arguments q has.
+// arguments q has, and opens an attempt.
 func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time.Duration, next string,
 	q statement) (specID string, lease leaseView, err error) {
 	lease.Token = newSecret(leasePrefix)
@@ -316,7 +331,20 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 			UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1,
 			       updated_at = clock_timestamp()
 			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
-		), ` + openedSQL("$1", q.bind(t.account.userID), q.bind(agent), q.bind(lease.Token), q.bind(lasts)) + `
+		), newest AS (
+			SELECT spec.spec_id, spec.attempts, coalesce(a.number, 0) AS number,
+			       a.number IS NOT NULL AND a.ended_at IS NULL AS open
+			FROM spec LEFT JOIN LATERAL (
+				SELECT number, ended_at FROM attempts WHERE spec_id = spec.spec_id ORDER BY number DESC LIMIT 1) a ON true
+		), lease AS (
+			INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, number, expires_at, reported_at)
+			SELECT spec_id, $1, ` + q.bind(t.account.userID) + `, ` + q.bind(agent) + `, ` + q.bind(lease.Token) + `,
+			       attempts, number + 1, clock_timestamp() + ` + q.bind(lasts) + `::interval, NULL
+			FROM newest RETURNING spec_id, user_id, agent, attempt, number, claimed_at, expires_at
+		), opened AS (
+			INSERT INTO attempts (spec_id, number, agent, user_id, started_at)
+			SELECT spec_id, number, agent, user_id, claimed_at FROM lease
+		)
 		SELECT spec_id, attempt, lease.number, newest.open, expires_at FROM lease JOIN newest USING (spec_id)`
 	var leftOpen bool
 	err = t.QueryRow(ctx, sql, q.args...).Scan(&specID, &lease.Attempt, &lease.number, &leftOpen, &lease.ExpiresAt)
@@ -326,8 +354,9 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 	if err != nil {
 		return "", lease, fmt.Errorf("granting a lease: %w", err)
 	}
-	if leftOpen {
-		t.endAttempt(specID, lease.number-1)
+	if leftOpen { // by an older server, when it ended the lease
+		t.queue(`UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'expired'
+			WHERE spec_id = $1 AND number = $2 AND ended_at IS NULL`, specID, lease.number-1)
 	}
 	t.claimed++
 	t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
@@ -444,11 +473,11 @@ func (t *tx) endLeases(ctx context.Context, m missionLock, reason string) error 
 	return nil
 }
 
-// lockHeld locks, in the order of their ids, the specs of a mission that a
-// query on leases finds.
-func (t *tx) lockHeld(ctx context.Context, missionID, leases, lock string) ([]specLock, error) {
+// lockHeld locks, in the order of their ids, the specs whose ids a query finds for
+// a mission, its parameter $1.
+func (t *tx) lockHeld(ctx context.Context, missionID, ids, lock string) ([]specLock, error) {
 	rows, err := t.Query(ctx, `SELECT `+lockColumns+` FROM spec_states h
-		WHERE h.spec_id IN (`+leases+`) ORDER BY h.spec_id `+lock, missionID)
+		WHERE h.spec_id IN (`+ids+`) ORDER BY h.spec_id `+lock, missionID)
 	if err != nil {
 		return nil, fmt.Errorf("locking held specs: %w", err)
 	}
@@ -457,50 +486,4 @@ func (t *tx) lockHeld(ctx context.Context, missionID, leases, lock string) ([]sp
 		return nil, fmt.Errorf("locking held specs: %w", err)
 	}
 	return held, nil
-}
-
-// expiredSQL finds the leases of mission $1 whose time is over.
-const expiredSQL = `SELECT spec_id FROM leases WHERE mission_id = $1 AND expires_at < statement_timestamp()`
-
-// takeBackExpired ends the leases of a mission whose time is over. What
-// somebody else has locked is left to them, or to the next sweep.
-func (t *tx) takeBackExpired(ctx context.Context, missionID string, maxAttempts int) error {
-	expired, err := t.lockHeld(ctx, missionID, expiredSQL, "FOR NO KEY UPDATE SKIP LOCKED")
-	if err != nil || len(expired) == 0 {
-		return err
-	}
-	for _, spec := range expired {
-		if err := t.takeBack(ctx, spec, maxAttempts); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// takeBack ends the lease on a locked spec if its time is still over.
-func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error {
-	var agent string
-	err := t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() FOR UPDATE`,
-		spec.id).Scan(&agent)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil // a heartbeat came in time
-	}
-	if err != nil {
-		return fmt.Errorf("taking a lease back: %w", err)
-	}
-	t.adoptLease(spec.id)
-	status := "planned"
-	if spec.attempts >= maxAttempts {
-		status = "blocked"
-	}
-	if err := t.move(spec, status, spec.attempts, ending{outcome: attemptExpired}); err != nil {
-		return err
-	}
-	t.expired++
-	t.emitAs(actor{Agent: &agent}, "spec.lease_expired",
-		spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
-	if status != "blocked" {
-		return nil
-	}
-	return t.notifyBlocked(ctx, spec, "its lease expired")
 }

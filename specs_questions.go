@@ -137,7 +137,7 @@ func (t *tx) newQuestion(ctx context.Context, spec specLock, held leaseHolder,
 	t.ask(`INSERT INTO questions (id, mission_id, spec_id, number, question, options) VALUES ($1, $2, $3, $4, $5, $6)
 		RETURNING created_at`, []any{q.ID, q.MissionID, q.SpecID, q.Number, q.Question, q.Options}, &q.CreatedAt)
 	t.queue(`UPDATE spec_states SET asked = asked + 1 WHERE spec_id = $1`, spec.id)
-	return q, t.notifyDeciders(ctx, spec, "waits for an answer: "+cut(q.Question, 500))
+	return q, t.notifyPeople(ctx, spec, maxDeciders, "waits for an answer: "+cut(q.Question, 500))
 }
 
 // askQuestions queues a read of questions q.
@@ -238,32 +238,16 @@ func (s *Server) awaitAnswer(ctx context.Context, c *call, id string, seconds in
 	if err != nil || seconds == 0 || v.State != "open" {
 		return v, err
 	}
-	grown, turns, stop := s.hub.watch(v.MissionID)
-	defer stop()
-	patience := time.NewTimer(time.Duration(seconds) * time.Second)
-	defer patience.Stop()
-	v, err = s.readQuestion(ctx, c.account, id) // which may have ended before the watch began
-	for err == nil && v.State == "open" {
-		more, waitErr := s.await(ctx, c, grown, time.After(claimRetry), patience.C)
-		if more {
-			more, waitErr = s.await(ctx, c, turns, nil, patience.C)
+	waitErr := s.waitFor(ctx, c, v.MissionID, seconds, func(first bool) (waits bool) {
+		if !first {
+			err = s.signIn(ctx, c) // the credential may have ended meanwhile
 		}
-		if waitErr != nil || !more {
-			return v, waitErr
+		if err == nil {
+			v, err = s.readQuestion(ctx, c.account, id)
 		}
-		v, err = s.readInTurn(ctx, turns, c, id)
-	}
-	return v, err
-}
-
-// readInTurn reads a question again, unless the caller's credential has ended
-// meanwhile. It puts the turn back that the caller has taken.
-func (s *Server) readInTurn(ctx context.Context, turns chan<- struct{}, c *call, id string) (*questionView, error) {
-	defer func() { turns <- struct{}{} }()
-	if err := s.signIn(ctx, c); err != nil {
-		return nil, err
-	}
-	return s.readQuestion(ctx, c.account, id)
+		return err == nil && v.State == "open"
+	})
+	return v, cmp.Or(err, waitErr)
 }
 
 // readQuestion reads one question for an account.

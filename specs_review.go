@@ -135,9 +135,9 @@ const reviewFullSQL = `
 // maxDeciders is how many editors are told that something waits for one of them.
 const maxDeciders = 20
 
-// notifyDeciders tells the mission's owner and its first editors that a spec
-// waits for a person: what is the rest of a sentence about the spec.
-func (t *tx) notifyDeciders(ctx context.Context, spec specLock, what string) error {
+// notifyPeople tells the mission's owner, and at most so many of its editors, what
+// a spec does: the rest of a sentence about it.
+func (t *tx) notifyPeople(ctx context.Context, spec specLock, editors int, what string) error {
 	rows, err := t.Query(ctx, `
 		SELECT m.name, s.key, d.user_id::text FROM specs s JOIN missions m ON m.id = s.mission_id CROSS JOIN LATERAL (
 			SELECT m.owner_id AS user_id
@@ -145,7 +145,7 @@ func (t *tx) notifyDeciders(ctx context.Context, spec specLock, what string) err
 			(SELECT b.user_id FROM members b JOIN users u ON u.id = b.user_id
 			 WHERE b.mission_id = m.id AND b.role = 'editor' AND u.role <> 'viewer' AND NOT u.disabled
 			 ORDER BY b.email LIMIT $2)) d
-		WHERE s.id = $1`, spec.id, maxDeciders)
+		WHERE s.id = $1`, spec.id, editors)
 	if err != nil {
 		return fmt.Errorf("reading whom to notify: %w", err)
 	}

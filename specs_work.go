@@ -331,7 +331,7 @@ func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, by lea
 	if status == "in_review" {
 		data["number"], data["links"] = by.number, orEmpty(links)
 		t.emit("spec.submitted", spec.missionID, spec.id, by.agent, data)
-		return status, t.notifyDeciders(ctx, spec, "waits for your review.")
+		return status, t.notifyPeople(ctx, spec, maxDeciders, "waits for your review.")
 	}
 	if spec.human && spec.status == "in_review" {
 		t.judge(spec.id, verdict{"approve", c.Notes})
@@ -412,16 +412,7 @@ func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) 
 
 // notifyBlocked tells the mission's owner of a spec that failed for good.
 func (t *tx) notifyBlocked(ctx context.Context, spec specLock, why string) error {
-	var owner, mission, key string
-	err := t.QueryRow(ctx, `
-		SELECT m.owner_id, m.name, s.key FROM specs s JOIN missions m ON m.id = s.mission_id WHERE s.id = $1`,
-		spec.id).Scan(&owner, &mission, &key)
-	if err != nil {
-		return fmt.Errorf("reading whom to notify: %w", err)
-	}
-	t.notify(owner, spec.missionID, spec.id,
-		fmt.Sprintf("The spec %s of the mission %q is blocked after %d attempts: %s", key, mission, spec.attempts, why))
-	return nil
+	return t.notifyPeople(ctx, spec, 0, fmt.Sprintf("is blocked after %d attempts: %s", spec.attempts, why))
 }
 
 // statusSteps is the workflow that POST status follows.

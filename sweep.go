@@ -86,6 +86,52 @@ func (s *Server) sweepLeases(ctx context.Context) error {
 // errOthersSweep rolls back because another instance is sweeping.
 var errOthersSweep = errors.New("another instance sweeps")
 
+// expiredSQL finds the leases of mission $1 whose time is over.
+const expiredSQL = `SELECT spec_id FROM leases WHERE mission_id = $1 AND expires_at < statement_timestamp()`
+
+// takeBackExpired ends the leases of a mission whose time is over. What
+// somebody else has locked is left to them, or to the next sweep.
+func (t *tx) takeBackExpired(ctx context.Context, missionID string, maxAttempts int) error {
+	expired, err := t.lockHeld(ctx, missionID, expiredSQL, "FOR NO KEY UPDATE SKIP LOCKED")
+	if err != nil || len(expired) == 0 {
+		return err
+	}
+	for _, spec := range expired {
+		if err := t.takeBack(ctx, spec, maxAttempts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeBack ends the lease on a locked spec if its time is still over.
+func (t *tx) takeBack(ctx context.Context, spec specLock, maxAttempts int) error {
+	var agent string
+	err := t.QueryRow(ctx, `SELECT agent FROM leases WHERE spec_id = $1 AND expires_at < clock_timestamp() FOR UPDATE`,
+		spec.id).Scan(&agent)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil // a heartbeat came in time
+	}
+	if err != nil {
+		return fmt.Errorf("taking a lease back: %w", err)
+	}
+	t.adoptLease(spec.id)
+	status := "planned"
+	if spec.attempts >= maxAttempts {
+		status = "blocked"
+	}
+	if err := t.move(spec, status, spec.attempts, ending{outcome: attemptExpired}); err != nil {
+		return err
+	}
+	t.expired++
+	t.emitAs(actor{Agent: &agent}, "spec.lease_expired",
+		spec.missionID, spec.id, map[string]any{"attempt": spec.attempts, "status": status})
+	if status != "blocked" {
+		return nil
+	}
+	return t.notifyBlocked(ctx, spec, "its lease expired")
+}
+
 // sweepOnce runs fn in a transaction of the server's own, unless another
 // instance is sweeping: then it returns nil without calling fn.
 func (s *Server) sweepOnce(ctx context.Context, fn func(ctx context.Context, t *tx) error) error {
