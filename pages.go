@@ -236,15 +236,11 @@ func seeOther(w http.ResponseWriter, to string) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// nameSpec completes the target of a call whose path has a mission and the key of a
-// spec.
-func (s *Server) nameSpec(r *http.Request, c *call) error {
-	key := r.PathValue("key")
-	if key == "" {
-		return nil
+// nameSpec adds the spec to the target of a call whose path has its mission and key.
+func (s *Server) nameSpec(r *http.Request, c *call) (err error) {
+	if key := r.PathValue("key"); key != "" {
+		c.target.spec, err = s.specByKey(r.Context(), c.account, c.target.mission, key)
 	}
-	var err error
-	c.target.spec, err = s.specByKey(r.Context(), c.account, c.target.mission, key)
 	return err
 }
 

@@ -162,10 +162,10 @@ func (s *Server) boardPage(ctx context.Context, c *call, q *query) (*pageView, e
 	}
 	if open != "" {
 		id, err := s.specByKey(ctx, c.account, v.Mission.ID, open)
-		if err == nil {
-			v.Spec, err = s.readSpecPage(ctx, c.account, id)
-		}
 		if err != nil {
+			return nil, err
+		}
+		if v.Spec, err = s.readSpecPage(ctx, c.account, id); err != nil {
 			return nil, err
 		}
 	}
@@ -184,15 +184,20 @@ func (s *Server) missionPage(ctx context.Context, c *call, name, title string) (
 	if err != nil {
 		return nil, err
 	}
-	v := &pageView{Name: name, Title: m.Name, Mission: &m, Account: c.account, Follow: boardOf(id) + "/stream",
-		After: head.LastSeq}
+	v := &pageView{Name: name, Mission: &m, Account: c.account, Follow: boardOf(id) + "/stream", After: head.LastSeq}
+	v.entitle(title)
+	return v, nil
+}
+
+// entitle sets the title of a page about a mission; "" is for its board.
+func (v *pageView) entitle(title string) {
+	v.Title = v.Mission.Name
 	if title != "" {
-		v.Title = title + " · " + m.Name
+		v.Title = title + " · " + v.Title
 	}
-	if n := m.NeedsYou(); n > 0 {
+	if n := v.Mission.NeedsYou(); n > 0 {
 		v.Title = fmt.Sprintf("(%d) %s", n, v.Title)
 	}
-	return v, nil
 }
 
 // fillBoard reads the cards.

@@ -158,7 +158,7 @@ func (p *specPage) Completes() bool {
 		slices.ContainsFunc(p.Decisions.Buttons, func(d decision) bool { return d.Value == "completed" })
 }
 
-// Person is the name of an account that had to do with the spec.
+// Person is the name of an account in the spec's attempts.
 func (p *specPage) Person(id string) string { return p.People[id] }
 
 // answerView is what the forms that answer a question are made of.
@@ -207,7 +207,7 @@ func (v *pageView) SpecLink(key string) string {
 	return specAddress(v.Mission.ID, key)
 }
 
-// readSpecPage reads a spec of a mission.
+// readSpecPage reads what the page of a spec shows.
 func (s *Server) readSpecPage(ctx context.Context, a account, id string) (*specPage, error) {
 	spec, err := s.readSpec(ctx, a, id)
 	if err != nil {
@@ -221,7 +221,7 @@ func (s *Server) readSpecPage(ctx context.Context, a account, id string) (*specP
 	if p.For, err = relatedSpecs(spec.dependents); err != nil {
 		return nil, err
 	}
-	if err := s.readAttempts(ctx, a, p); err != nil {
+	if err := s.addAttempts(ctx, p); err != nil {
 		return nil, err
 	}
 	p.Reasons, err = whyNotReady(spec.specSummary)
@@ -234,15 +234,12 @@ func (s *Server) readSpecPage(ctx context.Context, a account, id string) (*specP
 // shownAttempts is how many attempts the page of a spec shows.
 const shownAttempts = 20
 
-// readAttempts reads the attempts at a spec, with their questions, and who had to do
-// with them.
-func (s *Server) readAttempts(ctx context.Context, a account, p *specPage) error {
-	attempts, err := s.listAttempts(ctx, &call{account: a, target: target{spec: p.ID}},
-		queryOf(map[string]string{"limit": fmt.Sprint(shownAttempts)}))
-	if err != nil {
+// addAttempts reads the last attempts at a spec, with their questions, and the names
+// of the accounts in them.
+func (s *Server) addAttempts(ctx context.Context, p *specPage) (err error) {
+	if p.Tries, err = s.readAttempts(ctx, p.ID, afterAll, shownAttempts); err != nil {
 		return err
 	}
-	p.Tries = attempts.Items
 	var ids []string
 	for _, attempt := range p.Tries {
 		ids = append(ids, attempt.UserID)
@@ -299,7 +296,7 @@ func (s *Server) specPageOf(name string) pageFunc {
 		if v.Spec, err = s.readSpecPage(ctx, c.account, c.target.spec); err != nil {
 			return nil, err
 		}
-		v.Title = v.Spec.Title + " · " + v.Title
+		v.entitle(v.Spec.Title)
 		return v, nil
 	}
 }

@@ -64,17 +64,30 @@ var attemptsSQL = `
 	            ORDER BY q.id DESC LIMIT ` + strconv.Itoa(shownQuestions) + `) q)
 	FROM attempts a WHERE a.spec_id = $1 AND a.number < $2 ORDER BY a.number DESC LIMIT $3`
 
+// readAttempts reads attempts at a spec, before a number, the latest first.
+func (s *Server) readAttempts(ctx context.Context, specID string, before, limit int) ([]attemptView, error) {
+	rows, err := s.db.Query(ctx, attemptsSQL, specID, before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading attempts: %w", err)
+	}
+	attempts, err := collectAttempts(rows)
+	if err != nil {
+		return nil, fmt.Errorf("reading attempts: %w", err)
+	}
+	return attempts, nil
+}
+
 // collectAttempts reads rows of attemptsSQL.
 func collectAttempts(rows pgx.Rows) ([]attemptView, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (a attemptView, err error) {
-		var verdict, by *string
-		var of verdictView
+		var judged verdictView
+		var said, by *string
 		var at *time.Time
 		err = row.Scan(&a.ID, &a.Number, &a.Agent, &a.UserID, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Notes, &a.Message,
-			&a.Checked, &a.Links, &verdict, &of.Notes, &by, &at, &a.Questions)
-		if verdict != nil && at != nil {
-			of.Verdict, of.UserID, of.At = *verdict, orEmptyText(by), *at
-			a.Verdict = &of
+			&a.Checked, &a.Links, &said, &judged.Notes, &by, &at, &a.Questions)
+		if said != nil && at != nil {
+			judged.Verdict, judged.UserID, judged.At = *said, orEmptyText(by), *at
+			a.Verdict = &judged
 		}
 		return a, err
 	})
@@ -98,13 +111,9 @@ func (s *Server) listAttempts(ctx context.Context, c *call, q *query) (none list
 	if _, err := s.readSpec(ctx, c.account, c.target.spec); err != nil {
 		return none, err
 	}
-	rows, err := s.db.Query(ctx, attemptsSQL, c.target.spec, before, limit+1)
+	attempts, err := s.readAttempts(ctx, c.target.spec, before, limit+1)
 	if err != nil {
-		return none, fmt.Errorf("listing attempts: %w", err)
-	}
-	attempts, err := collectAttempts(rows)
-	if err != nil {
-		return none, fmt.Errorf("listing attempts: %w", err)
+		return none, err
 	}
 	return pageOf(attempts, limit, func(a attemptView) string {
 		return encodeCursor("attempts", strconv.Itoa(a.Number))
@@ -162,17 +171,10 @@ func (t *tx) askHistory(specID string, number int) *history {
 	return &past
 }
 
-// readHistory reads the history of a spec, with the attempt that goes on.
+// readHistory reads the history of a spec, with the attempt that is under way.
 func (s *Server) readHistory(ctx context.Context, specID string) (history, error) {
-	rows, err := s.db.Query(ctx, attemptsSQL, specID, afterAll, historyLength)
-	if err != nil {
-		return nil, fmt.Errorf("reading a spec's history: %w", err)
-	}
-	attempts, err := collectAttempts(rows)
-	if err != nil {
-		return nil, fmt.Errorf("reading a spec's history: %w", err)
-	}
-	return historyOf(attempts), nil
+	attempts, err := s.readAttempts(ctx, specID, afterAll, historyLength)
+	return historyOf(attempts), err
 }
 
 // historyOf shortens attempts to what a history has room for.
@@ -198,11 +200,15 @@ func historyOf(attempts []attemptView) history {
 				p.Questions = append(p.Questions, pastQuestion{q.Question, *q.Answer})
 			}
 		}
-		for i := range p.Questions {
-			texts = append(texts, &p.Questions[i].Question, &p.Questions[i].Answer)
+		for j := range p.Questions {
+			texts = append(texts, &p.Questions[j].Question, &p.Questions[j].Answer)
 		}
 	}
-	cutAlike(texts, historyBytes-past.bare())
+	room := historyBytes - past.size()
+	for _, text := range texts {
+		room += jsonBytes(*text)
+	}
+	cutAlike(texts, room)
 	return past
 }
 
@@ -213,21 +219,6 @@ func (h history) size() int {
 		panic(err) // it has nothing that can't be encoded
 	}
 	return len(encoded)
-}
-
-// bare is how many bytes of JSON a history takes beside its texts.
-func (h history) bare() int {
-	n := h.size()
-	for _, p := range h {
-		n -= jsonBytes(p.Agent) + jsonBytes(p.Notes) + jsonBytes(p.Message)
-		if p.Verdict != nil {
-			n -= jsonBytes(p.Verdict.Notes)
-		}
-		for _, q := range p.Questions {
-			n -= jsonBytes(q.Question) + jsonBytes(q.Answer)
-		}
-	}
-	return n
 }
 
 // cutAlike cuts texts to as many bytes of JSON in all, the longest first, so that
@@ -284,37 +275,9 @@ func (h history) objects() []any {
 	return objects
 }
 
-// ending is how the attempt ends that a change to a spec ends, if there is one.
+// ending is the outcome of the attempt that a change to its spec ends, with notes;
+// zero where the change ends none.
 type ending struct{ outcome, notes string }
-
-// openedSQL follows a claim's CTE spec, of the specs that it takes with their
-// attempts. It gives each a lease, its CTE lease, and opens an attempt, its CTE
-// opened. Its CTE newest has the number of the attempt before, and whether that is
-// still open. The parameters are the places of the mission, the account, the agent,
-// the token and the lease's time.
-func openedSQL(mission, user, agent, token, lasts string) string {
-	return `newest AS (
-			SELECT spec.spec_id, spec.attempts, coalesce(a.number, 0) AS number,
-			       a.number IS NOT NULL AND a.ended_at IS NULL AS open
-			FROM spec LEFT JOIN LATERAL (
-				SELECT number, ended_at FROM attempts WHERE spec_id = spec.spec_id ORDER BY number DESC LIMIT 1) a ON true
-		), lease AS (
-			INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, number, expires_at, reported_at)
-			SELECT spec_id, ` + mission + `, ` + user + `, ` + agent + `, ` + token + `, attempts, number + 1,
-			       clock_timestamp() + ` + lasts + `::interval, NULL
-			FROM newest RETURNING spec_id, user_id, agent, attempt, number, claimed_at, expires_at
-		), opened AS (
-			INSERT INTO attempts (spec_id, number, agent, user_id, started_at)
-			SELECT spec_id, number, agent, user_id, claimed_at FROM lease
-		)`
-}
-
-// endAttempt ends an attempt that has no lease any more. An older server has left
-// it open when it ended the lease.
-func (t *tx) endAttempt(specID string, number int) {
-	t.queue(`UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'expired'
-		WHERE spec_id = $1 AND number = $2 AND ended_at IS NULL`, specID, number)
-}
 
 // adoptLease opens an attempt for the lease on a locked spec, if there is one that
 // an older server has given. Whoever ends a lease begins with it; lockLease does.
