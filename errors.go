@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -317,9 +318,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) 
 		encoded = []byte(`{"type":"about:blank","title":"Internal Server Error","status":500,"code":"internal_error"}`)
 		e = &apiError{status: http.StatusInternalServerError}
 	}
-	for name, values := range e.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), e.header)
 	if e.status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="tachikoma"`)
 	}

@@ -324,9 +324,7 @@ func (s *Server) showAgain(w http.ResponseWriter, r *http.Request, c *call, agai
 		e.detail = s.whoWasFaster(r.Context(), v) + e.detail
 	}
 	v.Here, v.Problem, v.Form, c.cause = localPath(form.Get(backField), ""), e, form, e.cause
-	for name, values := range e.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), e.header)
 	return v.write(w, r, c, e.status)
 }
 
@@ -453,15 +451,24 @@ func writeProblemPage(w http.ResponseWriter, r *http.Request, c *call, e *apiErr
 		seeOther(w, to)
 		return
 	}
-	for name, values := range e.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), e.header)
 	c.mustSend = true
 	v := &pageView{Name: "problem", Title: http.StatusText(e.status), Problem: e}
 	if err := v.write(w, r, c, e.status); err != nil {
 		c.cause = err
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 	}
+}
+
+// paramsOf are the parameters of an address, without those that are empty.
+func paramsOf(values map[string]string) url.Values {
+	params := make(url.Values, len(values))
+	for name, value := range values {
+		if value != "" {
+			params.Set(name, value)
+		}
+	}
+	return params
 }
 
 // boardOf is the address of a mission's board.

@@ -1,6 +1,6 @@
 package main
 
-// The pages of missions: their list, and the board of each.
+// The board of a mission, its settings, and the import that makes one of a folder.
 
 import (
 	"cmp"
@@ -88,14 +88,8 @@ func readBoardFilter(q *query) boardFilter {
 
 // values are the parameters of an address.
 func (f boardFilter) values() url.Values {
-	values := make(url.Values)
-	for name, value := range map[string]string{"q": f.Text, "tag": f.Tag, "phase": f.Phase, "agent": f.Agent,
-		"status": f.Status, "hide": f.Hide, "column": f.Column} {
-		if value != "" {
-			values.Set(name, value)
-		}
-	}
-	return values
+	return paramsOf(map[string]string{"q": f.Text, "tag": f.Tag, "phase": f.Phase, "agent": f.Agent,
+		"status": f.Status, "hide": f.Hide, "column": f.Column})
 }
 
 // boardView is the board of a mission.
@@ -396,6 +390,21 @@ func whyNothing(m *missionView, columns []boardColumn) string {
 		}
 	}
 	return ""
+}
+
+// settingsPage is GET /missions/{id}/settings.
+func (s *Server) settingsPage(ctx context.Context, c *call, q *query) (*pageView, error) {
+	v, err := s.missionPage(ctx, c, "settings", "Settings")
+	if err != nil {
+		return nil, err
+	}
+	members, err := s.listMembers(ctx, c, q)
+	if err != nil {
+		return nil, err
+	}
+	v.Data = map[string]any{"Members": members, "Actions": allowedActions(v.Mission.Status),
+		"Owner": v.Mission.MyRole == accessOwner.String() && c.account.role >= roleUser}
+	return v, nil
 }
 
 // folderReport is what an import on a page did. It is kept under the key of its

@@ -1,16 +1,14 @@
 package main
 
-// A mission seen otherwise than as a board: what depends on what, and what has
-// happened.
+// Missions seen otherwise than as a board: what depends on what in one, what has
+// happened in it, and the list of all.
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,17 +209,17 @@ type activityView struct {
 
 // activityEvent is an event as people see it.
 type activityEvent struct {
-	Seq    int64
-	Type   string
-	SpecID *string
-	Agent  *string
-	At     time.Time
-	Data   json.RawMessage
-	Key    *string // of its spec, if that is there
-	Title  *string
-	Name   *string // of the account that caused it
+	Seq   int64
+	Type  string
+	Agent *string
+	At    time.Time
+	Bad   bool    // "errors only" leaves it
+	Key   *string // of its spec, if that is there
+	Title *string
+	Name  *string // of the account that caused it
 
 	missionID string
+	data      map[string]any
 }
 
 // activityPage is GET /missions/{id}/activity. With at=N it begins with that event, so
@@ -249,6 +247,10 @@ func (s *Server) activityPage(ctx context.Context, c *call, q *query) (*pageView
 	return v, s.readActivity(ctx, v.Mission.ID, head, view)
 }
 
+// badEventSQL holds for the events that "errors only" leaves.
+const badEventSQL = `(type IN ('spec.failed', 'spec.lease_expired') OR type = 'log' AND data->>'level' = 'error'
+	OR type = 'spec.status_changed' AND data->>'to' = 'blocked')`
+
 // readActivity reads the events of a page. Numbers have no gap, so it is known how many
 // events are looked through, whatever the filter leaves.
 func (s *Server) readActivity(ctx context.Context, missionID string, head eventsView, v *activityView) error {
@@ -258,23 +260,29 @@ func (s *Server) readActivity(ctx context.Context, missionID string, head events
 	}
 	floor := max(head.FirstSeq-1, from-activityReach)
 	rows, err := s.db.Query(ctx, `
-		SELECT e.seq, e.type, e.spec_id, e.agent, e.at, e.data, s.key, s.title, u.name
-		FROM (SELECT seq, type, spec_id, user_id, agent, at, data FROM events
+		SELECT e.seq, e.type, e.agent, e.at, e.data, e.bad, s.key, s.title, u.name
+		FROM (SELECT seq, type, spec_id, user_id, agent, at, data, coalesce(`+badEventSQL+`, false) AS bad
+		      FROM events
 		      WHERE stream = $1 AND seq <= $2 AND seq > $3 AND ($4 = '' OR split_part(type, '.', 1) = $4)
 		      AND ($5 = '' OR agent = $5)
 		      AND ($6 = '' OR spec_id = (SELECT id FROM specs WHERE mission_id = $1 AND key = $6))
-		      AND (NOT $7 OR type IN ('spec.failed', 'spec.lease_expired') OR type = 'log' AND data->>'level' = 'error'
-		           OR type = 'spec.status_changed' AND data->>'to' = 'blocked')
+		      AND (NOT $7 OR `+badEventSQL+`)
 		      ORDER BY seq DESC LIMIT $8) e
 		LEFT JOIN specs s ON s.id = e.spec_id LEFT JOIN users u ON u.id = e.user_id ORDER BY e.seq DESC`,
 		missionID, from, floor, v.Kind, v.Agent, v.Spec, v.Errors, activityLimit+1)
 	if err != nil {
 		return fmt.Errorf("reading events: %w", err)
 	}
-	v.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (e activityEvent, err error) {
-		err = row.Scan(&e.Seq, &e.Type, &e.SpecID, &e.Agent, &e.At, (*[]byte)(&e.Data), &e.Key, &e.Title, &e.Name)
-		e.missionID = missionID
-		return e, err
+	v.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (activityEvent, error) {
+		e := activityEvent{missionID: missionID}
+		var data []byte
+		if err := row.Scan(&e.Seq, &e.Type, &e.Agent, &e.At, &data, &e.Bad, &e.Key, &e.Title, &e.Name); err != nil {
+			return e, err
+		}
+		if unmarshal(data, &e.data) != nil {
+			e.data = nil // an event of a version to come, which says something else
+		}
+		return e, nil
 	})
 	if err != nil {
 		return fmt.Errorf("reading events: %w", err)
@@ -293,22 +301,14 @@ func (s *Server) readActivity(ctx context.Context, missionID string, head events
 
 // link is the address of the page that begins with an event, under the same filter.
 func (v *activityView) link(at int64) string {
-	query := make(url.Values)
-	for name, value := range map[string]string{"kind": v.Kind, "agent": v.Agent, "spec": v.Spec} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
+	params := map[string]string{"kind": v.Kind, "agent": v.Agent, "spec": v.Spec}
 	if v.Errors {
-		query.Set("errors", "1")
+		params["errors"] = "1"
 	}
 	if at > 0 {
-		query.Set("at", strconv.FormatInt(at, 10))
+		params["at"] = strconv.FormatInt(at, 10)
 	}
-	if len(query) == 0 {
-		return v.path
-	}
-	return v.path + "?" + query.Encode()
+	return strings.TrimSuffix(v.path+"?"+paramsOf(params).Encode(), "?")
 }
 
 // Newest is the page of the newest events, under the same filter.
@@ -336,24 +336,9 @@ func (e activityEvent) Who() string {
 	return "the server"
 }
 
-// Bad reports whether the event is one of those that "errors only" leaves.
-func (e activityEvent) Bad() bool {
-	data := e.data()
-	return e.Type == "spec.failed" || e.Type == "spec.lease_expired" || e.Type == "log" && data["level"] == "error" ||
-		e.Type == "spec.status_changed" && data["to"] == "blocked"
-}
-
-func (e activityEvent) data() map[string]any {
-	var data map[string]any
-	if err := unmarshal(e.Data, &data); err != nil {
-		return nil // an event of a version to come, which says something else
-	}
-	return data
-}
-
 // What says what has happened, in a few words.
 func (e activityEvent) What() string {
-	data := e.data()
+	data := e.data
 	say := func(name string) string { return strings.ReplaceAll(plainText(data[name]), "_", " ") }
 	switch kind, step, _ := strings.Cut(e.Type, "."); {
 	case kind == "log":
@@ -393,15 +378,14 @@ func (e activityEvent) What() string {
 
 // Text is what somebody wrote, line by line, with its addresses as links.
 func (e activityEvent) Text() template.HTML {
-	data := e.data()
 	var parts []string
 	for _, name := range []string{"message", "reason", "question", "answer", "notes", "override", "fields"} {
-		if text := plainText(data[name]); text != "" {
+		if text := plainText(e.data[name]); text != "" {
 			parts = append(parts, text)
 		}
 	}
 	for _, name := range []string{"options", "links"} {
-		items, _ := data[name].([]any)
+		items, _ := e.data[name].([]any)
 		for _, item := range items {
 			if where, ok := item.(map[string]any); ok { // a link
 				item = plainText(where["kind"]) + " " + plainText(where["ref"])
@@ -477,7 +461,7 @@ func (s *Server) missionsPage(ctx context.Context, c *call, q *query) (*pageView
 	if missions.NextCursor != nil {
 		next := maps.Clone(q.values)
 		next["cursor"] = *missions.NextCursor
-		view.More = "?" + queryString(next)
+		view.More = "?" + paramsOf(next).Encode()
 	}
 	v := &pageView{Name: "missions", Title: "Missions", Polls: true, Data: view}
 	if needed > 0 {
@@ -486,10 +470,23 @@ func (s *Server) missionsPage(ctx context.Context, c *call, q *query) (*pageView
 	return v, nil
 }
 
-func queryString(values map[string]string) string {
-	form := make(url.Values, len(values))
-	for name, value := range values {
-		form.Set(name, value)
+// oldestLeases is since when each of some missions has its oldest lease.
+func (s *Server) oldestLeases(ctx context.Context, missions []string) (map[string]time.Time, error) {
+	rows, err := s.db.Query(ctx, `
+		SELECT want.id, min(l.claimed_at) FROM unnest($1::uuid[]) AS want (id) JOIN leases l ON l.mission_id = want.id
+		GROUP BY want.id`, missions)
+	if err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
 	}
-	return form.Encode()
+	oldest := make(map[string]time.Time)
+	var id string
+	var at time.Time
+	_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
+		oldest[id] = at
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading leases: %w", err)
+	}
+	return oldest, nil
 }

@@ -358,9 +358,9 @@ type needsYouView struct {
 // askedRow is an open question with its spec.
 type askedRow struct {
 	questionView
-	Key, Title string
-	Mission    *missionView
-	MayAnswer  bool
+	specName
+	Mission   *missionView
+	MayAnswer bool
 }
 
 // neededRow is a spec that waits for a decision.
@@ -399,14 +399,14 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 	if err != nil {
 		return nil, err
 	}
-	titles, err := s.titlesOf(ctx, specs)
+	names, err := s.namesOf(ctx, specs)
 	if err != nil {
 		return nil, err
 	}
-	mayEdit := func(m *missionView) bool { return (&pageView{Account: c.account, Mission: m}).MayEdit() }
+	edits := func(m *missionView) bool { return (&pageView{Account: c.account, Mission: m}).MayEdit() }
 	for _, question := range questions.Items {
-		if m, title := known[question.MissionID], titles[question.SpecID]; m != nil && title != nil {
-			view.Questions = append(view.Questions, askedRow{question, title[0], title[1], m, mayEdit(m)})
+		if m, name := known[question.MissionID], names[question.SpecID]; m != nil && name.Key != "" {
+			view.Questions = append(view.Questions, askedRow{question, name, m, edits(m)})
 		}
 	}
 	for _, spec := range page.Items {
@@ -415,7 +415,7 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 			continue
 		}
 		row := neededRow{specSummary: spec, Mission: m}
-		if mayEdit(m) {
+		if edits(m) {
 			row.Decisions = decisionsOn(spec)
 		}
 		view.Items = append(view.Items, row)
@@ -429,39 +429,44 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 
 // missionsOf reads missions by their ids, those that the account may see.
 func (s *Server) missionsOf(ctx context.Context, a account, ids []string) (map[string]*missionView, error) {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	rows, err := s.db.Query(ctx, missionColumns+` FROM unnest($3::uuid[]) AS want (id)
-		JOIN missions m ON m.id = want.id`+withHeadSQL+` WHERE `+readableSQL, a.userID, a.admin(), slices.Compact(slices.Sorted(slices.Values(ids))))
+		JOIN missions m ON m.id = want.id`+withHeadSQL+` WHERE `+readableSQL, a.userID, a.admin(), ids)
 	if err != nil {
 		return nil, fmt.Errorf("reading missions: %w", err)
 	}
-	read, err := pgx.CollectRows(rows, scanMission)
+	missions, err := pgx.CollectRows(rows, scanMission)
 	if err != nil {
 		return nil, fmt.Errorf("reading missions: %w", err)
 	}
-	missions := make(map[string]*missionView, len(read))
-	for i := range read {
-		missions[read[i].ID] = &read[i]
+	known := make(map[string]*missionView)
+	for i := range missions {
+		known[missions[i].ID] = &missions[i]
 	}
-	return missions, nil
+	return known, nil
 }
 
-// titlesOf reads the keys and titles of specs, by their ids.
-func (s *Server) titlesOf(ctx context.Context, ids []string) (map[string][]string, error) {
+// specName is what a spec is called.
+type specName struct{ Key, Title string }
+
+// namesOf reads the names of specs, by their ids.
+func (s *Server) namesOf(ctx context.Context, ids []string) (map[string]specName, error) {
 	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.title FROM unnest($1::uuid[]) AS want (id)
 		CROSS JOIN LATERAL (SELECT id, key, title FROM specs WHERE id = want.id OFFSET 0) s`, ids)
 	if err != nil {
-		return nil, fmt.Errorf("reading titles: %w", err)
+		return nil, fmt.Errorf("reading names of specs: %w", err)
 	}
-	titles := make(map[string][]string)
-	var id, key, title string
-	_, err = pgx.ForEachRow(rows, []any{&id, &key, &title}, func() error {
-		titles[id] = []string{key, title}
+	names := make(map[string]specName)
+	var id string
+	var name specName
+	_, err = pgx.ForEachRow(rows, []any{&id, &name.Key, &name.Title}, func() error {
+		names[id] = name
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading titles: %w", err)
+		return nil, fmt.Errorf("reading names of specs: %w", err)
 	}
-	return titles, nil
+	return names, nil
 }
 
 // toNeedsYou leads to what waits for people.
