@@ -206,7 +206,9 @@ func (s *Server) servePage(read pageFunc) handler {
 		if err := s.nameSpec(r, c); err != nil {
 			return err
 		}
-		v, err := read(r.Context(), c, newQuery(r))
+		q := newQuery(r)
+		maps.DeleteFunc(q.values, func(_, value string) bool { return value == "" }) // a field of a form, left empty
+		v, err := read(r.Context(), c, q)
 		if err != nil {
 			return err
 		}

@@ -227,9 +227,9 @@ type activityEvent struct {
 func (s *Server) activityPage(ctx context.Context, c *call, q *query) (*pageView, error) {
 	view := &activityView{Kinds: []string{"log", "spec", "mission", "member"},
 		path: boardOf(c.target.mission) + "/activity", At: q.number("at", 0, 0, 1<<62)}
-	view.Kind = q.choice("kind", "", append(view.Kinds, "")...)
+	view.Kind = q.choice("kind", "", view.Kinds...)
 	view.Agent, view.Spec = q.text("agent", 200), q.text("spec", 128)
-	view.Errors = q.choice("errors", "", "", "1") != ""
+	view.Errors = q.choice("errors", "", "1") != ""
 	if err := q.err(); err != nil {
 		return nil, err
 	}

@@ -624,7 +624,7 @@ func TestActivityIsALog(t *testing.T) {
 	events := regexp.MustCompile(`id="e(\d+)"`)
 	for query, want := range map[string]int{
 		"kind=log": 2, "agent=robin": 2, "spec=first": 4, "errors=1": 3, "errors=1&kind=spec&agent=robin": 1,
-		"spec=gone": 0, "at=2": 2, "at=4611686018427387904": 9,
+		"spec=gone": 0, "at=2": 2, "kind=&agent=&spec=": 9, "at=4611686018427387904": 9,
 	} {
 		if got := len(events.FindAll(b.get(path+"?"+query).want(http.StatusOK).body, -1)); got != want {
 			t.Errorf("%s: %d events, want %d", query, got, want)
