@@ -15,7 +15,7 @@ import (
 
 // click runs a part of testdata/clients/pages.mjs against a server. What that asks for
 // in between is done by the functions given, by name.
-func click(t *testing.T, part, base string, does map[string]func()) {
+func click(t *testing.T, part, base string, does map[string]func(), env ...string) {
 	t.Helper()
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
@@ -24,6 +24,7 @@ func click(t *testing.T, part, base string, does map[string]func()) {
 	cmd := newNodeProgram(t, []string{"playwright-core", "axe-core"}, "pages.mjs", part)
 	// With PICTURES, the path of a folder, what the pages look like is kept there.
 	cmd.Env = append(cmd.Env, "BASE="+base, "CHROMIUM="+browser, "PICTURES="+os.Getenv("PICTURES"))
+	cmd.Env = append(cmd.Env, env...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	in, err := cmd.StdinPipe()
@@ -87,8 +88,22 @@ func TestHostileTextStaysText(t *testing.T) {
 
 func TestTwoPeopleOnOneBoard(t *testing.T) {
 	t.Parallel()
+	env := withAdmin(newDatabase(t))
+	_, root := serveWell(t, env...)
+	_, other := serveWell(t, env...)
+	click(t, "two", root.base, nil, "OTHER="+other.base)
+}
+
+func TestPeopleDecideByClicks(t *testing.T) {
+	t.Parallel()
 	_, root := newServer(t)
-	click(t, "two", root.base, nil)
+	click(t, "decide", root.base, nil)
+}
+
+func TestBoardByKeys(t *testing.T) {
+	t.Parallel()
+	_, root := newServer(t)
+	click(t, "keys", root.base, nil)
 }
 
 func TestPagesStayRightWhateverBreaks(t *testing.T) {
