@@ -461,6 +461,8 @@ func cacheable(result map[string]any, lasts time.Duration) map[string]any {
 	return result
 }
 
+func textContent(text string) map[string]any { return map[string]any{"type": "text", "text": text} }
+
 func mcpServerInfo() map[string]string {
 	return map[string]string{"name": "tachikoma", "title": "Tachikoma", "version": programVersion()}
 }

@@ -328,6 +328,9 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 		open = append(open, more...)
 	}
 	s.seen.noteCost(id, open)
+	if err := mission.noteFull(ctx, s.db); err != nil {
+		return nil, err
+	}
 	out := &nextSpecAnswer{mission.brief(), make([]specLine, len(open)), mission.next()}
 	for i, v := range open {
 		if out.Open[i], err = openLine(v); err != nil {

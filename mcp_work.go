@@ -4,6 +4,7 @@ package main
 // the prompt that tells it how.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,7 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 	}
 	if errors.Is(err, errNothingReady) {
 		mission, err := readMission(ctx, s.db, c.account, c.target.mission)
+		err = cmp.Or(err, mission.noteFull(ctx, s.db))
 		next := mission.next()
 		if mission.Stats.ready > 0 && (len(in.Tags) > 0 || in.Phase != "") {
 			next = "Nothing of these tags and phase is ready, but other specs are: call claim_spec without them, or stop."
@@ -408,27 +410,30 @@ type endAnswer struct {
 
 // completeSpecTool is complete_spec.
 func (s *Server) completeSpecTool(ctx context.Context, t *tx, c *call, in *heldCompletion) (*endAnswer, error) {
-	missionID, status, err := t.completeHeld(ctx, c.target, in)
+	m, status, err := t.completeHeld(ctx, c.target, in)
 	if err != nil {
 		return nil, err
 	}
-	return t.ended(missionID, status)
+	return t.ended(m, status)
 }
 
 // failSpecTool is fail_spec.
 func (s *Server) failSpecTool(ctx context.Context, t *tx, c *call, in *failure) (*endAnswer, error) {
-	missionID, status, err := t.fail(ctx, c.target, in, s.config.MaxAttempts)
+	m, status, err := t.fail(ctx, c.target, in, s.config.MaxAttempts)
 	if err != nil {
 		return nil, err
 	}
-	return t.ended(missionID, status)
+	return t.ended(m, status)
 }
 
 // ended tells of a spec that its holder has given back, and of its mission then.
-func (t *tx) ended(missionID, status string) (*endAnswer, error) {
-	mission, err := t.askMissionView(missionID)
+func (t *tx) ended(m missionLock, status string) (*endAnswer, error) {
+	mission, err := t.askMissionView(m.ID)
 	if err != nil {
 		return nil, err
+	}
+	if m.maxInReview > 0 {
+		t.ask(`SELECT `+inFullSQL, []any{m.ID}, &mission.reviewFull)
 	}
 	out := &endAnswer{Status: status}
 	t.then(func() error {
@@ -492,5 +497,3 @@ const workText = `Work through a Tachikoma mission, one spec after the other. %s
 5. Do what next says in the answer: usually claim the next spec, also where a person has yet to review the one before. Stop when it says so, and tell the user what was done and what is left.
 
 An error names its code and what to do. After lease_lost the spec is no longer yours: leave it and claim again.`
-
-func textContent(text string) map[string]any { return map[string]any{"type": "text", "text": text} }

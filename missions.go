@@ -34,7 +34,7 @@ type missionView struct {
 	CreatedAt   time.Time       `json:"created_at"`
 	UpdatedAt   time.Time       `json:"updated_at"`
 
-	reviewFull bool // it hands out nothing until a person has reviewed some
+	reviewFull bool // it hands out nothing until a person has reviewed some; see noteFull
 }
 
 func (m *missionView) etag() string     { return etagOf(m.Version) }
@@ -68,7 +68,7 @@ func (n missionStats) MarshalJSON() ([]byte, error) {
 // user $1 ($2: an admin) sees them.
 var missionColumns = `
 	SELECT m.id, m.name, m.description, m.status, m.tags, m.metadata, m.review, m.max_in_review, m.triage, m.owner_id,
-	       ` + accessSQL + `, m.version, m.created_at, m.updated_at, ` + reviewFullSQL + `,
+	       ` + accessSQL + `, m.version, m.created_at, m.updated_at,
 	       h.` + strings.Join(headCounters, ", h.")
 
 // scanMission reads a row of missionColumns.
@@ -84,7 +84,7 @@ func (m *missionView) scan(row pgx.CollectableRow, before ...any) error {
 	n := &m.Stats
 	n.byStatus = make([]int, len(specStatuses))
 	fields := append(before, &m.ID, &m.Name, &m.Description, &m.Status, &m.Tags, (*[]byte)(&m.Metadata), &m.Review,
-		&m.MaxInReview, &m.Triage, &m.OwnerID, &have, &m.Version, &m.CreatedAt, &m.UpdatedAt, &m.reviewFull)
+		&m.MaxInReview, &m.Triage, &m.OwnerID, &have, &m.Version, &m.CreatedAt, &m.UpdatedAt)
 	for i := range n.byStatus {
 		fields = append(fields, &n.byStatus[i])
 	}

@@ -166,7 +166,7 @@ func (s *Server) tryIfReady(ctx context.Context, missionID string, in *claimRequ
 	var q statement
 	var may bool
 	sql := `SELECT EXISTS (SELECT ` + q.claimable(missionID, phaseNames(in.Phase), in.Tags) + `)
-		AND NOT EXISTS (SELECT FROM missions m WHERE m.id = $1 AND ` + reviewFullSQL + `)
+		AND NOT ` + inFullSQL + `
 		OR NOT EXISTS (SELECT FROM missions WHERE id = $1 AND status = 'active')`
 	if err := s.db.QueryRow(ctx, sql, q.args...).Scan(&may); err != nil {
 		return nil, fmt.Errorf("looking for a ready spec: %w", err)
@@ -244,9 +244,8 @@ type claimed struct {
 // claim takes the next ready spec, after taking back what has expired.
 func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRequest) (*claimed, error) {
 	m := t.askMission(target{mission: missionID}, lockNoKeyUpdate)
-	var expired, full bool
-	t.ask(`SELECT EXISTS (`+expiredSQL+`), `+reviewFullSQL+` FROM missions m WHERE m.id = $1`, []any{missionID},
-		&expired, &full)
+	var expired bool
+	t.ask(`SELECT EXISTS (`+expiredSQL+`)`, []any{missionID}, &expired)
 	held := new(heldLeases)
 	if in.unlessHeld {
 		held = t.askUnreported(missionID, in.Agent)
@@ -265,18 +264,11 @@ func (s *Server) claim(ctx context.Context, t *tx, missionID string, in *claimRe
 		if err := t.takeBackExpired(ctx, missionID, s.config.MaxAttempts); err != nil {
 			return nil, err
 		}
-		t.ask(`SELECT `+reviewFullSQL+` FROM missions m WHERE m.id = $1`, []any{missionID}, &full)
-		if err := t.send(ctx); err != nil {
-			return nil, fmt.Errorf("looking at what is in review: %w", err)
-		}
 	}
 	if len(*held) > 0 {
 		return nil, t.keepingEvents(*held)
 	}
-	if full {
-		return nil, t.keepingEvents(errNothingReady)
-	}
-	specID, lease, err := t.grant(ctx, m.ID, in, s.leaseTime(in.LeaseSeconds))
+	specID, lease, err := t.grant(ctx, m, in, s.leaseTime(in.LeaseSeconds))
 	if errors.Is(err, errNothingReady) {
 		err = t.keepingEvents(err)
 	}
@@ -296,7 +288,7 @@ func (t *tx) keepingEvents(err error) error {
 }
 
 // grant makes an agent the holder of the next ready spec.
-func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest,
+func (t *tx) grant(ctx context.Context, m *missionLock, in *claimRequest,
 	lasts time.Duration) (specID string, lease leaseView, err error) {
 	tries := [][]string{nil}
 	if in.Phase != "" {
@@ -305,15 +297,15 @@ func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest,
 	for _, phases := range tries {
 		if len(in.Tags) > 0 {
 			var q statement
-			next := q.nextOfFirst(missionID, phases, in.Tags)
-			specID, lease, err = t.grantFound(ctx, missionID, in.Agent, lasts, next, q)
+			next := q.nextOfFirst(m.ID, phases, in.Tags)
+			specID, lease, err = t.grantFound(ctx, m, in.Agent, lasts, next, q)
 			if !errors.Is(err, errNothingReady) {
 				return specID, lease, err
 			}
 		}
 		var q statement
-		next := q.next(missionID, phases, in.Tags)
-		specID, lease, err = t.grantFound(ctx, missionID, in.Agent, lasts, next, q)
+		next := q.next(m.ID, phases, in.Tags)
+		specID, lease, err = t.grantFound(ctx, m, in.Agent, lasts, next, q)
 		if !errors.Is(err, errNothingReady) {
 			return specID, lease, err
 		}
@@ -322,15 +314,16 @@ func (t *tx) grant(ctx context.Context, missionID string, in *claimRequest,
 }
 
 // grantFound makes an agent the holder of the spec that next locks, whose
-// arguments q has, and opens an attempt.
-func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time.Duration, next string,
+// arguments q has, and opens an attempt, unless the mission has as much in review
+// as it may.
+func (t *tx) grantFound(ctx context.Context, m *missionLock, agent string, lasts time.Duration, next string,
 	q statement) (specID string, lease leaseView, err error) {
 	lease.Token = newSecret(leasePrefix)
 	sql := `
 		WITH next AS MATERIALIZED (` + next + `), spec AS (
 			UPDATE spec_states s SET status = 'in_progress', attempts = attempts + 1, version = version + 1,
 			       updated_at = clock_timestamp()
-			FROM next WHERE s.spec_id = next.spec_id RETURNING s.spec_id, s.attempts
+			FROM next WHERE s.spec_id = next.spec_id` + m.unlessFull() + ` RETURNING s.spec_id, s.attempts
 		), newest AS (
 			SELECT spec.spec_id, spec.attempts, coalesce(a.number, 0) AS number,
 			       a.number IS NOT NULL AND a.ended_at IS NULL AS open
@@ -359,8 +352,8 @@ func (t *tx) grantFound(ctx context.Context, missionID, agent string, lasts time
 			WHERE spec_id = $1 AND number = $2 AND ended_at IS NULL`, specID, lease.number-1)
 	}
 	t.claimed++
-	t.count(missionID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
-	t.emit("spec.claimed", missionID, specID, agent,
+	t.count(m.ID, tallyOf("planned", 0, nil), tallyOf("in_progress", 0, nil))
+	t.emit("spec.claimed", m.ID, specID, agent,
 		map[string]any{"attempt": lease.Attempt, "expires_at": lease.ExpiresAt})
 	return specID, lease, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -438,7 +439,7 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 		return explanation{spec.Ready, orEmpty(reasons), spec.Warnings}, err
 	}
 	mission, err := readMission(ctx, s.db, c.account, spec.MissionID)
-	if mission.reviewFull {
+	if err = cmp.Or(err, mission.noteFull(ctx, s.db)); mission.reviewFull {
 		reasons = append(reasons, notReadyReason{Code: "review_full", Message: "As many specs of the mission wait for a " +
 			"person's review, or will, as it may have: nothing is handed out until some are reviewed."})
 	}

@@ -127,10 +127,32 @@ func (t *tx) mayShare(ctx context.Context, m missionLock) error {
 // reviewFullSQL holds for the missions m that hand out nothing: max_in_review specs are
 // in review, or are held and will be.
 const reviewFullSQL = `
-	CASE WHEN m.max_in_review = 0 THEN false
-	     ELSE m.max_in_review <= coalesce((SELECT in_review FROM heads WHERE stream = m.id), 0) + (SELECT count(*) FROM (
-	          SELECT FROM leases l JOIN spec_states p ON p.spec_id = l.spec_id
-	          WHERE l.mission_id = m.id AND coalesce(p.review, m.review) = 'human' LIMIT m.max_in_review) AS held) END`
+	(m.max_in_review > 0 AND m.max_in_review <= coalesce((SELECT in_review FROM heads WHERE stream = m.id), 0) + (
+		SELECT count(*) FROM (SELECT FROM leases l JOIN spec_states p ON p.spec_id = l.spec_id
+			WHERE l.mission_id = m.id AND coalesce(p.review, m.review) = 'human' LIMIT m.max_in_review) AS held))`
+
+// inFullSQL says whether the mission $1 hands out nothing for that reason.
+const inFullSQL = `EXISTS (SELECT FROM missions m WHERE m.id = $1 AND ` + reviewFullSQL + `)`
+
+// unlessFull is a condition for what is handed out in a mission whose id is $1. Most
+// have no bound, and pay nothing for it.
+func (m missionLock) unlessFull() string {
+	if m.maxInReview == 0 {
+		return ""
+	}
+	return ` AND NOT ` + inFullSQL
+}
+
+// noteFull finds out whether the mission hands out nothing for that reason.
+func (m *missionView) noteFull(ctx context.Context, q querier) error {
+	if m.MaxInReview == 0 {
+		return nil
+	}
+	if err := q.QueryRow(ctx, `SELECT `+inFullSQL, m.ID).Scan(&m.reviewFull); err != nil {
+		return fmt.Errorf("looking at what is in review: %w", err)
+	}
+	return nil
+}
 
 // maxDeciders is how many editors are told that something waits for one of them.
 const maxDeciders = 20

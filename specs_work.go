@@ -290,16 +290,17 @@ func (s *Server) completeSpec(ctx context.Context, t *tx, c *call, in *heldCompl
 	return t.askView(c.target.spec), nil
 }
 
-// completeHeld finishes a spec for its holder, and returns its mission's id and its
-// status then.
-func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (missionID, status string, err error) {
+// completeHeld finishes a spec for its holder, and returns its mission and its status
+// then.
+func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (
+	m missionLock, status string, err error) {
 	m, spec, held, err := t.lockLease(ctx, at, lockNoKeyUpdate, withDependents, in.LeaseToken)
 	if err != nil {
-		return "", "", err
+		return m, "", err
 	}
 	t.keepLinks(spec.id, held, in.Links)
 	status, err = t.complete(ctx, &m, spec, held, in.completion, in.Links)
-	return m.ID, status, err
+	return m, status, err
 }
 
 // complete finishes a locked spec, and its mission if it was the last: for the agent
@@ -387,12 +388,13 @@ func (s *Server) failSpec(ctx context.Context, t *tx, c *call, in *failure) (*sp
 	return t.askView(c.target.spec), nil
 }
 
-// fail ends the attempt of a lease's holder, and returns the id of the mission
-// and the spec's status then.
-func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) (missionID, status string, err error) {
+// fail ends the attempt of a lease's holder, and returns the mission and the spec's
+// status then.
+func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) (
+	m missionLock, status string, err error) {
 	m, spec, held, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
 	if err != nil {
-		return "", "", err
+		return m, "", err
 	}
 	t.keepLinks(spec.id, held, in.Links)
 	status = "planned"
@@ -400,14 +402,14 @@ func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) 
 		status = "blocked"
 	}
 	if err := t.move(spec, status, spec.attempts, ending{attemptFailed, in.Reason}); err != nil {
-		return "", "", err
+		return m, "", err
 	}
 	t.emit("spec.failed", m.ID, spec.id, held.agent,
 		map[string]any{"reason": in.Reason, "attempt": spec.attempts, "status": status})
 	if status == "blocked" {
 		err = t.notifyBlocked(ctx, spec, in.Reason)
 	}
-	return m.ID, status, err
+	return m, status, err
 }
 
 // notifyBlocked tells the mission's owner of a spec that failed for good.
