@@ -1001,6 +1001,8 @@ func TestBoardShowsEverySpecInItsColumn(t *testing.T) {
 	}
 	b.get(at+"?tag=all").wantText(`<a href="?"`, "tag: all")
 	b.get(at + "?status=nothing").want(http.StatusUnprocessableEntity)
+	b.get(at + "?q=&tag=&phase=&agent=&status=").want(http.StatusOK) // a form sends what is left empty
+	b.get("/?status=").want(http.StatusOK)
 	b.get(at+"?spec=open&tag=all").want(http.StatusOK).
 		wantText("It depends on held, which is in_progress.", `href="?spec=held&amp;tag=all"`, `name="back"`)
 	b.get(at + "?spec=nothing").want(http.StatusNotFound)
