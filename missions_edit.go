@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -269,7 +270,7 @@ func (s *Server) deleteMission(ctx context.Context, t *tx, c *call, _ *nothing) 
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkVersion(m.Version); err != nil {
+	if err := cmp.Or(t.mayDelete(ctx, m), c.checkVersion(m.Version)); err != nil {
 		return nil, err
 	}
 	if m.Status == "active" {

@@ -48,7 +48,7 @@ func (t *tx) replaceDependencies(ctx context.Context, spec *specLock, inCycle bo
 		return false, err
 	}
 	removed := slices.DeleteFunc(have, func(id string) bool { return slices.Contains(wanted, id) })
-	if err := t.mayDrop(ctx, spec.missionID, removed); err != nil {
+	if err := t.mayDrop(ctx, *spec, wanted); err != nil {
 		return false, err
 	}
 	t.queue(`DELETE FROM dependencies WHERE spec_id = $1 AND depends_on = ANY($2)`, spec.id, removed)

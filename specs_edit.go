@@ -195,7 +195,7 @@ func (s *Server) deleteSpec(ctx context.Context, t *tx, c *call, _ *nothing) (*n
 	if err = cmp.Or(err, t.mayChange(spec), t.mayAsk(spec.review, ""), m.open()); err != nil {
 		return nil, err
 	}
-	if err := c.checkVersion(spec.version); err != nil {
+	if err := cmp.Or(c.checkVersion(spec.version), t.mayDrop(ctx, spec, nil)); err != nil {
 		return nil, err
 	}
 	var key string

@@ -81,21 +81,44 @@ func (t *tx) approver(m missionLock, own, status string) (*string, error) {
 	return &t.account.userID, nil
 }
 
-// mayDrop refuses an API key to remove dependencies on what a person is reviewing: what
-// depends on that would begin before it is approved.
-func (t *tx) mayDrop(ctx context.Context, missionID string, dependencies []string) error {
-	if !t.account.byKey() || len(dependencies) == 0 {
+// mayDrop refuses an API key to remove dependencies of a spec, all but those in keep, on
+// what a person is reviewing: what depends on that would begin before it is approved. A
+// spec that is deleted loses all of its own, and can be made again without them.
+func (t *tx) mayDrop(ctx context.Context, spec specLock, keep []string) error {
+	if !t.account.byKey() {
 		return nil
 	}
 	var reviewed bool
 	err := t.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM spec_states h JOIN missions m ON m.id = h.mission_id
-		WHERE m.id = $1 AND h.spec_id = ANY($2) AND `+inHumanReviewSQL+`)`, missionID, dependencies).Scan(&reviewed)
+		SELECT EXISTS (SELECT FROM dependencies d JOIN spec_states h ON h.spec_id = d.depends_on
+		JOIN missions m ON m.id = h.mission_id
+		WHERE d.spec_id = $1 AND d.depends_on <> ALL($2) AND `+inHumanReviewSQL+`)`,
+		spec.id, orEmpty(keep)).Scan(&reviewed)
 	if err != nil {
 		return fmt.Errorf("looking for what is in review: %w", err)
 	}
 	if reviewed {
 		return errReviewRequired("Removing a dependency on a spec that is in review")
+	}
+	return nil
+}
+
+// mayDelete refuses an API key to delete a mission together with specs that it may not
+// delete one by one.
+func (t *tx) mayDelete(ctx context.Context, m missionLock) error {
+	if !t.account.byKey() {
+		return nil
+	}
+	var guarded bool
+	err := t.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM spec_states WHERE mission_id = $1 AND review = 'human')
+		       OR $2 AND EXISTS (SELECT FROM spec_states WHERE mission_id = $1 AND status = 'in_review' AND review IS NULL)`,
+		m.ID, m.review == reviewHuman).Scan(&guarded)
+	if err != nil {
+		return fmt.Errorf("looking for reviews: %w", err)
+	}
+	if guarded {
+		return errReviewRequired("Deleting a mission with specs that a person reviews")
 	}
 	return nil
 }
