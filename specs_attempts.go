@@ -340,14 +340,14 @@ func (v *violations) links(links []link) {
 		switch l.Kind {
 		case "branch", "commit":
 			v.line(ref, l.Ref, 1, maxLinkRef)
-			if strings.ContainsFunc(l.Ref, unicode.IsSpace) || strings.HasPrefix(l.Ref, "-") {
+			if strings.ContainsFunc(l.Ref, notInRef) || strings.HasPrefix(l.Ref, "-") {
 				v.add(ref, "invalid_ref", "must be a name without spaces that doesn't begin with a dash")
 			}
 		case "pull_request", "url":
 			v.line(ref, l.Ref, 1, maxLinkURL)
 			at, err := url.Parse(l.Ref)
-			if err != nil || at.Scheme != "https" || at.Host == "" || at.User != nil ||
-				strings.ContainsFunc(l.Ref, unicode.IsSpace) {
+			if err != nil || at.Scheme != "https" || at.Hostname() == "" || at.User != nil ||
+				strings.ContainsFunc(l.Ref, notInRef) {
 				v.add(ref, "invalid_url", "must be a URL with https, without a user name")
 			}
 		default:
@@ -355,6 +355,10 @@ func (v *violations) links(links []link) {
 		}
 	}
 }
+
+// notInRef reports what no link holds: spaces, and what isn't seen, such as the marks by
+// which a text runs backwards and an address looks like another.
+func notInRef(c rune) bool { return unicode.IsSpace(c) || !unicode.IsGraphic(c) }
 
 // keepLinks adds links to those of an attempt, of which the latest are kept, and
 // shows them with the spec.

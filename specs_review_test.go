@@ -840,6 +840,8 @@ func TestLinksAreChecked(t *testing.T) {
 		{"branch", "-f", "links[0].ref"}, {"commit", strings.Repeat("a", 201), "links[0].ref"},
 		{"url", "http://example.com", "links[0].ref"}, {"url", "javascript:alert(1)", "links[0].ref"},
 		{"url", "https://", "links[0].ref"}, {"url", "https://me:secret@example.com", "links[0].ref"},
+		{"url", "https://:443/", "links[0].ref"}, {"url", "https://example.com/\u202egro.live", "links[0].ref"},
+		{"branch", "ma\u200bin", "links[0].ref"}, {"branch", "größer", ""},
 		{"pull_request", "7", "links[0].ref"}, {"url", "https://example.com/" + strings.Repeat("a", 1000), "links[0].ref"},
 	} {
 		a := ada.post(spec+"/progress", fields{"lease_token": token, "links": []fields{{"kind": test.kind, "ref": test.ref}}})
