@@ -388,7 +388,7 @@ func (c *call) takeOnce(form url.Values, hash []byte) error {
 	if c.traits&takesKey == 0 {
 		return nil
 	}
-	if c.key = form.Get(keyField); c.key != "" && !validID(c.key) {
+	if c.key = strings.ToLower(form.Get(keyField)); c.key != "" && !validID(c.key) {
 		return invalidField(keyField, "invalid_id", "must be the one that the form had")
 	}
 	return nil

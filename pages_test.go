@@ -800,11 +800,12 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
 	b := s.browse(ada)
+	name := ""
 	upload := func(path, key string, files ...string) *answer {
 		var body bytes.Buffer
 		form := multipart.NewWriter(&body)
 		form.WriteField("idempotency_key", key)
-		form.WriteField("name", "")
+		form.WriteField("name", name)
 		for i := 0; i+1 < len(files); i += 2 {
 			part, err := form.CreatePart(textproto.MIMEHeader{"Content-Disposition": {
 				`form-data; name="files"; filename="` + files[i] + `"`}})
@@ -819,7 +820,7 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	key := newID()
 	files := []string{"shop/phase-1/001-one.md", "# One\n\n- [ ] it works\n",
 		"shop/002-two.md", "# Two\n\n**Status:** Whatever\n", "shop/logo.png", "x"}
-	report := upload("/missions/import", key, files...).want(http.StatusSeeOther).header.Get("Location")
+	report := upload("/missions/import", strings.ToUpper(key), files...).want(http.StatusSeeOther).header.Get("Location")
 	upload("/missions/import", key, files...).leadsTo(report)
 	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already used")
 	b.get(report).want(http.StatusOK).wantText("2 new", "passed over", "logo.png", "002-two.md", "Start it", "Delete it")
@@ -828,6 +829,8 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 		missions.at("items.1") != nil || missions.number("items.0.stats.total") != 2 {
 		t.Errorf("made: %s", missions.body)
 	}
+	name = strings.Repeat("long ", 1000)
+	upload("/missions/import", newID(), files...).want(http.StatusUnprocessableEntity).wantText("at most 200 characters")
 	upload("/missions/import", newID(), "logo.png", "x").want(http.StatusUnprocessableEntity).wantText("no Markdown file")
 	at := "/missions/" + missions.text("items.0.id")
 	again := upload(at+"/import", newID(), "shop/003-three.md", "# Three\n").want(http.StatusSeeOther)

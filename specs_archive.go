@@ -131,7 +131,7 @@ func archiveProblem(err error) error {
 }
 
 func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
-	for {
+	for range specfile.MaxFiles + maxFormFields + 1 {
 		part, err := parts.NextPart()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -154,13 +154,15 @@ func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
 			return err
 		}
 	}
+	return errTooManyFiles() // also of parts that are passed over: each takes as long to read
 }
 
-// addField takes a short field of a form. Nobody asks for others.
+// addField takes a field of a form, of a long one the start: that is longer than
+// whatever asks for it accepts.
 func (a *archive) addField(name string, content io.Reader) error {
-	text, err := io.ReadAll(io.LimitReader(content, maxFormField+1))
-	if err == nil && len(text) <= maxFormField && utf8.Valid(text) && len(a.fields) < maxFormFields {
-		a.fields[name] = string(text)
+	text, err := io.ReadAll(io.LimitReader(content, maxFormField))
+	if err == nil && len(a.fields) < maxFormFields {
+		a.fields[name] = strings.ToValidUTF8(string(text), "\ufffd")
 	}
 	return err
 }

@@ -659,6 +659,7 @@ func TestBadArchivesAreRefused(t *testing.T) {
 		t.Errorf("%d events", seq)
 	}
 
+	const part = "--b\r\nContent-Disposition: form-data; name=a; filename=one.md\r\n\r\n#\r\n" // the same file again and again
 	roomy := startTestServer(t, s.config.DatabaseURL, nil)
 	ada.base = roomy.url()
 	lines := strings.Repeat("{\"id\":\"x\"}\n", specfile.MaxFiles) // and the file itself
@@ -673,6 +674,8 @@ func TestBadArchivesAreRefused(t *testing.T) {
 		ada.do("POST", mission+"/import", gzipped(tarOf(t, files...))).
 			wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
 	}
+	ada.do("POST", mission+"/import", []byte(strings.Repeat(part, specfile.MaxFiles+maxFormFields+2)+"--b--\r\n"),
+		"Content-Type", "multipart/form-data; boundary=b").wantProblem(http.StatusRequestEntityTooLarge, "too_many_files")
 	// Paths made of what a tracker says are as long as others.
 	report := ada.importFiles(mission, "tasks.json",
 		`{"`+strings.Repeat("tag ", 300)+`": {"tasks": [{"id": 1}]}, "b": {"tasks": [{"id": 1}]}}`)
