@@ -157,7 +157,7 @@ func (s *Server) registerPage(ctx context.Context, c *call, q *query) (*pageView
 	if err != nil {
 		return nil, err
 	}
-	v := &pageView{Name: "register", Title: "Make an account",
+	v := &pageView{Name: "register", Title: "Create an account",
 		Data: map[string]any{"First": first, "Token": first && s.asksSetupToken(c)}}
 	if s.config.Registration == "closed" || !first && s.config.Registration != "open" {
 		v.elsewhere = "/login"

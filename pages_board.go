@@ -72,7 +72,11 @@ func (m missionView) Count(status string) int { return m.Stats.of(status) }
 func (m missionView) Total() int              { return m.Stats.total }
 func (m missionView) Empty() bool             { return m.Stats.total+m.Stats.of("proposed") == 0 }
 func (m missionView) Ready() int              { return m.Stats.ready }
-func (m missionView) NeedsYou() int           { return boardColumns[0].count(m.Stats) }
+func (m missionView) NeedsYou() int           { return m.In("needs-you") }
+func (m missionView) In(column string) int {
+	i := slices.IndexFunc(boardColumns, func(k columnKind) bool { return k.ID == column })
+	return boardColumns[i].count(m.Stats)
+}
 
 // boardFilter is what a board is filtered by, as its address has it.
 type boardFilter struct{ Text, Tag, Phase, Agent, Status, Hide, Column string }

@@ -111,8 +111,8 @@ type decision struct{ Value, Says, Key string }
 var stepNames = map[string]decision{
 	"proposed planned": {"", "Accept", "a"}, "proposed deferred": {"", "Put off", "r"},
 	"blocked planned":       {"", "Unblock", "a"},
-	"completed in_progress": {"", "Reopen", ""}, "deferred planned": {"", "Take up again", ""},
-	"planned": {"", "Back to planned", ""}, "in_progress": {"", "Begin by hand", ""},
+	"completed in_progress": {"", "Reopen", ""}, "deferred planned": {"", "Plan again", ""},
+	"planned": {"", "Back to planned", ""}, "in_progress": {"", "Start by hand", ""},
 	"in_review": {"", "Send to review", ""}, "testing": {"", "Send to testing", ""}, "completed": {"", "Complete", ""},
 	"blocked": {"", "Block", ""}, "deferred": {"", "Put off", ""},
 }

@@ -148,7 +148,7 @@ func TestFirstAccountIsMadeOnAPage(t *testing.T) {
 	b := &browser{t: t, base: s.url()}
 	b.get("/").leadsTo("/login")
 	b.get("/login").leadsTo("/register")
-	b.get("/register").want(http.StatusOK).wantText("Nobody has an account here yet")
+	b.get("/register").want(http.StatusOK).wantText("There are no accounts yet")
 	b.submit("/register", "email", "ada@example.com", "password", "short").want(http.StatusUnprocessableEntity).
 		wantText("must have at least 15 characters", `value="ada@example.com"`)
 	account := []string{"email", "ada@example.com", "password", testPassword, "name", "Ada"}
@@ -474,6 +474,18 @@ func TestEveryStatusHasAColumn(t *testing.T) {
 	}
 }
 
+// What the list of missions calls working is what the board's column holds.
+func TestMissionsCountAsTheirBoardsDo(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Counted")
+	for _, status := range []string{"testing", "in_progress"} {
+		ada.newSpec(mission, status, map[string]any{"status": status})
+	}
+	s.browse(ada).get("/").want(http.StatusOK).wantText("<dt>Working</dt><dd>2</dd>")
+}
+
 func TestFormsOfPagesAreDoneOnceAndOnWhatWasSeen(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
@@ -585,7 +597,7 @@ func TestLargeGraphIsDrawnInParts(t *testing.T) {
 	b := s.browse(ada)
 	path := "/missions/" + idOf(mission) + "/graph"
 	for around, n := range map[string]int{"": 9, "200-spec": 17, "399-spec": 9} {
-		page := b.get(path + "?around=" + around).want(http.StatusOK).wantText("A picture has at most 150.")
+		page := b.get(path + "?around=" + around).want(http.StatusOK).wantText(" specs: those around")
 		if shown := len(nodeOf.FindAll(page.body, -1)); shown < n || shown > maxDrawn {
 			t.Errorf("around %q: %d specs are drawn, want %d or more", around, shown, n)
 		}
@@ -682,14 +694,14 @@ func TestAgentsPageShowsWhoWorks(t *testing.T) {
 	ada, eve, root := s.signUp("ada", "user"), s.signUp("eve", "user"), s.signUp("root", "admin")
 	mission := ada.newActive("Busy")
 	ada.newSpec(mission, "first", fields{"title": "The first"})
-	s.browse(ada).get("/agents").want(http.StatusOK).wantText("No agent works on anything")
+	s.browse(ada).get("/agents").want(http.StatusOK).wantText("No agent is working on anything")
 	spec, token := ada.claim(mission, "robin")
 	ada.post(spec+"/progress", fields{"lease_token": token, "message": "Half of it works"}).want(http.StatusOK)
 	for _, who := range []*client{ada, root} {
 		s.browse(who).get("/agents").want(http.StatusOK).wantText("robin", "The first", "Busy", "Half of it works",
 			"/specs/first", "by ada", "left")
 	}
-	s.browse(eve).get("/agents").want(http.StatusOK).wantText("No agent works on anything")
+	s.browse(eve).get("/agents").want(http.StatusOK).wantText("No agent is working on anything")
 }
 
 func TestKeyIsShownOnce(t *testing.T) {
@@ -823,7 +835,8 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	report := upload("/missions/import", strings.ToUpper(key), files...).want(http.StatusSeeOther).header.Get("Location")
 	upload("/missions/import", key, files...).leadsTo(report)
 	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already used")
-	b.get(report).want(http.StatusOK).wantText("2 new", "passed over", "logo.png", "002-two.md", "Start it", "Delete it")
+	b.get(report).want(http.StatusOK).wantText("2 new", "skipped files: ", "logo.png", "002-two.md",
+		"Start the mission", "Delete the mission")
 	missions := ada.get("/api/v1/missions")
 	if missions.text("items.0.name") != "shop" || missions.text("items.0.status") != "draft" ||
 		missions.at("items.1") != nil || missions.number("items.0.stats.total") != 2 {
@@ -972,7 +985,7 @@ func TestBoardShowsEverySpecInItsColumn(t *testing.T) {
 	mission := ada.newMission("Board")
 	at := "/missions/" + idOf(mission)
 	b := s.browse(ada)
-	b.get(at).want(http.StatusOK).wantText("There is no spec yet", `action="`+at+`/import"`)
+	b.get(at).want(http.StatusOK).wantText("There are no specs yet", `action="`+at+`/import"`)
 	for _, status := range specStatuses {
 		ada.newSpec(mission, strings.ReplaceAll(status, "_", "-"), fields{"status": status, "tags": []string{"all"}})
 	}

@@ -12,7 +12,7 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 function dirty(form) {
   return [...form.elements].some((field) =>
     field.type === 'hidden' ? false
-    : 'selectedIndex' in field ? [...field.options].some((o) => o.selected !== o.defaultSelected) && field.selectedIndex > 0
+    : 'selectedIndex' in field ? field.selectedIndex !== Math.max(0, [...field.options].findIndex((o) => o.defaultSelected))
     : field.type === 'checkbox' ? field.checked !== field.defaultChecked
     : 'defaultValue' in field && field.value !== field.defaultValue);
 }
@@ -269,7 +269,8 @@ for (const kind of ['dragover', 'dragleave', 'drop']) {
 
 // Keys
 
-const keys = 'j k next and previous card · h l next and previous column · Enter opens · Esc closes · / filter · a approve · r send back';
+const keys = ['j k next and previous card', 'h l previous and next column', 'Enter opens', 'Esc closes', '/ filter',
+  'a approve', 'r send back'];
 
 function move(down, right) {
   const columns = all('.column').map((column) => all('.card > a', column)).filter((cards) => cards.length);
@@ -301,7 +302,8 @@ document.addEventListener('keydown', (event) => {
     },
     '?': () => {
       const box = document.createElement('dialog');
-      box.append(...keys.split(' · ').map((line) => Object.assign(document.createElement('p'), { textContent: line })));
+      box.ariaLabel = 'Keys';
+      box.append(...keys.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
       box.onclose = () => box.remove();
       document.body.append(box);
       box.showModal();
