@@ -227,14 +227,14 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 	if err != nil {
 		return 0, fmt.Errorf("reading schema_migrations: %w", err)
 	}
-	history, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m migration, err error) {
+	applied, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m migration, err error) {
 		err = row.Scan(&m.version, &m.name, &m.checksum)
 		return m, err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("reading schema_migrations: %w", err)
 	}
-	for i, record := range history {
+	for i, record := range applied {
 		if i >= len(migrations) {
 			return 0, fmt.Errorf("the database is newer than this program: it has %s, and this program ends at %04d: run "+
 				"the newer program",
@@ -242,13 +242,13 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 		}
 		if ours := migrations[i]; record.version != ours.version || record.name != ours.name ||
 			record.checksum != ours.checksum {
-			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this program "+
+			return 0, fmt.Errorf("the database's applied isn't this program's: it has migration %s (%.8s…) where this program "+
 				"has %s (%.8s…), and a migration is never edited once it was applied: run the program that made it, "+
 				"or name another database in DATABASE_URL",
 				record.name, record.checksum, ours.name, ours.checksum)
 		}
 	}
-	return len(history), nil
+	return len(applied), nil
 }
 
 // foreignDatabase is the error of a database that another program uses.

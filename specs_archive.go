@@ -45,16 +45,16 @@ type upload struct {
 // upload reads the whole body, also the padding behind a tar's end: what stays
 // unread would make closing the connection a reset, which takes the end of the
 // answer with it. release gives back its places, also after an error.
-func (s *Server) upload(r *http.Request, account string) (body io.Reader, release func(), err error) {
+func (s *Server) upload(r *http.Request, userID string) (body io.Reader, release func(), err error) {
 	most := int(max(maxImports*s.config.MaxImportBytes, leastUploads) / uploadChunk)
 	taken := 0
-	release = func() { s.uploads.Give(account, taken) }
+	release = func() { s.uploads.Give(userID, taken) }
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, release, problem(http.StatusUnsupportedMediaType, "unsupported_media_type",
 			"Send the archive without a Content-Encoding: a .tar.gz is recognised by itself.")
 	}
 	u := upload{take: func() bool {
-		ok := s.uploads.Take(account, 1, most, most*maxImportsOfEach/maxImports)
+		ok := s.uploads.Take(userID, 1, most, most*maxImportsOfEach/maxImports)
 		if ok {
 			taken++
 		}

@@ -126,8 +126,8 @@ type writeGate struct {
 	ofMission int // likewise, of each kind
 }
 
-func newWriteGate(connections int) *writeGate {
-	return &writeGate{ofAccount: max(1, connections/2), ofMission: max(1, connections/8)}
+func newWriteGate(conns int) *writeGate {
+	return &writeGate{ofAccount: max(1, conns/2), ofMission: max(1, conns/8)}
 }
 
 // beginWrite waits for the turn of a request's write. It refuses the write if too

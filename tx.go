@@ -233,9 +233,9 @@ func neverCommitted(err error) bool {
 func (t *tx) rollback(ctx context.Context) {
 	defer t.conn.Release() // which closes one that is still in a transaction
 	if conn := t.conn.Conn(); !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), acquireTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acquireTimeout)
 		defer cancel()
-		_, _ = conn.Exec(ending, "ROLLBACK")
+		_, _ = conn.Exec(ctx, "ROLLBACK")
 	}
 }
 

@@ -72,11 +72,11 @@ func (w *writer) indentedCode(lines []string) int {
 	for lines[n-1] == "" {
 		n--
 	}
-	code := make([]string, n)
+	inside := make([]string, n)
 	for i, line := range lines[:n] {
-		code[i] = line[min(4, len(line)):]
+		inside[i] = line[min(4, len(line)):]
 	}
-	w.pre(preTag, code)
+	w.pre(preTag, inside)
 	return n
 }
 
@@ -104,11 +104,11 @@ func (f fence) closes(line string) bool {
 
 // fencedCode takes the lines up to the one that closes the code, or all.
 func (w *writer) fencedCode(lines []string, f fence) int {
-	n, code := 1, []string(nil)
+	n, inside := 1, []string(nil)
 	for ; n < len(lines) && !f.closes(lines[n]); n++ {
-		code = append(code, lines[n][min(f.indent, indentOf(lines[n])):])
+		inside = append(inside, lines[n][min(f.indent, indentOf(lines[n])):])
 	}
-	w.pre(preTag, code)
+	w.pre(preTag, inside)
 	return min(n+1, len(lines))
 }
 

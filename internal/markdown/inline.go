@@ -82,8 +82,8 @@ func (w *writer) inline(text string) {
 // pieces writes what a parser has read to the end.
 func (w *writer) pieces(p *inlineParser) {
 	p.flush(len(p.text))
-	for _, piece := range p.pieces {
-		w.piece(piece)
+	for _, part := range p.pieces {
+		w.piece(part)
 	}
 }
 
@@ -311,18 +311,18 @@ func (p *inlineParser) closeEmphasis(mark byte, left, size int, both bool) (e em
 		if o.mark != mark || (both || o.both) && (size+o.size)%3 == 0 && (size%3 != 0 || o.size%3 != 0) {
 			continue
 		}
-		opening := &p.pieces[o.piece]
+		begins := &p.pieces[o.piece]
 		switch {
 		case mark == '~':
 			e = struck
-		case left >= 2 && len(opening.text) >= 2:
+		case left >= 2 && len(begins.text) >= 2:
 			e = strong
 		default:
 			e = weak
 		}
-		opening.opens, opening.text = append(opening.opens, e), opening.text[marksOf(e):]
+		begins.opens, begins.text = append(begins.opens, e), begins.text[marksOf(e):]
 		p.stack = p.stack[:i+1]
-		if opening.text == "" {
+		if begins.text == "" {
 			p.stack = p.stack[:i]
 		}
 		return e, true

@@ -78,9 +78,9 @@ func newGraph(nodes []Node, edges []Edge) *graph {
 		at[node.Key] = i
 	}
 	for _, e := range edges {
-		from, known := at[e.From]
-		to, known2 := at[e.To]
-		if known && known2 {
+		from, drawsFrom := at[e.From]
+		to, drawsTo := at[e.To]
+		if drawsFrom && drawsTo {
 			g.deps[from] = append(g.deps[from], to)
 		}
 	}
