@@ -233,7 +233,8 @@ func checkOutput(t *testing.T, source, out string) {
 }
 
 // TestTimeIsLinear compares sources of two lengths: what takes eight times the text
-// must not take much more than eight times as long.
+// must not take much more than eight times as long. What grows with the square would
+// take 64 times as long.
 func TestTimeIsLinear(t *testing.T) {
 	for _, pattern := range []string{"*", "*a ", "**a *b ", "*a_ ", "a* b_ ", "[", "]", "[a](", "[](<", "![", "[a](b \"", "`a ``b ",
 		"<", "<a", "http://", "http://a[", "https://a.example/( ", "\\", "a\n", "a\n---\n", "> ", "> a\n", ">", "- ", "- a\n", "-\n",
@@ -248,12 +249,12 @@ func TestTimeIsLinear(t *testing.T) {
 		// The machine may be busy with something else: the best of a few counts.
 		small, large := measure(16<<10), measure(128<<10)
 		for range 8 {
-			if large <= 16*small {
+			if large <= 24*small {
 				break
 			}
 			small, large = max(small, measure(16<<10)), min(large, measure(128<<10))
 		}
-		if large > 24*small || large > 5*time.Second {
+		if large > 40*small || large > 5*time.Second {
 			t.Errorf("%q: 16 KiB take %v, 128 KiB take %v", pattern, small, large)
 		}
 	}
