@@ -217,7 +217,7 @@ func (t *tx) movesOf(stream string) tally {
 	return t.moved[stream]
 }
 
-// queueRecounts counts anew what was asked for, once appendSQL has made all heads and
+// queueRecounts recounts what was asked for, once appendSQL has made all heads and
 // locked them in their order.
 func (t *tx) queueRecounts() {
 	for _, mission := range slices.Sorted(maps.Keys(t.recount)) {

@@ -109,7 +109,7 @@ type site struct {
 	assets map[string]asset              // by their names in paths
 }
 
-// theSite is made once, however many servers a process has.
+// theSite is made once per process, since tests start many servers.
 var theSite = sync.OnceValue(func() site {
 	made := site{make(map[string]*template.Template), make(map[string]asset)}
 	paths := make(map[string]string) // of an asset, by its file's name
@@ -140,8 +140,8 @@ func webFile(name string) []byte {
 	return content
 }
 
-// getAsset is GET /assets/{name}. A name has the hash of what it names, which so
-// may be kept for ever.
+// getAsset is GET /assets/{name}. A name has the hash of the content, so browsers
+// may cache it for ever.
 func getAsset(w http.ResponseWriter, r *http.Request, c *call) error {
 	a, ok := theSite().assets[r.PathValue("name")]
 	if !ok {
@@ -172,7 +172,7 @@ type pageView struct {
 	request *call
 }
 
-// SignedIn, Admin and MayEdit say what a page may offer.
+// SignedIn and the others report what a page may offer.
 func (v *pageView) SignedIn() bool { return v.Account.userID != "" }
 func (v *pageView) Admin() bool    { return v.Account.admin() }
 func (v *pageView) MayMake() bool  { return v.Account.role >= roleUser }
@@ -189,7 +189,7 @@ func (v *pageView) Value(field string, stored any) string {
 	return fmt.Sprint(stored)
 }
 
-// RequestID is for who asks an operator about a problem.
+// RequestID is what an operator finds the log lines of a problem by.
 func (v *pageView) RequestID() string { return v.request.requestID }
 
 // Detail and Fields are what a template shows of a problem.
@@ -266,8 +266,7 @@ func serveForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
 	})
 }
 
-// serveShown is serveForm for what made something that is shown once, since it holds
-// a secret.
+// serveShown is serveForm for what makes a secret: it is shown once, in the response.
 func serveShown[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
 	do func(ctx context.Context, c *call, in In) (*Out, error), show func(r *http.Request, out *Out) *pageView) handler {
 	return doForm(s, again, do, func(w http.ResponseWriter, r *http.Request, c *call, _ string, out *Out) error {
@@ -394,8 +393,8 @@ func (c *call) takeOnce(form url.Values, hash []byte) error {
 	return nil
 }
 
-// asMembers are the fields of a form as members of an object: a list is written
-// with commas, and what is left empty is absent unless it is a text. Of several
+// asMembers are the fields of a form as members of an object: lists are separated
+// by commas, and an empty field is absent unless it is a text. Of several
 // fields of a name, such as a text and a button, the last that isn't empty counts.
 func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
 	members := make(map[string]any, len(form))
@@ -423,7 +422,7 @@ func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
 	return members
 }
 
-// localPath is a path of this server, if it is one, and else another.
+// localPath returns to if it is a path of this server, and other if it isn't.
 func localPath(to, other string) string {
 	u, err := url.Parse(to)
 	odd := func(c rune) bool { return c <= ' ' || c == '\\' || c >= 0x7f }
@@ -442,8 +441,8 @@ func wantsPage(r *http.Request) bool {
 		!slices.Contains([]string{"api", "mcp", "ws", "internal"}, first)
 }
 
-// writeProblemPage shows a person why a page can't be shown. Who isn't signed in
-// is led to do that, and back.
+// writeProblemPage shows a person why a page can't be shown. Without a session it
+// leads to the log-in, and from there back to the page.
 func writeProblemPage(w http.ResponseWriter, r *http.Request, c *call, e *apiError) {
 	if e.status == http.StatusUnauthorized {
 		to := "/login"

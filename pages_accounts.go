@@ -33,7 +33,7 @@ const (
 	cookieAge = 400 * 24 * time.Hour
 )
 
-// pageSession is what somebody gets who signs in on a page.
+// pageSession is the session that a log-in on a page opens.
 type pageSession struct{ secret string }
 
 // openPageSession starts a session of pages.
@@ -47,8 +47,9 @@ func (s *Server) openPageSession(t *tx, u userView) (*pageSession, error) {
 // overTLS reports whether a browser uses HTTPS.
 func (s *Server) overTLS(r *http.Request) bool { return clientaddr.OverTLS(r, s.config.TrustedProxies) }
 
-// cookieName is the cookie's name. Cookies know no ports, so two servers of one
-// host have different names; with TLS a browser lets nobody else set it.
+// cookieName is the cookie's name. Cookies ignore ports, so the name has the port
+// to tell two servers of one host apart. With TLS the prefix __Host- keeps other
+// hosts of the domain from setting it.
 func (s *Server) cookieName(r *http.Request) string {
 	if s.overTLS(r) {
 		return "__Host-tachikoma"
@@ -141,7 +142,7 @@ func (s *Server) logInPage(ctx context.Context, c *call, in *loginRequest) (*pag
 	return loginWith(ctx, s, c, in, s.openPageSession)
 }
 
-// entered gives the cookie to who has signed in.
+// entered sets the cookie of a new session.
 func (s *Server) entered(w http.ResponseWriter, r *http.Request, in *pageSession) string {
 	s.setCookie(w, r, in.secret)
 	return "/"
@@ -170,7 +171,7 @@ func (s *Server) registerOnPage(ctx context.Context, c *call, in *newAccount) (*
 	return registerWith(ctx, s, c, in, s.openPageSession)
 }
 
-// left takes the cookie of who has logged out.
+// left removes the cookie after a log-out.
 func (s *Server) left(w http.ResponseWriter, r *http.Request, _ *nothing) string {
 	s.setCookie(w, r, "")
 	return "/login"
@@ -373,7 +374,7 @@ func (s *Server) changePasswordOnPage(ctx context.Context, c *call, in *password
 	})
 }
 
-// renewed gives the new cookie to who has changed the password.
+// renewed sets the new cookie after a change of password.
 func (s *Server) renewed(w http.ResponseWriter, r *http.Request, in *pageSession) string {
 	s.setCookie(w, r, in.secret)
 	return "/account"

@@ -48,12 +48,12 @@ var boardColumns = func() []columnKind {
 	return columns
 }()
 
-// has reports whether a spec belongs into a column of this kind.
+// has reports whether a spec belongs in a column of this kind.
 func (k columnKind) has(v specSummary) bool {
 	return slices.Contains(k.statuses, v.Status) && (k.ready == nil || *k.ready == v.Ready)
 }
 
-// count is how many of a mission's specs do, of which stats speaks.
+// count is how many specs of a mission with these stats do.
 func (k columnKind) count(stats missionStats) (n int) {
 	if k.ready != nil && *k.ready {
 		return stats.ready
@@ -115,8 +115,8 @@ type boardColumn struct {
 	More  string // the address of more of them; "" where that is all
 }
 
-// Marks reports whether a card of the column says its status: the first one, which
-// most have, goes without saying where the column doesn't hold what needs people.
+// Marks reports whether a card of the column shows its status. Outside of the first
+// column, cards of its main status don't need to.
 func (b boardColumn) Marks(status string) bool {
 	return b.ID == boardColumns[0].ID || status != b.statuses[0]
 }

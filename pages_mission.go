@@ -325,7 +325,7 @@ func (e activityEvent) Link() string {
 // SpecLink is the path of the event's spec.
 func (e activityEvent) SpecLink() string { return specAddress(e.missionID, *e.Key) }
 
-// Who is who caused the event.
+// Who names the agent or account that caused the event.
 func (e activityEvent) Who() string {
 	switch {
 	case orEmptyText(e.Agent) != "":

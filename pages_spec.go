@@ -301,8 +301,8 @@ func (s *Server) specPageOf(name string) pageFunc {
 	}
 }
 
-// whoWasFaster names who has last changed what a page is about, if that was among
-// the mission's last events.
+// whoWasFaster names the author of the last change of what a page is about, if that
+// is among the mission's last events.
 func (s *Server) whoWasFaster(ctx context.Context, v *pageView) string {
 	if v.Mission == nil {
 		return ""
@@ -367,7 +367,7 @@ type askedRow struct {
 type neededRow struct {
 	specSummary
 	Mission   *missionView
-	Decisions decisions // none for who may only read
+	Decisions decisions // none for readers
 }
 
 // needsYouPage is GET /needs-you: over all missions, open questions, and then what

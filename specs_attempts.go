@@ -120,8 +120,8 @@ func (s *Server) listAttempts(ctx context.Context, c *call, q *query) (none list
 	}), nil
 }
 
-// What an answer tells of earlier attempts has historyBytes of JSON at most, so no
-// more characters, and of what can't be cut it has only some.
+// A history has at most historyBytes of JSON, and so no more characters. Texts are
+// cut to fit; of what can't be cut it has only so many.
 const (
 	historyLength    = 3
 	historyBytes     = 2000
@@ -237,7 +237,7 @@ func cutAlike(texts []*string, room int) {
 	}
 }
 
-// next says what an agent should know first that takes a spec up again: what ended
+// next says what an agent that takes up a spec again should know first: what ended
 // the attempt before.
 func (h history) next() string {
 	if len(h) == 0 {
@@ -251,7 +251,7 @@ func (h history) next() string {
 		attemptExpired:   "ended when its lease expired",
 		attemptReleased:  "gave the spec back",
 		attemptParked:    "gave the spec back to wait for an answer",
-		attemptTaken:     "was ended by somebody else",
+		attemptTaken:     "was ended by someone else",
 	}[last.Outcome], last.Notes
 	if v := last.Verdict; v != nil && v.Verdict == "reject" {
 		said, notes = "was rejected by a person", v.Notes
@@ -265,8 +265,8 @@ func (h history) next() string {
 // historyNoteBytes is how much of the notes next repeats.
 const historyNoteBytes = 300
 
-// objects makes the schema of a tool say no more of a history than that it has
-// objects: agents read it as it is.
+// objects is the history as a type whose schema is short: a list of anything. Agents
+// read it without one.
 func (h history) objects() []any {
 	objects := make([]any, len(h))
 	for i, p := range h {
@@ -279,8 +279,8 @@ func (h history) objects() []any {
 // zero where the change ends none.
 type ending struct{ outcome, notes string }
 
-// adoptLease opens an attempt for the lease on a locked spec, if there is one that
-// an older server has given. Whoever ends a lease begins with it; lockLease does.
+// adoptLease opens an attempt for the lease on a locked spec if an older server has
+// given it. It comes before the end of any lease; lockLease calls it.
 func (t *tx) adoptLease(specID string) {
 	t.queue(`
 		WITH newest AS (

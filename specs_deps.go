@@ -179,7 +179,7 @@ func errCycle(keys []string) error {
 		strings.Join(append(keys, keys[0]), " → ")).with("cycle", keys)
 }
 
-// markCycles notes anew which specs of a mission are part of a cycle. Only
+// markCycles updates which specs of a mission are part of a cycle. Only
 // those that were can still be: an edit adds no edge that closes one.
 func (t *tx) markCycles(ctx context.Context, missionID string) error {
 	edges, err := readEdges(ctx, t, `
@@ -242,7 +242,7 @@ func (t *tx) keysOf(ctx context.Context, ids []string) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// countUnmet counts anew how many dependencies of some specs aren't completed.
+// countUnmet recounts how many dependencies of some specs aren't completed.
 // The specs are locked.
 func (t *tx) countUnmet(specIDs []string) {
 	t.queue(`

@@ -135,7 +135,7 @@ func (t *tx) boundProposals(ctx context.Context, missionID string) error {
 	}
 	if n >= maxProposals {
 		return problem(http.StatusConflict, "too_many_proposed",
-			"%d specs that you have proposed wait for a person already. Propose more when some of them are decided.", n)
+			"%d of your proposed specs are still undecided. Propose more once a person has decided on some of them.", n)
 	}
 	return nil
 }
@@ -190,7 +190,7 @@ func (in *foundWork) validate(v *violations, _ *Config) {
 	}
 }
 
-// filedAnswer is what became of it.
+// filedAnswer is what add_spec returns.
 type filedAnswer struct {
 	SpecID string `json:"spec_id"`
 	Key    string `json:"key"`
@@ -257,7 +257,7 @@ func (t *tx) countFiled(ctx context.Context, missionID, token string) (found fin
 	}
 	if filed > maxFiled {
 		return found, problem(http.StatusConflict, "too_many_proposed",
-			"You have filed %d specs in this claim: the next has to wait for another claim.", maxFiled)
+			"You have filed %d specs in this claim, which is the maximum. File more in another claim.", maxFiled)
 	}
 	return found, nil
 }

@@ -19,8 +19,8 @@ const (
 	maxOptions       = 6
 )
 
-// questionStates are what a question goes through: it ends with an answer, or is
-// withdrawn with the next step of its spec.
+// questionStates are the states of a question. It is open until it is answered, or
+// withdrawn by the next step of its spec.
 var questionStates = []string{"open", "answered", "withdrawn"}
 
 // questionView is a question as clients see it.
@@ -75,10 +75,10 @@ func (s *Server) askQuestion(ctx context.Context, t *tx, c *call, in *questionRe
 	return q, err
 }
 
-// askPerson asks what a request says, or what the question of an id, if it is given,
-// has asked before. The same text of the same attempt is the same question while
-// it is open. It prolongs the lease, until when it returns, or gives the spec back
-// if that is asked for and the question is open.
+// askPerson asks what a request says or, if id is given, goes on with that question
+// of the spec. While a question is open, the same text of the same attempt is the
+// same question. The lease is prolonged to the time returned, or the spec given
+// back if the request says so and the question is open.
 func (t *tx) askPerson(ctx context.Context, at target, in *questionRequest, id string,
 	lease time.Duration) (*questionView, time.Time, error) {
 	_, spec, held, err := t.lockLease(ctx, at, lockKeyShare, alone, in.LeaseToken)
@@ -128,7 +128,7 @@ func (t *tx) newQuestion(ctx context.Context, spec specLock, held leaseHolder,
 	in *questionRequest) (*questionView, error) {
 	if spec.asked >= maxOpenQuestions {
 		return nil, problem(http.StatusConflict, "too_many_questions",
-			"The spec has %d open questions, and may not have more: wait until some are answered.", spec.asked)
+			"The spec has %d open questions, the maximum. Wait until some are answered.", spec.asked)
 	}
 	q := &questionView{
 		ID: newID(), MissionID: spec.missionID, SpecID: spec.id, Number: held.number,
@@ -371,7 +371,7 @@ func (s *Server) askTool(ctx context.Context, c *call, in *askArguments) (*askAn
 		out.Next = "Nobody will answer: the spec has been moved since. Call claim_spec."
 	case q.Parked:
 		out.ExpiresAt = time.Time{}
-		out.Next = "You have given the spec back; once there is an answer, it is handed out again with that. Call claim_spec."
+		out.Next = "You have given the spec back. Once there is an answer, it is handed out again. Call claim_spec."
 	default:
 		out.Next = "Not answered yet. Call ask with this question_id and wait_seconds to wait on; or go on with other " +
 			"criteria and call report; or call ask with this question_id and park: true, to give the spec back until " +

@@ -147,8 +147,8 @@ func (t *tx) mayShare(ctx context.Context, m missionLock) error {
 	return nil
 }
 
-// reviewFullSQL holds for the missions m that hand out nothing: max_in_review specs are
-// in review, or are held and will be.
+// reviewFullSQL holds for missions m that hand out nothing: max_in_review specs are in
+// review, or are held and will be.
 const reviewFullSQL = `
 	(m.max_in_review > 0 AND m.max_in_review <= coalesce((SELECT in_review FROM heads WHERE stream = m.id), 0) + (
 		SELECT count(*) FROM (SELECT FROM leases l JOIN spec_states p ON p.spec_id = l.spec_id
@@ -217,7 +217,7 @@ func (in *verdict) validate(v *violations, _ *Config) {
 	case "approve":
 	case "reject":
 		if strings.TrimSpace(in.Notes) == "" {
-			v.add("notes", "required", "must say what is missing, for who tries next")
+			v.add("notes", "required", "must say what is missing, for the next attempt")
 		}
 	default:
 		v.add("verdict", "unknown_value", "must be approve or reject")

@@ -24,7 +24,7 @@ type specLock struct {
 	asked                 int // open questions
 	done                  []bool
 	review                string     // its own; "" where the mission's counts
-	human                 bool       // a person reviews it; known of what lockSpec or lockLease has locked
+	human                 bool       // a person reviews it; set by lockSpec and lockLease
 	dependents            []specLock // nil unless they are locked too
 }
 
@@ -99,8 +99,8 @@ type leaseHolder struct {
 	number int // of the attempt, counted for ever
 }
 
-// lockLease locks a spec like lockSpec and checks that token holds it. Who has
-// no right to the mission has its locks for this one round trip.
+// lockLease locks a spec like lockSpec and checks that token holds it. A caller
+// without access to the mission holds its locks for this one round trip.
 func (t *tx) lockLease(ctx context.Context, at target, lock string, scope lockScope,
 	token string) (missionLock, specLock, leaseHolder, error) {
 	m, spec := t.askMission(at, lock), t.askSpec(at.spec, scope)
@@ -257,7 +257,7 @@ func checkCriteria(done []bool, check, uncheck []int) ([]bool, error) {
 // completion is what ends a spec well: notes, and if criteria are still open
 // the reason to pass over them.
 type completion struct {
-	Notes    string `json:"notes,omitempty" doc:"what was done, for who reads the history"`
+	Notes    string `json:"notes,omitempty" doc:"what was done, for readers of the history"`
 	Override string `json:"override,omitempty" doc:"why criteria stay open"`
 }
 
@@ -369,7 +369,7 @@ func (t *tx) errCriteriaUnmet(ctx context.Context, spec specLock) error {
 // made, as it may unless that is said.
 type failure struct {
 	LeaseToken string `json:"lease_token"`
-	Reason     string `json:"reason" doc:"what stood in the way, for who tries next"`
+	Reason     string `json:"reason" doc:"what stood in the way, for the next attempt"`
 	Retry      *bool  `json:"retry,omitempty"`
 	Links      []link `json:"links,omitempty"`
 }

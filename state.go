@@ -180,8 +180,8 @@ func (s *Server) lockWait(ctx context.Context) time.Duration {
 	return min(s.timeLeft(ctx)/2, 5*time.Second)
 }
 
-// missionOf is the mission that at names. For a spec or question that nothing is
-// known of it is that itself, which then has a line of its own.
+// missionOf is the mission that at names. For a spec or question that isn't known
+// yet it is the id of that, which then has a queue of its own.
 func (s *Server) missionOf(at target) string {
 	id := cmp.Or(at.spec, at.question)
 	if id == "" {
@@ -190,18 +190,18 @@ func (s *Server) missionOf(at target) string {
 	return cmp.Or(s.seen.of(id).mission, id)
 }
 
-// seenIDs is what the gates need to know about specs and missions before these are
-// looked up. It has those that were read or changed here lately: most often, an
-// agent writes to a spec that it has claimed here. When young is full, it replaces
-// old. Safe for concurrent use.
+// seenIDs caches what the gates need to know about specs and missions before they
+// look them up, of those that were read or changed here lately: an agent mostly
+// writes to a spec that it has claimed here. When young is full, it replaces old.
+// Safe for concurrent use.
 type seenIDs struct {
 	mu         sync.Mutex // guards the following
 	young, old map[string]seenID
 }
 
 type seenID struct {
-	mission string // of a spec; it never changes
-	costly  bool   // reading it, or a list of its specs, was: it had many dependencies
+	mission string // of a spec or question; it never changes
+	costly  bool   // the last read of it, or of a list of its specs, had many dependencies
 }
 
 const (
@@ -254,10 +254,10 @@ func (k *seenIDs) noteCost(id string, specs []specSummary) {
 }
 
 // beginRead waits for the turn of a read that may cost as much as many others. One
-// account gets half of the pool for them. Those known to be costly, such as a
-// search, whose text is given, get a quarter of the pool, and one account half of
-// that. A search runs under bounded, which limits its time. The caller calls end
-// when it has read.
+// account gets half of the pool for these. Those known to be costly, and searches,
+// which give their text, get a quarter of the pool, and one account half of that.
+// The read runs under bounded, which for a search limits its time. The error is 503
+// busy if the turn takes too long. The caller calls end when it has read.
 // See docs/design.md, Costly reads and unread responses.
 func (s *Server) beginRead(
 	ctx context.Context, a account, text string, costly bool,
@@ -293,7 +293,7 @@ const (
 )
 
 // holdResponse counts a response of n bytes among those that wait to be read. If
-// too much waits already it refuses the response (503 busy), unless that reports a
+// too much waits already it refuses the response (503 busy), unless it reports a
 // change or an error. The caller calls release when the response is sent.
 func (c *call) holdResponse(n int) (release func(), err error) {
 	if n < unreadFrom || c.unread == nil {

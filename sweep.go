@@ -42,7 +42,7 @@ func (s *Server) sweep(ctx context.Context) {
 		if !recounted {
 			err := s.recountProposed(ctx)
 			if recounted = err == nil; err != nil && ctx.Err() == nil {
-				s.log.Warn("counting proposed specs anew failed", "error", err)
+				s.log.Warn("recounting proposed specs failed", "error", err)
 			}
 		}
 		if time.Since(counted) >= countEvery {

@@ -8,7 +8,7 @@
 //
 // Nothing is filtered. The package writes elements of a fixed list, whose tags are
 // constants, and puts all that comes from the source through the escaping of
-// html/template. An address is parsed, and written anew from its parts.
+// html/template. An address is parsed, and rebuilt from its parts.
 //
 // The elements, with all the attributes that they can have:
 //
