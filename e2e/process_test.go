@@ -656,7 +656,7 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	}
 	defer conn.Close()
 	body := `{"email": "ada@example.com", "password": "` + testPassword + `"}`
-	fmt.Fprintf(conn, "POST /api/v1/auth/register HTTP/1.1\r\nHost: x\r\n"+
+	fmt.Fprintf(conn, "POST /api/v1/auth/register HTTP/1.1\r\nHost: localhost\r\n"+
 		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:10])
 	c.get("/internal/health/live").want(http.StatusOK) // so the connection before this one is accepted
 	p.signal(syscall.SIGTERM)

@@ -39,7 +39,7 @@ const lease_token: string = lease.token
 const open: number[] = spec.criteria.filter((criterion) => !criterion.done).map((criterion) => criterion.index)
 good(await api.POST('/api/v1/specs/{id}/progress', { ...held, body: { lease_token, check: open } }))
 const completed = good(await api.POST('/api/v1/specs/{id}/complete', { ...held, body: { lease_token } }))
-const status: 'planned' | 'in_progress' | 'in_review' | 'testing' | 'completed' | 'blocked' | 'deferred' = completed.status
+const status: 'proposed' | 'planned' | 'in_progress' | 'in_review' | 'testing' | 'completed' | 'blocked' | 'deferred' = completed.status
 
 // A refusal is typed too.
 const again = await api.POST('/api/v1/specs/{id}/complete', { ...held, body: { lease_token } })

@@ -20,7 +20,7 @@ async function work(client, mission_id) {
     return result.structuredContent
   }
   const tools = (await client.listTools()).tools.map((tool) => tool.name)
-  assert.equal(tools.length, 8)
+  assert.equal(tools.length, 10)
   const prompt = await client.getPrompt({ name: 'work', arguments: { mission_id } })
   assert.match(prompt.messages[0].content.text, new RegExp(mission_id))
   const templates = await client.listResourceTemplates()
