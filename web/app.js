@@ -19,7 +19,7 @@ function dirty(form) {
 
 // busy says whether something must stay although the page no longer has it.
 const busy = (node) => node.nodeType === 1 &&
-  (node.matches('dialog') || [node, ...all('form', node)].some((one) => one.matches('form') && dirty(one)));
+  (node.matches('dialog, .problem') || [node, ...all('form', node)].some((one) => one.matches('form') && dirty(one)));
 
 // fit makes old look like now, and keeps what is in both: its focus, its scrolling,
 // what is open, and what is written in it.
@@ -193,6 +193,7 @@ document.addEventListener('submit', async (event) => {
   event.preventDefault();
   if (form.ariaBusy) return;
   form.ariaBusy = 'true';
+  find('.problem', form)?.remove();
   const files = form.enctype === 'multipart/form-data';
   const data = new FormData(form, button);
   if (files) takeFiles(data, dropped.get(form) ?? [...find('[type=file]', form).files].map((file) => [file.webkitRelativePath || file.name, file]));
@@ -220,9 +221,9 @@ document.addEventListener('submit', async (event) => {
   }
 });
 
-// refuse says in a form why it wasn't done. What is written in it stays.
+// refuse says in a form why it wasn't done, until it is sent again. What is written
+// in it stays.
 function refuse(form, why = '<p>The server can’t be reached. Nothing is lost: try again.</p>') {
-  find('.problem', form)?.remove();
   const box = document.createElement('div');
   box.className = 'problem';
   box.role = 'alert';
