@@ -194,12 +194,14 @@ type storedSpec struct {
 // kept reports whether an import leaves the spec as it is.
 func (s storedSpec) kept() bool { return s.leased || s.waits }
 
-// samePlan reports whether two reads of a spec lead to the same plan.
+// samePlan reports whether two reads of a spec lead to the same plan. What waits for a
+// person is told by its status, since no key ends a dependency on what is in review.
 func (s storedSpec) samePlan(other storedSpec) bool {
 	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number &&
 		s.Title == other.Title &&
 		s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path && s.Rules == other.Rules &&
 		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased && s.waits == other.waits &&
+		(!s.waits || s.status == other.status) &&
 		bytes.Equal(s.hash, other.hash) && slices.Equal(s.documents, other.documents)
 }
 

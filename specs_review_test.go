@@ -522,6 +522,54 @@ func TestImportLeavesReviewToPeople(t *testing.T) {
 	s.checkCounters(ada, mission)
 }
 
+// TestImportSeesWhatHasJustBeenHandedIn imports while a spec, which was proposed when the
+// import was planned, goes into review.
+func TestImportSeesWhatHasJustBeenHandedIn(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	key := ada.withKey("write")
+	mission, _ := ada.newReviewed("Late", "1-other")
+	found := ada.newSpec(mission, "2-found", fields{"status": "proposed"})
+	behind := specText("3", "Behind", "2-found", "one")
+	key.importFiles(mission, "3-behind.md", behind)
+	tx, err := s.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), `SELECT FROM missions WHERE id = $1 FOR UPDATE`, idOf(mission)); err != nil {
+		t.Fatal(err)
+	}
+	imported := make(chan *answer, 1)
+	go func() {
+		defer close(imported)
+		text := tarOf(t, "3-behind.md", strings.Replace(behind, "2-found", "None", 1))
+		a, err := key.try(t.Context(), "POST", mission+"/import", text, "Content-Type", "application/x-tar")
+		if err == nil {
+			imported <- a
+		}
+	}()
+	s.waitForALock()
+	_, err = tx.Exec(t.Context(), `UPDATE spec_states SET status = 'in_review' WHERE spec_id = $1`, idOf(found))
+	if err == nil {
+		err = tx.Commit(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, ok := <-imported
+	if !ok {
+		t.Fatal("no answer")
+	}
+	if a.want(http.StatusOK).text("warnings.0.code") != "dependency_kept" {
+		t.Errorf("the import says %s", a.body)
+	}
+	if kept := ada.get(ada.specByKey(mission, "3-behind")); kept.text("dependencies.0.key") != "2-found" {
+		t.Errorf("it depends on %s", kept.body)
+	}
+}
+
 func TestFullReviewHandsNothingOut(t *testing.T) {
 	t.Parallel()
 	database := newTestDatabase(t)
