@@ -164,10 +164,7 @@ func (s *Server) planFor(ctx context.Context, missionID string, sources *archive
 
 // importInto brings the files of an import into a mission.
 func (t *tx) importInto(ctx context.Context, at target, sources *archive, planned *importPlan) (importReport, error) {
-	m, err := t.mission(ctx, at, lockNoKeyUpdate, accessEditor)
-	if err == nil {
-		err = m.open()
-	}
+	m, err := t.openMission(ctx, at)
 	if err != nil {
 		return importReport{}, err
 	}
@@ -198,8 +195,8 @@ func (s storedSpec) kept() bool { return s.leased || s.waits }
 // person is told by its status, since no key ends a dependency on what is in review.
 func (s storedSpec) samePlan(other storedSpec) bool {
 	return s.id == other.id && s.Key == other.Key && s.ID == other.ID && s.Number == other.Number &&
-		s.Title == other.Title &&
-		s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path && s.Rules == other.Rules &&
+		s.Title == other.Title && s.Phase == other.Phase && s.Style == other.Style && s.Path == other.Path &&
+		s.Rules == other.Rules &&
 		slices.Equal(s.Refs, other.Refs) && s.byHand == other.byHand && s.leased == other.leased && s.waits == other.waits &&
 		(!s.waits || s.status == other.status) &&
 		bytes.Equal(s.hash, other.hash) && slices.Equal(s.documents, other.documents)

@@ -12,7 +12,8 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 function dirty(form) {
   return [...form.elements].some((field) =>
     field.type === 'hidden' ? false
-    : 'selectedIndex' in field ? field.selectedIndex !== Math.max(0, [...field.options].findIndex((o) => o.defaultSelected))
+    : 'selectedIndex' in field
+      ? field.selectedIndex !== Math.max(0, [...field.options].findIndex((o) => o.defaultSelected))
     : field.type === 'checkbox' ? field.checked !== field.defaultChecked
     : 'defaultValue' in field && field.value !== field.defaultValue);
 }
@@ -30,7 +31,9 @@ function fit(old, now) {
   }
   if (old.matches('form') && dirty(old)) return;
   const kept = old.matches('details, dialog') ? ['open'] : [];
-  for (const { name } of [...old.attributes]) if (!now.hasAttribute(name) && !kept.includes(name)) old.removeAttribute(name);
+  for (const { name } of [...old.attributes]) {
+    if (!now.hasAttribute(name) && !kept.includes(name)) old.removeAttribute(name);
+  }
   for (const { name, value } of now.attributes) {
     if (old.getAttribute(name) !== value && !kept.includes(name)) old.setAttribute(name, value);
   }
@@ -91,7 +94,8 @@ async function load(to = location.href) {
 // leave goes to the log-in, and back from there.
 function leave() {
   mark('out', 'signed out');
-  if (!all('form').some(dirty)) location.href = '/login?next=' + encodeURIComponent(location.pathname + location.search);
+  if (all('form').some(dirty)) return true;
+  location.href = '/login?next=' + encodeURIComponent(location.pathname + location.search);
   return true;
 }
 
@@ -181,24 +185,31 @@ addEventListener('popstate', () => go(location.href, false));
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest('a[href]');
-  if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
-  if (link.origin !== location.origin || link.pathname !== location.pathname || !link.getAttribute('href').startsWith('?')) return;
+  if (!link || event.defaultPrevented || event.button) return;
+  if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  if (link.origin !== location.origin || link.pathname !== location.pathname) return;
+  if (!link.getAttribute('href').startsWith('?')) return;
   event.preventDefault();
   go(link.href);
 });
 
 document.addEventListener('submit', async (event) => {
   const form = event.target, button = event.submitter;
-  if (form.method !== 'post' || /\/(login|register|logout)$/.test(form.action) || form.dataset.plain !== undefined) return;
+  if (form.method !== 'post' || form.dataset.plain !== undefined) return;
+  if (/\/(login|register|logout)$/.test(form.action)) return;
   event.preventDefault();
   if (form.ariaBusy) return;
   form.ariaBusy = 'true';
   find('.problem', form)?.remove();
   const files = form.enctype === 'multipart/form-data';
   const data = new FormData(form, button);
-  if (files) takeFiles(data, dropped.get(form) ?? [...find('[type=file]', form).files].map((file) => [file.webkitRelativePath || file.name, file]));
+  if (files) {
+    const chosen = [...find('[type=file]', form).files];
+    takeFiles(data, dropped.get(form) ?? chosen.map((file) => [file.webkitRelativePath || file.name, file]));
+  }
   try {
-    const response = await fetch(form.action, { method: 'POST', headers: html, body: files ? data : new URLSearchParams(data) });
+    const body = files ? data : new URLSearchParams(data);
+    const response = await fetch(form.action, { method: 'POST', headers: html, body });
     const page = new DOMParser().parseFromString(await response.text(), 'text/html');
     if (response.redirected) {
       const to = new URL(response.url);
