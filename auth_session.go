@@ -114,8 +114,12 @@ func (s *Server) mayRegister(ctx context.Context, q querier, c *call, setupToken
 	return "user", nil
 }
 
-// asksSetupToken reports whether the first account needs the setup token.
-func (s *Server) asksSetupToken(c *call) bool { return !s.config.loopback() || !c.local }
+// asksSetupToken reports whether the first account needs the setup token: unless
+// the client is on this machine, and names it so. A proxy here may have changed
+// the Host to a loopback address.
+func (s *Server) asksSetupToken(c *call) bool {
+	return !s.config.loopback() || !c.local || !c.addr.IsLoopback()
+}
 
 // firstAccount reports whether there is no account yet.
 func firstAccount(ctx context.Context, q querier) (first bool, err error) {

@@ -133,6 +133,17 @@ func TestFirstAccountOfAReachableServerNeedsTheSetupToken(t *testing.T) {
 	}
 }
 
+// A proxy on this machine may send its own address as the Host.
+func TestFirstAccountThroughAProxyNeedsTheSetupToken(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
+	from := func(addr string) *answer {
+		return s.anonymous().do("POST", "/api/v1/auth/register", registration("ada"), "X-Forwarded-For", addr)
+	}
+	from("203.0.113.5").wantProblem(http.StatusForbidden, "setup_token_required")
+	from("127.0.0.1").want(http.StatusCreated)
+}
+
 func TestOfFirstAccountsAtOnceExactlyOneWins(t *testing.T) {
 	t.Parallel()
 	database := newTestDatabase(t)
