@@ -242,8 +242,8 @@ func checkHistory(ctx context.Context, tx pgx.Tx, migrations []migration) (count
 		}
 		if ours := migrations[i]; record.version != ours.version || record.name != ours.name ||
 			record.checksum != ours.checksum {
-			return 0, fmt.Errorf("the database's applied isn't this program's: it has migration %s (%.8s…) where this program "+
-				"has %s (%.8s…), and a migration is never edited once it was applied: run the program that made it, "+
+			return 0, fmt.Errorf("the database's history isn't this program's: it has migration %s (%.8s…) where this "+
+				"program has %s (%.8s…), and a migration is never edited once it was applied: run the program that made it, "+
 				"or name another database in DATABASE_URL",
 				record.name, record.checksum, ours.name, ours.checksum)
 		}

@@ -475,7 +475,8 @@ func (t *tx) mission(ctx context.Context, at target, lock string, need access) (
 func (t *tx) askMission(at target, lock string) *missionLock {
 	var m missionLock
 	m.found = t.ask(`
-		SELECT m.id, m.status, m.owner_id, m.name, m.version, m.review, m.max_in_review, m.triage, `+accessSQL+` FROM missions m
+		SELECT m.id, m.status, m.owner_id, m.name, m.version, m.review, m.max_in_review, m.triage, `+accessSQL+`
+		FROM missions m
 		WHERE m.id = `+targetSQL+` `+lock+` OF m`, at.in(t.account),
 		&m.ID, &m.Status, &m.OwnerID, &m.Name, &m.Version, &m.review, &m.maxInReview, &m.triage, &m.access)
 	if lock == lockNoKeyUpdate {
