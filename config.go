@@ -104,7 +104,7 @@ func (c *Config) serviceSettings() []configSetting {
 		newSetting("REFRESH_TOKEN_TTL", "720h", "How long a refresh token is valid; each use returns a new one.",
 			&c.RefreshTokenTTL, kindDuration(time.Second, 3650*day)),
 		newSetting("REGISTRATION", "first", "Who may register: the first account only (it becomes admin, with the "+
-			"setup token from the console unless HOST is loopback and called by a loopback name), anybody, or nobody.",
+			"setup token from the console unless this machine calls HOST by a loopback name), anybody, or nobody.",
 			&c.Registration, kindChoice("first", "open", "closed")),
 		newSetting("ADMIN_EMAIL", "",
 			"An admin account that is created at the start if it doesn't exist; needs ADMIN_PASSWORD.",

@@ -122,9 +122,9 @@ func (t *tx) count(missionID string, before, after tally) {
 	}
 }
 
-// countAnew has the counters of a mission counted from its specs, all of which
+// countAgain has the counters of a mission counted from its specs, all of which
 // are locked.
-func (t *tx) countAnew(missionID string) { t.recount[missionID] = struct{}{} }
+func (t *tx) countAgain(missionID string) { t.recount[missionID] = struct{}{} }
 
 var recountSQL = func() string {
 	var counts []string

@@ -409,12 +409,10 @@ func (s *grownServer) compare(c *client, path, id, sort, column string, filter l
 	}
 }
 
-// How much slower requests get as missions and servers grow: BenchmarkGrowth
-// makes the same requests of two servers, one with little and one with much in
-// its database, and shows where they differ.
-
-// BenchmarkGrowth measures each route and tool but import, export and deleting a
-// mission, as one client. With TACHIKOMA_LONG=1 it has 100,000 specs in a
+// BenchmarkGrowth shows how much slower requests get as missions and servers grow:
+// it makes the same ones of two servers, one with little and one with much in its
+// database, for each route and tool but import, export and deleting a mission, as
+// one client. With TACHIKOMA_LONG=1 it has 100,000 specs in a
 // mission, beside 200,000 others, which takes some ten minutes; GROWTH is a
 // regular expression for the names of what to measure.
 func BenchmarkGrowth(b *testing.B) {

@@ -118,7 +118,7 @@ func (s *Server) narrow(ctx context.Context, f *listFilter) (*idQuery, error) {
 		}
 		var few bool
 		sql := fmt.Sprintf(`SELECT count(*) <= %d FROM (%s LIMIT %d) few`, fewRows, ids, fewRows+1)
-		if err := s.db.QueryRow(ctx, sql, plannedAnew(q.args)...).Scan(&few); err != nil {
+		if err := s.db.QueryRow(ctx, sql, plannedEachTime(q.args)...).Scan(&few); err != nil {
 			return nil, fmt.Errorf("looking for what a list is filtered by: %w", err)
 		}
 		if few {
@@ -136,15 +136,15 @@ func (s *Server) expectsMany(ctx context.Context, sql string, args []any) (bool,
 			Rows float64 `json:"Plan Rows"`
 		}
 	}
-	if err := s.db.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql, plannedAnew(args)...).Scan(&explained); err != nil {
+	if err := s.db.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql, plannedEachTime(args)...).Scan(&explained); err != nil {
 		return false, fmt.Errorf("asking what a filter leaves: %w", err)
 	}
 	return explained[0].Plan.Rows > 2*fewRows, nil // if that is wrong, it costs a walk of walkedRows
 }
 
-// plannedAnew returns the arguments of a query whose plan depends on their values,
+// plannedEachTime returns the arguments of a query whose plan depends on their values,
 // so that pgx prepares it without a name and PostgreSQL plans it each time.
-func plannedAnew(args []any) []any {
+func plannedEachTime(args []any) []any {
 	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 

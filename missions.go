@@ -207,7 +207,7 @@ func (s *Server) readMissions(ctx context.Context, f *listFilter, o listOrder[mi
 	sql := missionsSQL(&q, f, o, few)
 	args := q.args
 	if !f.missionsInOrder(o) {
-		args = plannedAnew(args)
+		args = plannedEachTime(args)
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {

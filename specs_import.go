@@ -270,7 +270,7 @@ func (t *tx) importFiles(ctx context.Context, m *missionLock, a *archive, planne
 	t.countUnmet(planned.ids())
 	t.emit("mission.imported", m.ID, "", "", map[string]any{
 		"created": report.Created, "updated": report.Updated, "unchanged": report.Unchanged, "warnings": report.Total})
-	t.countAnew(m.ID)
+	t.countAgain(m.ID)
 	return report, t.settle(ctx, m)
 }
 

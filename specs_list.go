@@ -170,7 +170,7 @@ func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 	sql := specsPageSQL(&q, f, o, few)
 	args := q.args
 	if len(f.conditions) > 0 && !f.inOrder(o) || o.text != "" || f.scope != nil && f.mission == "" {
-		args = plannedAnew(args)
+		args = plannedEachTime(args)
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
