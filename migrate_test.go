@@ -108,7 +108,7 @@ func TestMigrateRefusesAnotherHistory(t *testing.T) {
 		words []string
 	}{
 		{"an edited file", []string{"0001_a.sql", "CREATE TABLE a (x int);", "0002_b.sql",
-			"CREATE TABLE b ();"}, []string{"0001_a.sql", "never edited"}},
+			"CREATE TABLE b ();"}, []string{"history isn't this program's", "0001_a.sql", "never edited"}},
 		{"a renamed file", []string{"0001_a.sql", "CREATE TABLE a ();", "0002_z.sql",
 			"CREATE TABLE b ();"}, []string{"0002_b.sql", "0002_z.sql"}},
 		{"an older program", first[:2], []string{"newer", "0002_b.sql", "0001"}},
