@@ -206,11 +206,13 @@ func TestOldEventsArePruned(t *testing.T) {
 	}
 	s.runSQL("UPDATE events SET at = at - interval '1 year' WHERE seq <= 2600 AND stream = '"+idOf(pruned)+"'",
 		"UPDATE heads SET oldest_at = oldest_at - interval '1 year' WHERE stream = '"+idOf(pruned)+"'")
-	if err := s.prune(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if a := ada.get(pruned + "/events?limit=1"); a.number("first_seq") != 2601 || a.number("items.0.seq") != 2601 ||
-		a.number("last_seq") != 2701 {
+	eventually(t, "what is old is gone", func() bool { // only one sweeps at a time: at some moments that is the server itself
+		if err := s.prune(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return ada.get(pruned+"/events?limit=1").number("first_seq") == 2601
+	})
+	if a := ada.get(pruned + "/events?limit=1"); a.number("items.0.seq") != 2601 || a.number("last_seq") != 2701 {
 		t.Errorf("got %s", a.body)
 	}
 	ada.get(pruned+"/events?after=2599").wantProblem(http.StatusGone, "cursor_gone")

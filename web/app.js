@@ -39,6 +39,7 @@ function fit(old, now) {
   }
   const named = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
   let at = old.firstChild;
+  if (at?.className === 'problem') at = at.nextSibling;
   for (const want of [...now.childNodes]) {
     let have = named.get(want.id) ?? null;
     if (!want.id) for (have = at; have && (have.id || have.nodeName !== want.nodeName);) have = have.nextSibling;
@@ -68,7 +69,8 @@ function show(page) {
   for (const card of all('.card')) {
     card.classList.toggle('fresh', columns.size > 0 && columns.get(card.id) !== card.closest('.column')?.id);
   }
-  if (before !== document.body && !before?.isConnected) {
+  if (before !== document.body && before?.isConnected) before.focus({ preventScroll: true }); // also if it was moved
+  else if (before !== document.body) {
     const again = document.getElementById(place);
     (find('a, button', again ?? document.createElement('i')) ?? find('#main')).focus({ preventScroll: true });
   }
@@ -207,6 +209,7 @@ document.addEventListener('submit', async (event) => {
     const chosen = [...find('[type=file]', form).files];
     takeFiles(data, dropped.get(form) ?? chosen.map((file) => [file.webkitRelativePath || file.name, file]));
   }
+  const mine = ++latest;
   try {
     const body = files ? data : new URLSearchParams(data);
     const response = await fetch(form.action, { method: 'POST', headers: html, body });
@@ -217,8 +220,8 @@ document.addEventListener('submit', async (event) => {
       form.reset();
       if (to.pathname !== location.pathname) return void (location.href = to);
       if (to.href !== location.href) history.pushState(null, '', to);
-      latest++;
-      show(page);
+      if (mine === latest) show(page);
+      else refresh();
     } else if (response.ok) {
       show(page);
     } else {
@@ -227,6 +230,7 @@ document.addEventListener('submit', async (event) => {
     }
   } catch {
     refuse(form);
+    refresh();
   } finally {
     form.ariaBusy = null;
   }

@@ -329,9 +329,17 @@ const tests = {
     await claimAndComplete(tool, id)
     await page.goto('/needs-you')
     assert.match(await page.title(), /^\(1\)/)
+    let begin
+    const begun = new Promise((done) => begin = done)
+    await page.route('**/needs-you', async (route) => route.continue(await begun))
     await row('About one').getByRole('button', { name: 'Send back' }).click()
     await page.getByRole('alert').getByText('notes').waitFor() // without them nobody would know why
-    await row('About one').getByLabel('Note').fill('It needs a test')
+    await row('About one').getByLabel('Note').focus()
+    const fresh = page.waitForResponse('**/needs-you') // a page fitted in under who begins to write
+    begin()
+    await (await fresh).finished()
+    await page.evaluate(() => new Promise(requestAnimationFrame))
+    await page.keyboard.type('It needs a test')
     await row('About one').getByRole('button', { name: 'Send back' }).click()
     await page.getByText('Nothing waits for you').waitFor()
 
