@@ -362,6 +362,64 @@ func TestListsAgreeWithPlainQueries(t *testing.T) {
 	}
 }
 
+// TestBoardsAgreeWithPlainQueries compares the columns of boards, which are read in
+// several ways by how much their filter leaves, with what plain queries find.
+func TestBoardsAgreeWithPlainQueries(t *testing.T) {
+	t.Parallel()
+	s := newGrownServer(t, filling{specs: 3 * walkedRows, beside: 100})
+	filters := []listed{
+		{"", "true"}, {"status=planned", "h.status = 'planned'"}, {"hide=planned", "h.status <> 'planned'"},
+		{"tag=all", "'all' = ANY(s.tags)"}, {"tag=tenth", "'tenth' = ANY(s.tags)"}, {"tag=few", "'few' = ANY(s.tags)"},
+		{"phase=P1", "s.phase = 'P1'"}, {"phase=Last", "s.phase = 'Last'"},
+		{"tag=tenth&phase=P1", "'tenth' = ANY(s.tags) AND s.phase = 'P1'"},
+		{"hide=completed&tag=tenth", "h.status <> 'completed' AND 'tenth' = ANY(s.tags)"},
+		{"tag=late", "'late' = ANY(s.tags)"},
+	}
+	// More than fewRows of these, and none among the first walkedRows.
+	s.runSQL("UPDATE specs SET tags = tags || '{late}' WHERE number::int > 8000",
+		"UPDATE spec_states h SET tags = s.tags FROM specs s WHERE s.id = h.spec_id AND 'late' = ANY(s.tags)")
+	b := s.browse(s.by["owner"])
+	for _, mission := range []string{s.wide, s.chain} {
+		for _, filter := range filters {
+			filter.sql += " AND m.id = '" + idOf(mission) + "'"
+			a := b.get("/missions/" + idOf(mission) + "?" + filter.query).want(http.StatusOK)
+			for _, kind := range boardColumns {
+				_, got := a.columnOf(kind.ID)
+				if want := s.cards(t, kind, filter); got != want {
+					t.Errorf("%s has in %s %.100s, want %.100s", filter.query, kind.ID, got, want)
+				}
+			}
+		}
+	}
+}
+
+// cards are the keys of the first cards of a column, by a plain query.
+func (s *grownServer) cards(t *testing.T, kind columnKind, filter listed) string {
+	t.Helper()
+	order := "s.place, s.id"
+	having := "h.status = ANY($3)"
+	if kind.ready != nil {
+		having += fmt.Sprintf(" AND %s = %t", readySQL, *kind.ready)
+		if *kind.ready {
+			order = "h.priority DESC, h.ahead DESC, " + order
+		}
+	}
+	if kind.sort == "-updated_at" {
+		order = "h.updated_at DESC, " + order
+	}
+	rows, err := s.db.Query(t.Context(), `SELECT s.key FROM missions m JOIN specs s ON s.mission_id = m.id
+		JOIN spec_states h ON h.spec_id = s.id WHERE `+readableSQL+` AND `+having+` AND `+filter.sql+`
+		ORDER BY `+order+` LIMIT $4`, s.by["owner"].user.ID, false, kind.statuses, columnCards)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(keys, " ")
+}
+
 // listed is a filter of a list, and the same in SQL.
 type listed struct{ query, sql string }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -51,6 +52,16 @@ var boardColumns = func() []columnKind {
 // has reports whether a spec belongs in a column of this kind.
 func (k columnKind) has(v specSummary) bool {
 	return slices.Contains(k.statuses, v.Status) && (k.ready == nil || *k.ready == v.Ready)
+}
+
+// of are those of some specs that do.
+func (k columnKind) of(specs []specSummary) (its []specSummary) {
+	for _, spec := range specs {
+		if k.has(spec) {
+			its = append(its, spec)
+		}
+	}
+	return its
 }
 
 // count is how many specs of a mission with these stats do.
@@ -110,9 +121,10 @@ type boardView struct {
 // boardColumn is a column with its cards.
 type boardColumn struct {
 	columnKind
-	Count int // of a filtered board that of the cards
-	Cards []specSummary
-	More  string // the address of more of them; "" where that is all
+	Count  int
+	Beyond bool // there are more than Count
+	Cards  []specSummary
+	More   string // the address of more of them; "" where that is all
 }
 
 // Marks reports whether a card of the column shows its status. Outside of the first
@@ -198,49 +210,46 @@ func (v *pageView) entitle(title string) {
 	}
 }
 
-// fillBoard reads the cards.
+// fillBoard reads the cards: those that a text is found in, a page of one column, or
+// the first ones of each.
 func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *boardView, cursor string) error {
 	f := b.Filter
-	filtered := f != boardFilter{} && f != boardFilter{Column: f.Column}
-	var found []specSummary // of all columns
+	kinds, filter := f.columns(), f.specs(a, m.ID)
+	counted := f.Text == "" && len(filter.conditions) == 0 // by the mission
+	var found list[specSummary]
 	var err error
 	switch {
 	case f.Text != "":
-		var page list[specSummary]
-		page, err = s.findCards(ctx, a, m.ID, f, columnKind{}, "")
-		found = page.Items
-	case f == boardFilter{}:
-		found, err = s.firstCards(ctx, a, m)
+		if f.Status != "" || f.Hide != "" {
+			filter.byStatuses(statusesThat(func(s specStatus) bool { return f.shows(s.name) }))
+		}
+		found, err = s.findCards(ctx, filter, map[string]string{"q": f.Text, "limit": strconv.Itoa(searchLimit)})
+	case f.Column != "" && len(kinds) == 1:
+		filter.byStatuses(kinds[0].statuses)
+		filter.byReady(kinds[0].ready)
+		found, err = s.findCards(ctx, filter,
+			map[string]string{"sort": kinds[0].sort, "limit": strconv.Itoa(columnCards), "cursor": cursor})
+	default:
+		found.Items, err = s.firstCards(ctx, filter, kinds, m.Stats)
 	}
 	if err != nil {
 		return err
 	}
-	for _, kind := range boardColumns {
-		if f.Column != "" && f.Column != kind.ID || f.Status != "" && !slices.Contains(kind.statuses, f.Status) {
-			continue
+	for _, kind := range kinds {
+		column := boardColumn{columnKind: kind, Cards: kind.of(found.Items)}
+		switch {
+		case found.NextCursor != nil:
+			column.More = b.Link("cursor", *found.NextCursor)
+		case f.Text == "" && len(column.Cards) > columnCards:
+			column.Cards, column.More = column.Cards[:columnCards], b.Link("column", kind.ID)
 		}
-		column := boardColumn{columnKind: kind}
-		if f.Text != "" || f == (boardFilter{}) {
-			column.Cards = slices.DeleteFunc(slices.Clone(found), func(v specSummary) bool { return !kind.has(v) })
-			if f.Text == "" {
-				column.Cards = column.Cards[:min(len(column.Cards), columnCards)]
-			}
-		} else {
-			page, err := s.findCards(ctx, a, m.ID, f, kind, cursor)
-			if err != nil {
-				return err
-			}
-			column.Cards, column.More = page.Items, b.more(kind, page.NextCursor)
-		}
-		if column.Count = len(column.Cards); !filtered {
+		column.Count, column.Beyond = len(column.Cards), !counted && column.More != ""
+		if counted {
 			column.Count = kind.count(m.Stats)
-		}
-		if f == (boardFilter{}) && column.Count > len(column.Cards) {
-			column.More = b.Link("column", kind.ID)
 		}
 		b.Columns = append(b.Columns, column)
 	}
-	if !filtered {
+	if counted {
 		b.Nothing = whyNothing(m, b.Columns)
 	}
 	b.Marks, err = s.cardMarks(ctx, b.Columns)
@@ -284,95 +293,39 @@ func (s *Server) cardMarks(ctx context.Context, columns []boardColumn) (map[stri
 	return marks, nil
 }
 
-// more is the address of the next cards of a column: of its first ones by itself,
-// and then behind those.
-func (b *boardView) more(kind columnKind, cursor *string) string {
-	switch {
-	case cursor == nil:
-		return ""
-	case b.Filter.Column == "":
-		return b.Link("column", kind.ID)
-	}
-	return b.Link("cursor", *cursor)
+// shows reports whether the filter leaves a status. To ask for one is to see it,
+// whatever is hidden.
+func (f boardFilter) shows(status string) bool {
+	return status == f.Status || f.Status == "" && status != f.Hide
 }
 
-// firstCardsSQL reads the first cards of every column of the mission $3, and more,
-// in one statement: a board is seen far more often than it is filtered. Each status
-// is looked up by an index that has the order of its column. Of what is sorted by
-// its last change some of the last changes come first.
-var firstCardsSQL = func() string {
-	const of = ` FROM spec_states h WHERE mission_id = $3`
-	var parts []string
-	add := func(n, from, where, order string) {
-		parts = append(parts,
-			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s AND %s%s LIMIT %d)`, n, from, where, order, columnCards+1))
-	}
+// columns are the kinds of columns that the filter leaves, with the statuses that it
+// leaves of each.
+func (f boardFilter) columns() (kinds []columnKind) {
 	for _, kind := range boardColumns {
-		for _, status := range kind.statuses {
-			where := "status = '" + status + "'"
-			switch {
-			case kind.ready == nil:
-				add("0", of, where, " ORDER BY place, spec_id")
-			case *kind.ready:
-				add("-priority", of, unblockedSQL, " ORDER BY priority DESC, place, spec_id")
-			default:
-				add("0", of, where+" AND unmet > 0", " ORDER BY place, spec_id")
-			}
-		}
-		if strings.HasPrefix(kind.sort, "-") {
-			last := fmt.Sprintf(` FROM (SELECT spec_id, status, updated_at%s
-				ORDER BY updated_at DESC, spec_id DESC LIMIT %d) AS last WHERE true`, of, walkedRows)
-			add("-extract(epoch FROM updated_at)", last, "status IN ('"+strings.Join(kind.statuses, "', '")+"')", "")
+		kind.statuses = slices.DeleteFunc(slices.Clone(kind.statuses), func(name string) bool { return !f.shows(name) })
+		if len(kind.statuses) > 0 && kind.ID == cmp.Or(f.Column, kind.ID) {
+			kinds = append(kinds, kind)
 		}
 	}
-	return `WITH page AS MATERIALIZED (
-			SELECT id, min(n) AS n FROM (` + strings.Join(parts, " UNION ALL ") + `) AS parts GROUP BY id)
-		SELECT ` + summaryColumns + `, NULL
-		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
-		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
-		ORDER BY CASE WHEN m.status = 'active' THEN n END, s.place, s.id`
-}()
-
-// firstCards reads the first cards of every column.
-func (s *Server) firstCards(ctx context.Context, a account, m *missionView) ([]specSummary, error) {
-	rows, err := s.db.Query(ctx, firstCardsSQL, a.userID, a.admin(), m.ID)
-	if err != nil {
-		return nil, fmt.Errorf("reading a board: %w", err)
-	}
-	cards, err := collectSummaries(rows, (columnCards+1)*len(specStatuses))
-	if err != nil {
-		return nil, fmt.Errorf("reading a board: %w", err)
-	}
-	return cards, nil
+	return kinds
 }
 
-// findCards reads the first specs of a column, or those after a cursor, or of all
-// columns where there is a text to look for.
-func (s *Server) findCards(ctx context.Context, a account, missionID string, f boardFilter, kind columnKind,
-	cursor string) (none list[specSummary], err error) {
+// specs are the specs of a mission by what else a board is filtered by, but the text.
+func (f boardFilter) specs(a account, missionID string) *specFilter {
 	filter := newSpecFilter(a, missionID)
-	filter.byReady(kind.ready)
 	filter.byTag(f.Tag)
 	filter.byPhase(f.Phase)
 	filter.byAgent(f.Agent)
-	switch {
-	case f.Status != "":
-		filter.byStatus(f.Status)
-	case len(kind.statuses) == 1:
-		filter.byStatus(kind.statuses[0])
-	case len(kind.statuses) > 1:
-		filter.byStatuses(kind.statuses)
-	}
-	if f.Hide != "" {
-		filter.having(`h.status <> $?`, f.Hide)
-	}
-	q := queryOf(map[string]string{"q": f.Text, "limit": fmt.Sprint(searchLimit)})
-	if f.Text == "" {
-		q = queryOf(map[string]string{"sort": kind.sort, "limit": fmt.Sprint(columnCards), "cursor": cursor})
-	}
+	return filter
+}
+
+// findCards reads the cards that a list of specs with these parameters has.
+func (s *Server) findCards(ctx context.Context, filter *specFilter, params map[string]string) (list[specSummary], error) {
+	q := queryOf(params)
 	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if err := q.err(); err != nil {
-		return none, err
+		return list[specSummary]{}, err
 	}
 	return s.findSpecs(ctx, filter, order)
 }

@@ -1,6 +1,6 @@
 package main
 
-// Lists of specs, and the search in them.
+// Lists of specs, the search in them, and the columns of boards.
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -310,6 +311,110 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		o.sorted("first.key", "first.id") + o.first() + `
 		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` +
 		o.sorted("its.key", "its.id") + o.first()
+}
+
+// firstCards reads the first cards of columns, in their order, and one more of each
+// that has more.
+func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []columnKind,
+	stats missionStats) ([]specSummary, error) {
+	if len(filter.rare) == 0 {
+		return s.readCards(ctx, filter, kinds, nil)
+	}
+	ctx, end, err := s.beginRead(ctx, filter.account, "", s.seen.of(filter.mission).costly)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	few, err := s.narrow(ctx, &filter.listFilter)
+	if err != nil {
+		return nil, err
+	}
+	cards, err := s.readCards(ctx, filter, kinds, few)
+	if err != nil || few != nil {
+		return cards, err
+	}
+	var short []columnKind // which may have more than was gone through
+	for _, kind := range kinds {
+		if len(kind.of(cards)) <= columnCards && kind.count(stats) > walkedRows {
+			short = append(short, kind)
+		}
+	}
+	if len(short) == 0 {
+		return cards, nil
+	}
+	rest, err := s.readCards(ctx, filter, short, &filter.rare[0])
+	for _, kind := range short {
+		cards = slices.DeleteFunc(cards, kind.has)
+	}
+	return append(cards, rest...), err
+}
+
+// readCards reads the first cards of columns, of those that few finds if it isn't nil.
+func (s *Server) readCards(ctx context.Context, filter *specFilter, kinds []columnKind,
+	few *idQuery) ([]specSummary, error) {
+	q := statement{[]any{filter.account.userID, filter.account.admin(), filter.mission}}
+	sql := cardsSQL(&q, filter, kinds, few)
+	args := q.args
+	if len(filter.conditions) > 0 {
+		args = plannedEachTime(args)
+	}
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading a board: %w", err)
+	}
+	cards, err := collectSummaries(rows, (columnCards+1)*len(specStatuses))
+	if err != nil {
+		return nil, fmt.Errorf("reading a board: %w", err)
+	}
+	return cards, nil
+}
+
+// cardsSQL is the statement of readCards, for the mission $3. It is one for all columns.
+// Each status is looked up by an index that has the order of its column; where there
+// are conditions, up to walkedRows rows of it. Of a column that is sorted by the last
+// change some of the last changes come first.
+func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery) string {
+	with, from, where := "", ` FROM spec_states h WHERE mission_id = $3`, ""
+	switch {
+	case few != nil:
+		with = `few AS MATERIALIZED (` + filter.ids(*few, q) + `), matched AS MATERIALIZED (
+			SELECT h.* FROM few JOIN spec_states h ON h.spec_id = few.id` + filter.where(q) + ` AND h.mission_id = $3), `
+		from = ` FROM matched h WHERE true`
+	case len(filter.conditions) > 0:
+		where = filter.where(q)
+	}
+	var parts []string
+	add := func(n, having, after, order string) {
+		rows := from + having
+		if after+where != "" {
+			rows = fmt.Sprintf(` FROM (SELECT *%s ORDER BY %s LIMIT %d) AS h%s`,
+				rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
+		}
+		parts = append(parts,
+			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s ORDER BY %s LIMIT %d)`, n, rows, order, columnCards+1))
+	}
+	for _, kind := range kinds {
+		for _, status := range kind.statuses {
+			switch is := ` AND status = '` + status + `'`; {
+			case kind.ready == nil:
+				add("0", is, "", "place, spec_id")
+			case *kind.ready:
+				add("-priority - ahead::int * 0.5", ` AND `+unblockedSQL, "", "priority DESC, ahead DESC, place, spec_id")
+			default:
+				add("0", is+` AND unmet > 0`, "", "place, spec_id")
+			}
+		}
+		if strings.HasPrefix(kind.sort, "-") {
+			add("-extract(epoch FROM updated_at)", "", ` AND status IN ('`+strings.Join(kind.statuses, "', '")+`')`,
+				"updated_at DESC, spec_id DESC")
+		}
+	}
+	return `WITH ` + with + `page AS MATERIALIZED (
+			SELECT id, min(n) AS n FROM (` + strings.Join(parts, " UNION ALL ") + `) AS parts GROUP BY id)
+		SELECT ` + summaryColumns + `, NULL
+		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
+		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
+		ORDER BY CASE WHEN h.status <> 'planned' OR m.status = 'active' THEN n ELSE 0 END, s.place, s.id`
 }
 
 // collectSummaries reads all rows of summaryColumns and a snippet, of which
