@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -250,23 +251,26 @@ type target struct{ mission, spec, question, user, key, session, report string }
 func parseTarget(r *http.Request) (at target, err error) {
 	id, member := strings.ToLower(r.PathValue("id")), strings.ToLower(r.PathValue("user_id"))
 	report := strings.ToLower(r.PathValue("report"))
-	switch {
-	case id == "":
+	if id == "" {
 		return at, nil
-	case !validID(id) || member != "" && !validID(member) || report != "" && !validID(report):
+	}
+	if !validID(id) || member != "" && !validID(member) || report != "" && !validID(report) {
 		return at, errNotFound()
-	case strings.Contains(r.Pattern, "/specs/{id}"):
-		at.spec = id
-	case strings.Contains(r.Pattern, "/questions/{id}"):
-		at.question = id
-	case strings.Contains(r.Pattern, "/users/{id}"):
-		at.user = id
-	case strings.Contains(r.Pattern, "/api-keys/{id}"), strings.Contains(r.Pattern, " /keys/{id}"):
-		at.key = id
-	case strings.Contains(r.Pattern, "/sessions/{id}"):
-		at.session = id
-	default:
+	}
+	before, _, _ := strings.Cut(r.Pattern, "/{id}")
+	switch path.Base(before) {
+	case "missions":
 		at.mission, at.user, at.report = id, member, report
+	case "specs":
+		at.spec = id
+	case "questions":
+		at.question = id
+	case "users":
+		at.user = id
+	case "api-keys", "keys":
+		at.key = id
+	case "sessions":
+		at.session = id
 	}
 	return at, nil
 }
