@@ -400,7 +400,7 @@ func (s *grownServer) cards(t *testing.T, kind columnKind, filter listed) string
 	having := "h.status = ANY($3)"
 	if kind.ready != nil {
 		having += fmt.Sprintf(" AND %s = %t", readySQL, *kind.ready)
-		if *kind.ready {
+		if kind.isReady() {
 			order = "h.priority DESC, h.ahead DESC, " + order
 		}
 	}

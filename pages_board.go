@@ -54,6 +54,9 @@ func (k columnKind) has(v specSummary) bool {
 	return slices.Contains(k.statuses, v.Status) && (k.ready == nil || *k.ready == v.Ready)
 }
 
+// isReady reports whether these are the specs that are ready.
+func (k columnKind) isReady() bool { return k.ready != nil && *k.ready }
+
 // of are those of some specs that do.
 func (k columnKind) of(specs []specSummary) (its []specSummary) {
 	for _, spec := range specs {
@@ -66,7 +69,7 @@ func (k columnKind) of(specs []specSummary) (its []specSummary) {
 
 // count is how many specs of a mission with these stats do.
 func (k columnKind) count(stats missionStats) (n int) {
-	if k.ready != nil && *k.ready {
+	if k.isReady() {
 		return stats.ready
 	}
 	for _, status := range k.statuses {

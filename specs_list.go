@@ -31,6 +31,8 @@ type specFilter struct {
 	status    string
 	phase     string
 	ofMission bool
+
+	taggedReady *idQuery // like that of the tag, for what is ready, which has an index of its own
 }
 
 func newSpecFilter(a account, mission string) *specFilter {
@@ -94,6 +96,11 @@ func (f *specFilter) byTag(tag string) {
 			condition{`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> ARRAY[$?]`, tag},
 			` AND array_prepend(s.mission_id::text, s.tags) @> ARRAY[one.id::text]`, true,
 		})
+		f.taggedReady = &idQuery{
+			condition{`SELECT h.spec_id AS id FROM spec_states h WHERE ` + unblockedSQL + `
+				AND array_prepend(h.mission_id::text, h.tags) @> ARRAY[$?]`, tag},
+			` AND array_prepend(h.mission_id::text, h.tags) @> ARRAY[one.id::text]`, true,
+		}
 	}
 }
 
@@ -333,20 +340,26 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 	if err != nil || few != nil {
 		return cards, err
 	}
-	var short []columnKind // which may have more than was gone through
+	short := make(map[*idQuery][]columnKind) // what may have more than was gone through, by another way to it
 	for _, kind := range kinds {
-		if len(kind.of(cards)) <= columnCards && kind.count(stats) > walkedRows {
-			short = append(short, kind)
+		if len(kind.of(cards)) > columnCards || kind.count(stats) <= walkedRows {
+			continue
 		}
-	}
-	if len(short) == 0 {
-		return cards, nil
-	}
-	rest, err := s.readCards(ctx, filter, short, &filter.rare[0])
-	for _, kind := range short {
 		cards = slices.DeleteFunc(cards, kind.has)
+		way := &filter.rare[0]
+		if kind.isReady() {
+			way = cmp.Or(filter.taggedReady, way)
+		}
+		short[way] = append(short[way], kind)
 	}
-	return append(cards, rest...), err
+	for way, kinds := range short {
+		more, err := s.readCards(ctx, filter, kinds, way)
+		if err != nil {
+			return nil, err
+		}
+		cards = append(cards, more...)
+	}
+	return cards, nil
 }
 
 // readCards reads the first cards of columns, of those that few finds if it isn't nil.
@@ -378,7 +391,8 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 	switch {
 	case few != nil:
 		with = `few AS MATERIALIZED (` + filter.ids(*few, q) + `), matched AS MATERIALIZED (
-			SELECT h.* FROM few JOIN spec_states h ON h.spec_id = few.id` + filter.where(q) + ` AND h.mission_id = $3), `
+			SELECT h.* FROM few CROSS JOIN LATERAL (SELECT * FROM spec_states WHERE spec_id = few.id OFFSET 0) h` +
+			filter.where(q) + ` AND h.mission_id = $3), `
 		from = ` FROM matched h WHERE true`
 	case len(filter.conditions) > 0:
 		where = filter.where(q)
@@ -398,7 +412,7 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 			switch is := ` AND status = '` + status + `'`; {
 			case kind.ready == nil:
 				add("0", is, "", "place, spec_id")
-			case *kind.ready:
+			case kind.isReady():
 				add("-priority - ahead::int * 0.5", ` AND `+unblockedSQL, "", "priority DESC, ahead DESC, place, spec_id")
 			default:
 				add("0", is+` AND unmet > 0`, "", "place, spec_id")
