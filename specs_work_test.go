@@ -757,6 +757,41 @@ func TestCostOfAClaimDoesNotGrowWithTheMission(t *testing.T) {
 	}
 }
 
+// A plan is made once, and kept while its tables grow.
+func TestWritesReadNoTableFromEndToEndHoweverYoungItIs(t *testing.T) {
+	t.Parallel()
+	database := newTestDatabase(t)
+	s := startTestServer(t, database, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Young")
+	for i := range 4 {
+		ada.newSpec(mission, fmt.Sprintf("spec-%d", i), nil)
+		s.runSQL("ANALYZE attempts", "ANALYZE leases") // as a young database has them
+		spec, token := ada.claim(mission, "bot")
+		ada.post(spec+"/progress", fields{"lease_token": token, "message": "Begun"}).want(http.StatusOK)
+		ada.post(spec+"/complete", fields{"lease_token": token}).want(http.StatusOK)
+	}
+	if err := s.stop(); err != nil { // a connection reports what it has read at its end
+		t.Fatal(err)
+	}
+
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var whole, found int
+	eventually(t, "the reads are counted", func() bool {
+		err := conn.QueryRow(t.Context(), `
+			SELECT seq_scan, coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'attempts'`).
+			Scan(&whole, &found)
+		return err == nil && whole+found > 0
+	})
+	if whole > 0 {
+		t.Errorf("attempts were read %d times from end to end, and %d times by an index", whole, found)
+	}
+}
+
 // explainClaim runs the claim's own query, rolled back, and returns the
 // buffers it touched, and its plan.
 func (s *testServer) explainClaim(mission string) (buffers int, plan string) {
