@@ -1,6 +1,6 @@
 package main
 
-// What agents can do over the Model Context Protocol: nine tools, each a
+// What agents can do over the Model Context Protocol: ten tools, each a
 // shorter way to what the API has, whose answers say what to do next, and specs
 // as resources.
 

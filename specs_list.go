@@ -387,11 +387,13 @@ func (s *Server) readCards(ctx context.Context, filter *specFilter, kinds []colu
 // are conditions, up to walkedRows rows of it. Of a column that is sorted by the last
 // change some of the last changes come first.
 func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery) string {
+	const columns = `spec_id, mission_id, status, unmet, priority, ahead, place, phase, tags, updated_at`
 	with, from, where := "", ` FROM spec_states h WHERE mission_id = $3`, ""
 	switch {
 	case few != nil:
 		with = `few AS MATERIALIZED (` + filter.ids(*few, q) + `), matched AS MATERIALIZED (
-			SELECT h.* FROM few CROSS JOIN LATERAL (SELECT * FROM spec_states WHERE spec_id = few.id OFFSET 0) h` +
+			SELECT h.* FROM few CROSS JOIN LATERAL (
+				SELECT ` + columns + ` FROM spec_states WHERE spec_id = few.id OFFSET 0) h` +
 			filter.where(q) + ` AND h.mission_id = $3), `
 		from = ` FROM matched h WHERE true`
 	case len(filter.conditions) > 0:
@@ -401,8 +403,8 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 	add := func(n, having, after, order string) {
 		rows := from + having
 		if after+where != "" {
-			rows = fmt.Sprintf(` FROM (SELECT *%s ORDER BY %s LIMIT %d) AS h%s`,
-				rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
+			rows = fmt.Sprintf(` FROM (SELECT %s%s ORDER BY %s LIMIT %d) AS h%s`,
+				columns, rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
 		}
 		parts = append(parts,
 			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s ORDER BY %s LIMIT %d)`, n, rows, order, columnCards+1))

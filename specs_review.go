@@ -1,8 +1,9 @@
 package main
 
 // Review by a person: what agents have finished waits for somebody who has signed
-// in. An API key is an agent's, and none approves, by any way. The functions that
-// say so are called where specs and missions change, whichever request does it.
+// in. An API key is an agent's, and none approves, by any way: none gives a verdict
+// (mayReview in auth.go), and the functions here that refuse the ways around one are
+// called where specs and missions change, whichever request does it.
 // See docs/design.md, Review by a person.
 
 import (
