@@ -63,6 +63,12 @@ func TestFirstRunByClicks(t *testing.T) {
 	click(t, "first", c.base, nil)
 }
 
+func TestFolderIsDropped(t *testing.T) {
+	t.Parallel()
+	_, root := newServer(t)
+	click(t, "drop", root.base, nil)
+}
+
 func TestPagesWorkWithoutScripts(t *testing.T) {
 	t.Parallel()
 	server, c := serve(t, "DATABASE_URL="+newDatabase(t), "LOG_LEVEL=warn")

@@ -134,7 +134,25 @@ const tests = {
     assert.equal(await page.getByRole('link', { name: 'https://ci.example.com/1' }).getAttribute('rel'), 'noopener nofollow')
   },
 
-  // The same without scripts: forms, and pages that are loaded.
+  // A folder, with one in it, is dropped on the page: its files make a mission with its name.
+  async drop() {
+    const folder = HOME + '/dropped'
+    await mkdir(folder + '/deeper', { recursive: true })
+    await writeFile(folder + '/001-hello.md', '# 001: Hello\n')
+    await writeFile(folder + '/deeper/002-bye.md', '# 002: Bye\n\n**Dependencies:** 001-hello\n')
+    await writeFile(folder + '/photo.jpg', 'not read')
+    const page = await person()
+    await page.logIn('root')
+    const { x, y } = await page.locator('.drop').boundingBox()
+    const mouse = await page.context().newCDPSession(page)
+    for (const type of ['dragEnter', 'dragOver', 'drop']) {
+      await mouse.send('Input.dispatchDragEvent', { type, x: x + 10, y: y + 10, data: { items: [], files: [folder], dragOperationsMask: 1 } })
+    }
+    await page.getByText('2 new').waitFor()
+    await page.getByRole('heading', { name: 'dropped' }).or(page.getByRole('link', { name: 'dropped' })).first().waitFor()
+  },
+
+  // The first run without scripts: forms, and pages that are loaded.
   async plain() {
     const page = await person({ javaScriptEnabled: false })
     await page.goto('/')
