@@ -213,7 +213,13 @@ const tests = {
         await page.evaluate(axe)
         const { violations } = await page.evaluate(() => axe.run())
         found.push(...violations.map((v) => `${where}: ${v.id}: ${v.nodes[0].html} ${v.nodes[0].failureSummary}`))
-        if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) found.push(where + ' scrolls sideways')
+        const scrolls = () => page.evaluate(() => document.documentElement.scrollWidth > innerWidth)
+        if (await scrolls()) found.push(where + ' scrolls sideways')
+        if (width > 1000) { // which zoomed to 200 % shows as much as half of it
+          await page.setViewportSize({ width: width / 2, height: 400 })
+          if (await scrolls()) found.push(where + ' scrolls sideways at 200 %')
+          await page.setViewportSize({ width, height: 800 })
+        }
         const small = await page.evaluate(() => [...document.querySelectorAll('button, .button, input:not([type=hidden], [type=checkbox]), select')]
           .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 43.5).map((e) => e.outerHTML))
         found.push(...small.map((target) => `${where}: a small target: ${target}`))
