@@ -306,9 +306,9 @@ func (s *Server) writeWork(ctx context.Context, x *exposition) {
 	x.gauge("tachikoma_oldest_lease_age_seconds",
 		"Time since the claim of the spec held for longest; 0 where none is held.", n.oldest)
 	x.gauge("tachikoma_oldest_question_age_seconds",
-		"Time since the question was asked that has been open for longest; 0 where none is.", n.unanswered)
+		"Age of the oldest open question; 0 if there is none.", n.unanswered)
 	x.gauge("tachikoma_oldest_waiting_age_seconds",
-		"Time since the spec that has waited for a person for longest began to; 0 where none does.", n.waiting)
+		"Longest time that a spec has been waiting for a person; 0 if none is.", n.waiting)
 }
 
 func oneIf(yes bool) float64 {

@@ -378,9 +378,12 @@ func (t *tx) reopen(m *missionLock) {
 	}
 }
 
+// closedMissions are the statuses of missions that have ended for good.
+var closedMissions = []string{"cancelled", "archived"}
+
 // open refuses changes to the specs of a mission that has ended for good.
 func (m missionLock) open() error {
-	if m.Status == "cancelled" || m.Status == "archived" {
+	if slices.Contains(closedMissions, m.Status) {
 		return problem(http.StatusConflict, "mission_closed", "The mission is %s: its specs can't be changed any more.",
 			m.Status)
 	}

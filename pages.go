@@ -58,7 +58,7 @@ func (s *Server) pageRoutes() {
 	s.page(mayRead, "GET /missions/{id}/activity", s.servePage(s.activityPage))
 	for _, action := range slices.Sorted(maps.Keys(missionActions)) {
 		s.page(mayEdit, "POST /missions/{id}/"+action,
-			serveForm(s, s.boardPage, inOneTx(s, stepMission(action)), madeMission))
+			serveForm(s, s.boardPage, inOneTx(s, stepMission(action)), toBoard[missionView]))
 	}
 	s.page(mayRead, "GET /missions/{id}/settings", s.servePage(s.settingsPage))
 	s.page(mayEdit, "POST /missions/{id}/settings",
@@ -164,8 +164,10 @@ type pageView struct {
 
 	elsewhere string // the path that has what was asked for; "" where it is here
 
-	// The adapters set what follows.
-	Here    string     // its own address
+	head eventsView // of the mission's stream
+
+	// The adapters set what follows; missionPage sets Account too, for MayEdit.
+	Here    string     // its own address; of a form that was refused, where that leads back to
 	Account account    // that it is shown to; the zero one for nobody
 	Problem *apiError  // what a form of it was refused for; nil for nothing
 	Form    url.Values // what that form held

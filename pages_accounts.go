@@ -29,7 +29,7 @@ const (
 	// cookieIdle is how long a session of pages lasts without being used.
 	cookieIdle = 30 * 24 * time.Hour
 	// cookieAge is how long a browser keeps the cookie, the longest that browsers
-	// allow: the session ends before it.
+	// allow. Then one logs in again, even if the session was in use.
 	cookieAge = 400 * 24 * time.Hour
 )
 

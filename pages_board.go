@@ -57,7 +57,7 @@ func (k columnKind) has(v specSummary) bool {
 // isReady reports whether these are the specs that are ready.
 func (k columnKind) isReady() bool { return k.ready != nil && *k.ready }
 
-// of are those of some specs that do.
+// of returns those of the specs that belong in a column of this kind.
 func (k columnKind) of(specs []specSummary) (its []specSummary) {
 	for _, spec := range specs {
 		if k.has(spec) {
@@ -67,7 +67,7 @@ func (k columnKind) of(specs []specSummary) (its []specSummary) {
 	return its
 }
 
-// count is how many specs of a mission with these stats do.
+// count returns how many specs of a mission with these stats belong in one.
 func (k columnKind) count(stats missionStats) (n int) {
 	if k.isReady() {
 		return stats.ready
@@ -86,7 +86,12 @@ func (m missionView) Count(status string) int { return m.Stats.of(status) }
 func (m missionView) Total() int              { return m.Stats.total }
 func (m missionView) Empty() bool             { return m.Stats.total+m.Stats.of("proposed") == 0 }
 func (m missionView) Ready() int              { return m.Stats.ready }
-func (m missionView) NeedsYou() int           { return m.In("needs-you") }
+func (m missionView) NeedsYou() int {
+	if slices.Contains(closedMissions, m.Status) {
+		return 0
+	}
+	return m.In("needs-you")
+}
 func (m missionView) In(column string) int {
 	i := slices.IndexFunc(boardColumns, func(k columnKind) bool { return k.ID == column })
 	return boardColumns[i].count(m.Stats)
@@ -197,7 +202,8 @@ func (s *Server) missionPage(ctx context.Context, c *call, name, title string) (
 	if err != nil {
 		return nil, err
 	}
-	v := &pageView{Name: name, Mission: &m, Account: c.account, Follow: boardOf(id) + "/stream", After: head.LastSeq}
+	v := &pageView{Name: name, Mission: &m, Account: c.account, Follow: boardOf(id) + "/stream", After: head.LastSeq,
+		head: head}
 	v.entitle(title)
 	return v, nil
 }
@@ -222,18 +228,19 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 	var found list[specSummary]
 	var err error
 	switch {
+	case len(kinds) == 0: // the filter leaves none of the columns
 	case f.Text != "":
 		if f.Status != "" || f.Hide != "" {
 			filter.byStatuses(statusesThat(func(s specStatus) bool { return f.shows(s.name) }))
 		}
 		found, err = s.findCards(ctx, filter, map[string]string{"q": f.Text, "limit": strconv.Itoa(searchLimit)})
-	case f.Column != "" && len(kinds) == 1:
+	case f.Column != "":
 		filter.byStatuses(kinds[0].statuses)
 		filter.byReady(kinds[0].ready)
 		found, err = s.findCards(ctx, filter,
 			map[string]string{"sort": kinds[0].sort, "limit": strconv.Itoa(columnCards), "cursor": cursor})
 	default:
-		found.Items, err = s.firstCards(ctx, filter, kinds, m.Stats)
+		found.Items, err = s.firstCards(ctx, filter, asRead(kinds, m.Status), m.Stats)
 	}
 	if err != nil {
 		return err
@@ -314,6 +321,19 @@ func (f boardFilter) columns() (kinds []columnKind) {
 	return kinds
 }
 
+// asRead returns the kinds as they are read: unless its mission is active nothing is
+// ready, and all that is planned waits.
+func asRead(kinds []columnKind, missionStatus string) []columnKind {
+	if missionStatus == "active" {
+		return kinds
+	}
+	kinds = slices.DeleteFunc(slices.Clone(kinds), columnKind.isReady)
+	for i := range kinds {
+		kinds[i].ready = nil
+	}
+	return kinds
+}
+
 // specs are the specs of a mission by what else a board is filtered by, but the text.
 func (f boardFilter) specs(a account, missionID string) *specFilter {
 	filter := newSpecFilter(a, missionID)
@@ -324,7 +344,8 @@ func (f boardFilter) specs(a account, missionID string) *specFilter {
 }
 
 // findCards reads the cards that a list of specs with these parameters has.
-func (s *Server) findCards(ctx context.Context, filter *specFilter, params map[string]string) (list[specSummary], error) {
+func (s *Server) findCards(ctx context.Context, filter *specFilter,
+	params map[string]string) (list[specSummary], error) {
 	q := queryOf(params)
 	order := readOrder(q, specSorts, "number", &filter.listFilter)
 	if err := q.err(); err != nil {
@@ -417,7 +438,7 @@ func (s *Server) importSources(ctx context.Context, c *call, sources *archive) (
 	}
 	in := newMission{Name: form.Get("name")}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %q", c.pattern, in.Name)
+	fmt.Fprintf(h, "%s %s %q", c.pattern, c.target.mission, in.Name)
 	for _, file := range sources.files {
 		fmt.Fprintf(h, "%q %q", file.Path, file.Text)
 	}

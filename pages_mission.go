@@ -237,14 +237,10 @@ func (s *Server) activityPage(ctx context.Context, c *call, q *query) (*pageView
 	if err != nil {
 		return nil, err
 	}
-	head, err := s.readHead(ctx, c.account, v.Mission.ID)
-	if err != nil {
-		return nil, err
-	}
 	if v.Data = view; view.At > 0 {
 		v.Follow = "" // what has happened stays as it is
 	}
-	return v, s.readActivity(ctx, v.Mission.ID, head, view)
+	return v, s.readActivity(ctx, v.Mission.ID, v.head, view)
 }
 
 // badEventSQL holds for the events that "errors only" leaves.

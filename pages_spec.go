@@ -3,6 +3,7 @@ package main
 // The page of a spec, which is also shown over the board.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -120,7 +121,7 @@ var stepNames = map[string]decision{
 // decisionsOn are the decisions that a spec can take.
 func decisionsOn(v specSummary) decisions {
 	switch {
-	case v.missionStatus == "cancelled" || v.missionStatus == "archived":
+	case slices.Contains(closedMissions, v.missionStatus):
 		return decisions{}
 	case v.Status == "in_review":
 		return decisions{"review", "verdict", []decision{{"approve", "Approve", "a"}, {"reject", "Send back", "r"}}}
@@ -130,6 +131,7 @@ func decisionsOn(v specSummary) decisions {
 		button, ok := stepNames[v.Status+" "+to]
 		if !ok {
 			button = stepNames[to]
+			button.Says = cmp.Or(button.Says, strings.ReplaceAll(to, "_", " "))
 		}
 		button.Value = to
 		d.Buttons = append(d.Buttons, button)
@@ -179,7 +181,7 @@ func (v *pageView) Answer(question any) answerView {
 // others.
 func linkName(l link) string {
 	if l.Kind == "commit" {
-		return l.Ref[:min(len(l.Ref), 10)]
+		return cut(l.Ref, 10)
 	}
 	name := strings.TrimPrefix(l.Ref, "https://")
 	if parts := strings.Split(strings.TrimSuffix(name, "/"), "/"); l.Kind == "pull_request" && len(parts) > 1 {
@@ -311,11 +313,15 @@ func (s *Server) whoWasFaster(ctx context.Context, v *pageView) string {
 	if v.Spec != nil {
 		spec = v.Spec.ID
 	}
+	changed := v.Mission.UpdatedAt
+	if v.Spec != nil {
+		changed = v.Spec.UpdatedAt
+	}
 	var who string
 	err := s.db.QueryRow(ctx, `
 		SELECT coalesce(e.agent, u.name, '') FROM events e LEFT JOIN users u ON u.id = e.user_id
-		WHERE e.stream = $1 AND e.seq > $2 - 200 AND e.spec_id IS NOT DISTINCT FROM $3 ORDER BY e.seq DESC LIMIT 1`,
-		v.Mission.ID, v.After, orNull(spec)).Scan(&who)
+		WHERE e.stream = $1 AND e.seq > $2 - 200 AND e.spec_id IS NOT DISTINCT FROM $3 AND e.at >= $4 AND e.type <> 'log'
+		ORDER BY e.seq LIMIT 1`, v.Mission.ID, v.After, orNull(spec), changed).Scan(&who)
 	if err != nil || who == "" {
 		return "" // it is only a courtesy
 	}
@@ -378,6 +384,8 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 	}
 	filter := newSpecFilter(c.account, "")
 	filter.byStatuses(boardColumns[0].statuses)
+	filter.ofMission = true
+	filter.having(`m.status <> ALL($?)`, closedMissions)
 	order := readOrder(queryOf(map[string]string{"sort": "updated_at"}), specSorts, "number", &filter.listFilter)
 	page, err := s.findSpecs(ctx, filter, order)
 	if err != nil {
@@ -411,7 +419,7 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 	}
 	for _, spec := range page.Items {
 		m := known[spec.MissionID]
-		if m == nil {
+		if _, asks := names[spec.ID]; m == nil || asks { // its question is shown already
 			continue
 		}
 		row := neededRow{specSummary: spec, Mission: m}

@@ -846,7 +846,10 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	upload("/missions/import", newID(), files...).want(http.StatusUnprocessableEntity).wantText("at most 200 characters")
 	upload("/missions/import", newID(), "logo.png", "x").want(http.StatusUnprocessableEntity).wantText("no Markdown file")
 	at := "/missions/" + missions.text("items.0.id")
-	again := upload(at+"/import", newID(), "shop/003-three.md", "# Three\n").want(http.StatusSeeOther)
+	key = newID()
+	again := upload(at+"/import", key, "shop/003-three.md", "# Three\n").want(http.StatusSeeOther)
+	upload("/missions/"+idOf(ada.newMission("Other"))+"/import", key, "shop/003-three.md", "# Three\n").
+		want(http.StatusUnprocessableEntity).wantText("already used")
 	report = again.header.Get("Location")
 	b.get(report).want(http.StatusOK).wantText("1 new")
 	s.browse(s.signUp("eve", "admin")).get(report).want(http.StatusNotFound)
@@ -1053,11 +1056,45 @@ func TestPeopleDecideOnPages(t *testing.T) {
 	b.get(at+"/specs/one").wantText("It is blue.", "blue</p>", "Approve", "Send back", `value="`+version+`"`)
 	b.submit(at+"/specs/one/review", "verdict", "reject", "if_match", version).want(http.StatusUnprocessableEntity).
 		wantText("must say what is missing")
+	ada.post(mission+"/logs", fields{"entries": []fields{{"level": "info", "message": "x", "spec_id": idOf(spec)}}}).
+		want(http.StatusCreated) // which changes no spec
 	b.submit(at+"/specs/one/review", "verdict", "approve", "if_match", "1").want(http.StatusPreconditionFailed).
 		wantText("bot was faster")
 	b.submit(at+"/specs/one/review", "verdict", "approve", "notes", "Good.", "if_match", version).
 		leadsTo(at + "/specs/one")
 	b.get(at+"/specs/one").wantText("Approved", "by ada", "Good.")
 	b.submit(at+"/specs/found/status", "status", "planned", "if_match", "1", "back", "/needs-you").leadsTo("/needs-you")
-	b.get("/needs-you").wantText("Nothing waits for you.")
+	b.get("/needs-you").wantText("Nothing is waiting for you.")
+}
+
+// What nobody can decide any more, and what is asked for in two ways.
+func TestNeedsYouShowsWhatCanBeDecidedOnce(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b := s.browse(ada)
+	over, mission := ada.newActive("Over"), ada.newActive("Parked")
+	ada.newSpec(over, "left", fields{"status": "proposed"})
+	b.get("/needs-you").wantText("left", "<title>(1) ")
+	ada.post(over+"/cancel", nil).want(http.StatusOK)
+	b.get("/needs-you").wantText("Nothing is waiting for you.")
+	b.get("/").wantText("<title>Missions")
+
+	ada.newSpec(mission, "one", nil)
+	spec, token := ada.claim(mission, "bot")
+	ada.post(spec+"/questions", fields{"lease_token": token, "question": "Which?", "park": true}).want(http.StatusCreated)
+	b.get("/needs-you").wantText("Which?", "<title>(1) ")
+}
+
+func TestFilterMayLeaveNoColumn(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	at := "/missions/" + idOf(ada.newActive("Board"))
+	b := s.browse(ada)
+	for _, query := range []string{"?column=done&status=planned", "?column=ready&hide=planned", "?column=done&status=planned&q=x"} {
+		if a := b.get(at + query).want(http.StatusOK); strings.Contains(string(a.body), `class="column"`) {
+			t.Errorf("%s has a column", query)
+		}
+	}
 }

@@ -430,7 +430,7 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 		SELECT ` + summaryColumns + `, NULL
 		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
 		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
-		ORDER BY CASE WHEN h.status <> 'planned' OR m.status = 'active' THEN n ELSE 0 END, s.place, s.id`
+		ORDER BY n, s.place, s.id`
 }
 
 // collectSummaries reads all rows of summaryColumns and a snippet, of which

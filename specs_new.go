@@ -207,7 +207,7 @@ func (s *Server) addSpecTool(ctx context.Context, t *tx, c *call, in *foundWork)
 	}
 	out := &filedAnswer{Status: "planned", Next: "It is part of the mission now. Call claim_spec for what comes first."}
 	if m.triage {
-		out.Status, out.Next = "proposed", "A person will decide about it. Call claim_spec for other work."
+		out.Status, out.Next = "proposed", "A person will decide on it. Call claim_spec for other work."
 		err := t.QueryRow(ctx, `
 			SELECT s.id, s.key FROM spec_states h JOIN specs s ON s.id = h.spec_id
 			WHERE h.mission_id = $1 AND h.status = 'proposed' AND h.proposed_by = $2 AND s.title = $3 AND s.body = $4 LIMIT 1`,

@@ -170,7 +170,7 @@ func (t *tx) withdrawAll(ctx context.Context, m missionLock) error {
 func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none list[questionView], err error) {
 	mission, state := q.id("mission_id"), q.choice("state", "", questionStates...)
 	if open := q.flag("open"); open != nil && (!*open || state != "" && state != "open") {
-		q.fail("open", "unknown_value", "may only be true, which is state=open")
+		q.fail("open", "unknown_value", "must be true, which is short for state=open")
 	} else if open != nil {
 		state = "open"
 	}

@@ -41,19 +41,19 @@ func errReviewRequired(what string) *apiError {
 	return problem(http.StatusForbidden, "review_required", "%s needs a person: log in, and use the access token.", what)
 }
 
-// mayMove refuses an API key the changes of a stored spec's status that take a person.
+// mayMove refuses an API key's changes of a stored spec's status that need a person.
 func (t *tx) mayMove(spec specLock, status string) error {
 	switch {
 	case !t.account.byKey():
 	case spec.status == "proposed":
-		return errForbidden("API keys can't decide about what is proposed: log in, and use the access token.")
+		return errForbidden("API keys can't decide on proposals: log in, and use the access token.")
 	case spec.human && status == "completed":
 		return errReviewRequired("Completing this spec")
 	}
 	return t.mayChange(spec)
 }
 
-// mayChange refuses an API key any change of a spec that a person is reviewing.
+// mayChange refuses an API key's change of a spec that a person is reviewing.
 func (t *tx) mayChange(spec specLock) error {
 	if t.account.byKey() && spec.human && spec.status == "in_review" {
 		return errReviewRequired("Changing a spec that is in review")
@@ -61,8 +61,8 @@ func (t *tx) mayChange(spec specLock) error {
 	return nil
 }
 
-// mayAsk refuses an API key to make a spec ask for less review than before; "" leaves
-// it to the mission.
+// mayAsk keeps an API key from making a spec ask for less review than before; ""
+// leaves it to the mission.
 func (t *tx) mayAsk(before, after string) error {
 	if t.account.byKey() && before != after && (after == reviewNone || before == reviewHuman) {
 		return errReviewRequired("Taking a spec's review away")
@@ -82,8 +82,8 @@ func (t *tx) approver(m missionLock, own, status string) (*string, error) {
 	return &t.account.userID, nil
 }
 
-// mayDrop refuses an API key to remove dependencies of a spec, all but those in keep, on
-// what a person is reviewing: what depends on that would begin before it is approved. A
+// mayDrop keeps an API key from removing dependencies of a spec, all but those in keep,
+// on what a person is reviewing: what depends on that would begin before it is approved. A
 // spec that is deleted loses all of its own, and can be made again without them.
 func (t *tx) mayDrop(ctx context.Context, spec specLock, keep []string) error {
 	if !t.account.byKey() {
@@ -104,8 +104,8 @@ func (t *tx) mayDrop(ctx context.Context, spec specLock, keep []string) error {
 	return nil
 }
 
-// mayDelete refuses an API key to delete a mission together with specs that it may not
-// delete one by one.
+// mayDelete keeps an API key from deleting a mission together with specs that it may
+// not delete one by one.
 func (t *tx) mayDelete(ctx context.Context, m missionLock) error {
 	if !t.account.byKey() {
 		return nil
@@ -128,8 +128,8 @@ func (t *tx) mayDelete(ctx context.Context, m missionLock) error {
 // reviews right now.
 const inHumanReviewSQL = `h.status = 'in_review' AND coalesce(h.review, m.review) = 'human'`
 
-// mayShare refuses an API key to change the members or the owner of a mission that asks
-// for a person's review, itself or by one of its specs.
+// mayShare keeps an API key from changing the members or the owner of a mission that
+// asks for a person's review, itself or by one of its specs.
 func (t *tx) mayShare(ctx context.Context, m missionLock) error {
 	if !t.account.byKey() {
 		return nil

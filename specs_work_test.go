@@ -758,7 +758,7 @@ func TestCostOfAClaimDoesNotGrowWithTheMission(t *testing.T) {
 }
 
 // A plan is made once, and kept while its tables grow.
-func TestWritesReadNoTableFromEndToEndHoweverYoungItIs(t *testing.T) {
+func TestWorkReadsAttemptsByTheirIndexHoweverFewThereAre(t *testing.T) {
 	t.Parallel()
 	database := newTestDatabase(t)
 	s := startTestServer(t, database, nil)

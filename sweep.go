@@ -207,7 +207,9 @@ var totalsSQL = `
 	       coalesce(sum(unblocked) FILTER (WHERE status = 'active'), 0)::bigint,
 	       (SELECT count(*) FROM leases), (SELECT min(claimed_at) FROM leases),
 	       (SELECT created_at FROM questions WHERE state = 'open' ORDER BY id LIMIT 1),
-	       (SELECT min(waits_since) FROM spec_states WHERE status IN ('` + strings.Join(waitingStatuses, `', '`) + `'))
+	       (SELECT h.waits_since FROM spec_states h JOIN missions m ON m.id = h.mission_id
+	        WHERE h.status IN ('` + strings.Join(waitingStatuses, `', '`) + `')
+	          AND m.status NOT IN ('` + strings.Join(closedMissions, `', '`) + `') ORDER BY h.waits_since LIMIT 1)
 	FROM missions LEFT JOIN heads ON stream = id
 	ON CONFLICT (only_row) DO UPDATE SET counted_at = excluded.counted_at, missions = excluded.missions,
 	       specs = excluded.specs, ready = excluded.ready, leases = excluded.leases, oldest_claim = excluded.oldest_claim,

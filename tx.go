@@ -36,8 +36,9 @@ type querier interface {
 //
 // Rows are locked in this order, so that no two writes wait for each other:
 // idempotency key, mission, accounts by id, sessions, their tokens, specs by id,
-// leases with attempts and questions, heads by stream. What notes only itself doesn't come through here: the
-// last use of a key, a failed log-in, and the signing key.
+// leases with attempts and questions, heads by stream. What notes only itself doesn't
+// come through here: the last use of a key, a longer page session, a failed log-in, and
+// the signing key.
 // See docs/design.md, Write skew and the lock order.
 type tx struct {
 	conn    *pgxpool.Conn
@@ -75,11 +76,11 @@ func (s *Server) begin(ctx context.Context, a account) (*tx, error) {
 	return t, nil
 }
 
-// settingsSQL sets what holds for one transaction. Its statements are large, and
-// their parameters hardly change the plan: planning each one again would take half
-// of the time of a claim. A plan that was made while a table was small is kept
-// while that grows, so none may read a table from one end to the other; nor is any
-// worth compiling, which what must read one anyway, to count it, would seem to be.
+// settingsSQL has the settings of one transaction. Statements are large, and their
+// parameters hardly change the plan: planning each one again would take half of the
+// time of a claim. A plan made while a table is small is kept while the table grows,
+// so sequential scans are off. They then look so expensive to the planner that it
+// would compile what still needs one, such as a count, so JIT is off too.
 const settingsSQL = `
 	SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
 	       set_config('idle_in_transaction_session_timeout', $1, true),

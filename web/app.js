@@ -88,7 +88,7 @@ async function load(to = location.href) {
   const response = await fetch(to, { headers: html });
   if (new URL(response.url).pathname === '/login' && location.pathname !== '/login') return leave();
   const text = await response.text();
-  if (response.status >= 500) return false;
+  if (response.status >= 500 || response.status === 429) return false;
   if (mine === latest) show(new DOMParser().parseFromString(text, 'text/html'));
   return true;
 }
@@ -290,7 +290,8 @@ const keys = ['j k next and previous card', 'h l previous and next column', 'Ent
 
 function move(down, right) {
   const columns = all('.column').map((column) => all('.card > a', column)).filter((cards) => cards.length);
-  if (!columns.length) return all('main li > p > a')[0]?.focus();
+  if (!columns.length) columns.push(all('main li > p:first-child > a')); // of a list
+  if (!columns[0].length) return;
   let x = columns.findIndex((cards) => cards.includes(document.activeElement));
   let y = x < 0 ? -1 : columns[x].indexOf(document.activeElement);
   if (x < 0) [x, y] = [0, 0];
@@ -301,7 +302,7 @@ function move(down, right) {
 
 document.addEventListener('keydown', (event) => {
   const { key, target } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || find('dialog[open]')) return;
   if (key === 'Escape') {
     if (target.matches('input, textarea, select')) target.blur();
     else find('.close')?.click();

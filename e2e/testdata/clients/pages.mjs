@@ -108,7 +108,7 @@ const tests = {
     await page.getByLabel('Name').fill('Ada')
     await page.getByLabel('Password').fill(password)
     await page.getByRole('button', { name: 'Create the account' }).click()
-    await page.getByText('There is no mission yet').waitFor()
+    await page.getByText('There are no missions yet').waitFor()
     await page.locator('input[type=file]').setInputFiles(folder)
     await page.getByRole('button', { name: 'Import it' }).click()
     await page.getByText('2 new').waitFor()
@@ -180,7 +180,7 @@ const tests = {
     await page.goto('/needs-you')
     await page.getByLabel('Note').fill('Try again')
     await page.getByRole('button', { name: 'Unblock' }).click()
-    await page.getByText('Nothing waits for you').waitFor()
+    await page.getByText('Nothing is waiting for you').waitFor()
     await page.goto('/missions/' + missions[0].id + '/activity?errors=1')
     assert.equal(await page.locator('.log li').count(), 1)
     await page.getByRole('link', { name: 'Show all' }).click()
@@ -347,7 +347,7 @@ const tests = {
     const page = await person()
     await page.logIn('root')
     await page.goto('/needs-you')
-    await page.getByText('Nothing waits for you').waitFor()
+    await page.getByText('Nothing is waiting for you').waitFor()
     const row = (text) => page.locator('main li', { hasText: text })
 
     await claimAndComplete(tool, id)
@@ -365,16 +365,21 @@ const tests = {
     await page.evaluate(() => new Promise(requestAnimationFrame))
     await page.keyboard.type('It needs a test')
     await row('About one').getByRole('button', { name: 'Send back' }).click()
-    await page.getByText('Nothing waits for you').waitFor()
+    await page.getByText('Nothing is waiting for you').waitFor()
 
     const { spec, lease_token } = await tool('claim_spec', { mission_id: id, agent: 'robin' })
     assert.equal(spec.key, 'one') // before what nobody has begun
     const question = await tool('ask', { spec_id: spec.id, lease_token, question: 'Which <b>database</b>?', options: ['PostgreSQL', 'SQLite'], wait_seconds: 0 })
     await tool('add_spec', { mission_id: id, lease_token, title: 'Found <i>it</i>', markdown: 'A bug.' })
     await page.goto('/needs-you')
+    await page.locator('#live.live').waitFor()
+    for (const text of ['About one', 'Found <i>it</i>']) {
+      await page.keyboard.press('j')
+      assert.ok((await page.evaluate(() => document.activeElement.textContent)).includes(text), text)
+    }
     await row('Which <b>database</b>?').getByRole('button', { name: 'PostgreSQL' }).click()
     await row('Found <i>it</i>').getByRole('button', { name: 'Accept' }).click()
-    await page.getByText('Nothing waits for you').waitFor()
+    await page.getByText('Nothing is waiting for you').waitFor()
     const { answer } = await tool('ask', { spec_id: spec.id, lease_token, question_id: question.question_id, wait_seconds: 0 })
     assert.equal(answer, 'PostgreSQL')
 
@@ -425,6 +430,8 @@ const tests = {
     await column(page, 'Ready').getByRole('link', { name: 'About two' }).waitFor()
     await press('?')
     await page.getByRole('dialog').waitFor()
+    await press('?') // nothing acts behind it
+    assert.equal(await page.locator('dialog').count(), 1)
     await press('Escape')
     await page.getByRole('dialog').waitFor({ state: 'detached' })
   },
