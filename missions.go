@@ -226,7 +226,10 @@ func (s *Server) readMissions(ctx context.Context, f *listFilter, o listOrder[mi
 func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQuery) string {
 	with, from, key := "", "missions m", "m."+o.key.column
 	if few != nil {
-		with, from = `few AS MATERIALIZED (`+few.in(q)+`), `, "few JOIN missions m USING (id)"
+		with = `few AS MATERIALIZED (` + few.in(q) + `), `
+		from = `few CROSS JOIN LATERAL (
+			SELECT id, owner_id, name, status, tags, words, created_at, updated_at
+			FROM missions WHERE id = few.id OFFSET 0) AS m`
 	}
 	where := f.where(q) + " AND " + readableSQL
 	last := o.sorted(key, "m.id")

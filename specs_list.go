@@ -254,16 +254,30 @@ func (f *specFilter) foundIDs(q *statement, words string, few *idQuery) string {
 // all of which is read (OFFSET 0 sees to that) and sorted.
 func (f *specFilter) fewIDs(q *statement, o listOrder[specSummary]) string {
 	key := "h." + o.key.column
-	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few JOIN spec_states h ON h.spec_id = few.id
-		JOIN missions m ON m.id = h.mission_id` + f.where(q) + o.compared(q, key, "h.spec_id")
-	if f.scope != nil {
+	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few CROSS JOIN LATERAL (` + stateSQL("few.id") + `) AS h`
+	stranger := f.scope == nil && !f.account.admin()
+	if stranger || f.ofMission {
+		sql += ` CROSS JOIN LATERAL (SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+	}
+	sql += f.where(q) + o.compared(q, key, "h.spec_id")
+	switch {
+	case f.scope != nil:
 		sql += " AND h.mission_id = ANY(" + q.bind(f.scope) + ")"
-	} else {
+	case stranger:
 		sql += " AND " + readableSQL
 	}
 	return `SELECT id, key FROM (` + sql + ` OFFSET 0) AS narrowed` +
 		o.sorted("key", "id") + o.first()
 }
+
+// stateSQL looks the state of a spec up that a query has found: by its index, however
+// many PostgreSQL expects there to be, since reading all states grows with their number.
+func stateSQL(id string) string {
+	return `SELECT ` + stateColumns + ` FROM spec_states WHERE spec_id = ` + id + ` OFFSET 0`
+}
+
+// stateColumns are what specs are filtered and sorted by.
+const stateColumns = `spec_id, mission_id, status, unmet, priority, ahead, place, phase, tags, updated_at`
 
 // walkedIDs is the query for the ids and sort keys of a page along an index w
 // that has the order of the list. Everything else is looked up on the way: with
@@ -294,8 +308,7 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 	}
 	stranger := f.scope == nil && !f.account.admin()
 	if stranger || len(f.conditions) > 0 && !f.inOrder(o) {
-		from += ` CROSS JOIN LATERAL (
-			SELECT spec_id, mission_id, status, unmet, phase, tags FROM spec_states WHERE spec_id = ` + id + ` OFFSET 0) AS h`
+		from += ` CROSS JOIN LATERAL (` + stateSQL(id) + `) AS h`
 	}
 	if stranger || f.ofMission {
 		from += ` CROSS JOIN LATERAL (
@@ -387,13 +400,11 @@ func (s *Server) readCards(ctx context.Context, filter *specFilter, kinds []colu
 // are conditions, up to walkedRows rows of it. Of a column that is sorted by the last
 // change some of the last changes come first.
 func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery) string {
-	const columns = `spec_id, mission_id, status, unmet, priority, ahead, place, phase, tags, updated_at`
 	with, from, where := "", ` FROM spec_states h WHERE mission_id = $3`, ""
 	switch {
 	case few != nil:
 		with = `few AS MATERIALIZED (` + filter.ids(*few, q) + `), matched AS MATERIALIZED (
-			SELECT h.* FROM few CROSS JOIN LATERAL (
-				SELECT ` + columns + ` FROM spec_states WHERE spec_id = few.id OFFSET 0) h` +
+			SELECT h.* FROM few CROSS JOIN LATERAL (` + stateSQL("few.id") + `) AS h` +
 			filter.where(q) + ` AND h.mission_id = $3), `
 		from = ` FROM matched h WHERE true`
 	case len(filter.conditions) > 0:
@@ -404,7 +415,7 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 		rows := from + having
 		if after+where != "" {
 			rows = fmt.Sprintf(` FROM (SELECT %s%s ORDER BY %s LIMIT %d) AS h%s`,
-				columns, rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
+				stateColumns, rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
 		}
 		parts = append(parts,
 			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s ORDER BY %s LIMIT %d)`, n, rows, order, columnCards+1))
