@@ -43,7 +43,7 @@ var readsAll = []struct {
 	{"SELECT count(*) <= 3000 FROM (SELECT h.spec_id", "counts up to a limit", true},
 	{"WITH few AS MATERIALIZED (SELECT h.spec_id AS id FROM spec_states h WHERE " + unblockedSQL + ")",
 		"reads the index of what is ready, which was counted to be little", false},
-	{"WITH page AS MATERIALIZED (SELECT m.id FROM ", "a page of all missions", true},
+	{"WITH page AS MATERIALIZED (SELECT m.id FROM (", "a page of all missions", true},
 	{"FROM (SELECT m.* FROM missions m ", "likewise", true},
 	{"FROM leases ORDER BY expires_at LIMIT $3) w", "the first of all leases", true},
 	{" FROM specs w ", "a page of all specs", true},
@@ -352,6 +352,9 @@ func TestListsAgreeWithPlainQueries(t *testing.T) {
 						s.compare(c, "/api/v1/specs", "s.id", sort, key, filter.within(idOf(s.chain)))
 					}
 				}
+			}
+			if a := c.get("/api/v1/missions?q=mission").want(http.StatusOK); a.at("items.0") == nil {
+				t.Errorf("found no mission: %s", a.body)
 			}
 			for _, filter := range missions {
 				for _, sort := range []string{"name", "created_at", "updated_at"} {
