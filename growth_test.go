@@ -319,10 +319,10 @@ func (f filling) fill(ctx context.Context, databaseURL, owner string) error {
 	return nil
 }
 
-// TestListsAgreeWithPlainQueries compares pages of lists, which are found in
-// several ways by what there is and who asks, with what plain queries find in a
-// database that has enough for all of these.
-func TestListsAgreeWithPlainQueries(t *testing.T) {
+// TestListsAndBoardsAgreeWithPlainQueries compares pages of lists, which are found in
+// several ways by what there is and who asks, and boards, with what plain queries find
+// in a database that has enough for all of these.
+func TestListsAndBoardsAgreeWithPlainQueries(t *testing.T) {
 	t.Parallel()
 	s := newGrownServer(t, filling{specs: 3 * walkedRows, beside: fewMissions + 100})
 	specs := []listed{
@@ -363,13 +363,12 @@ func TestListsAgreeWithPlainQueries(t *testing.T) {
 			}
 		})
 	}
+	t.Run("boards", s.compareBoards)
 }
 
-// TestBoardsAgreeWithPlainQueries compares the columns of boards, which are read in
-// several ways by how much their filter leaves, with what plain queries find.
-func TestBoardsAgreeWithPlainQueries(t *testing.T) {
-	t.Parallel()
-	s := newGrownServer(t, filling{specs: 3 * walkedRows, beside: 100})
+// compareBoards compares the columns of boards, which are read in several ways by how
+// much their filter leaves, with what plain queries find.
+func (s *grownServer) compareBoards(t *testing.T) {
 	filters := []listed{
 		{"", "true"}, {"status=planned", "h.status = 'planned'"}, {"hide=planned", "h.status <> 'planned'"},
 		{"tag=all", "'all' = ANY(s.tags)"}, {"tag=tenth", "'tenth' = ANY(s.tags)"}, {"tag=few", "'few' = ANY(s.tags)"},
