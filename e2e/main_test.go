@@ -6,6 +6,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -22,6 +23,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if flag.Parse(); testing.Short() {
+		fmt.Println("skipped: the tests from outside take long")
+		return
+	}
 	code := m.Run()
 	if err := errors.Join(testCluster.Stop(), removeProgram()); err != nil {
 		fmt.Fprintln(os.Stderr, "cleaning up after the tests:", err)

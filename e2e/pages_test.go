@@ -17,9 +17,6 @@ import (
 // in between is done by the functions given, by name.
 func click(t *testing.T, part, base string, does map[string]func(), env ...string) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a browser takes long")
-	}
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("chromium isn't installed")
