@@ -206,7 +206,7 @@ func TestOldEventsArePruned(t *testing.T) {
 	}
 	s.runSQL("UPDATE events SET at = at - interval '1 year' WHERE seq <= 2600 AND stream = '"+idOf(pruned)+"'",
 		"UPDATE heads SET oldest_at = oldest_at - interval '1 year' WHERE stream = '"+idOf(pruned)+"'")
-	eventually(t, "what is old is gone", func() bool { // only one sweeps at a time: at some moments that is the server itself
+	eventually(t, "what is old is gone", func() bool { // not while the server itself sweeps
 		if err := s.prune(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -1096,7 +1096,8 @@ func TestFilterMayLeaveNoColumn(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	at := "/missions/" + idOf(ada.newActive("Board"))
 	b := s.browse(ada)
-	for _, query := range []string{"?column=done&status=planned", "?column=ready&hide=planned", "?column=done&status=planned&q=x"} {
+	for _, query := range []string{"?column=done&status=planned", "?column=ready&hide=planned",
+		"?column=done&status=planned&q=x"} {
 		if a := b.get(at + query).want(http.StatusOK); strings.Contains(string(a.body), `class="column"`) {
 			t.Errorf("%s has a column", query)
 		}

@@ -414,26 +414,26 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 	add := func(n, having, after, order string) {
 		rows := from + having
 		if after+where != "" {
-			rows = fmt.Sprintf(` FROM (SELECT %s%s ORDER BY %s LIMIT %d) AS h%s`,
+			rows = fmt.Sprintf(` FROM (SELECT %s%s%s LIMIT %d) AS h%s`,
 				stateColumns, rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
 		}
 		parts = append(parts,
-			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s ORDER BY %s LIMIT %d)`, n, rows, order, columnCards+1))
+			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s%s LIMIT %d)`, n, rows, order, columnCards+1))
 	}
+	const byPlace, latest = ` ORDER BY h.place, h.spec_id`, ` ORDER BY h.updated_at DESC, h.spec_id DESC`
 	for _, kind := range kinds {
 		for _, status := range kind.statuses {
 			switch is := ` AND status = '` + status + `'`; {
 			case kind.ready == nil:
-				add("0", is, "", "place, spec_id")
+				add("0", is, "", byPlace)
 			case kind.isReady():
-				add("-priority - ahead::int * 0.5", ` AND `+unblockedSQL, "", "priority DESC, ahead DESC, place, spec_id")
+				add("-priority - ahead::int * 0.5", ` AND `+unblockedSQL, "", handedOut)
 			default:
-				add("0", is+` AND unmet > 0`, "", "place, spec_id")
+				add("0", is+` AND unmet > 0`, "", byPlace)
 			}
 		}
 		if strings.HasPrefix(kind.sort, "-") {
-			add("-extract(epoch FROM updated_at)", "", ` AND status IN ('`+strings.Join(kind.statuses, "', '")+`')`,
-				"updated_at DESC, spec_id DESC")
+			add("-extract(epoch FROM updated_at)", "", ` AND status IN ('`+strings.Join(kind.statuses, "', '")+`')`, latest)
 		}
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (

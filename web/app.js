@@ -39,7 +39,7 @@ function fit(old, now) {
   }
   const named = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
   let at = old.firstChild;
-  if (at?.className === 'problem') at = at.nextSibling;
+  if (at?.className === 'problem') at = at.nextSibling; // nothing moves before it, since what moves loses the focus
   for (const want of [...now.childNodes]) {
     let have = named.get(want.id) ?? null;
     if (!want.id) for (have = at; have && (have.id || have.nodeName !== want.nodeName);) have = have.nextSibling;
