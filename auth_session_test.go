@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // openedSession logs an account in and returns the whole session.
@@ -435,7 +434,7 @@ func TestLogInLosesAgainstAPasswordChangeInBetween(t *testing.T) {
 func (s *testServer) waitForALock() {
 	s.t.Helper()
 	var err error
-	if !within(10*time.Second, func() (waiting bool) {
+	if !within(patience, func() (waiting bool) {
 		err = s.db.QueryRow(s.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
 			WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0)`).Scan(&waiting)
 		return waiting || err != nil

@@ -633,7 +633,7 @@ func (r *streamRecorder) SetWriteDeadline(t time.Time) error {
 // streamFromTheStart follows a stream for an account that was admitted long ago.
 func (s *testServer) streamFromTheStart(who *client, stream string) *streamRecorder {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	r, c := httptest.NewRequestWithContext(ctx, "GET", "/", nil), &call{account: account{userID: who.user.ID}}
 	var head int64
@@ -689,7 +689,7 @@ func TestFollowerGetsWhatCameBeforeItsTopic(t *testing.T) {
 	}
 	select {
 	case <-ready:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("nothing came")
 	}
 }

@@ -28,9 +28,9 @@ func (c *client) postWith(key, path string, body any) *answer {
 // eventually polls until done, for as long as something slow may take.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !done(); {
+	for deadline := time.Now().Add(patience); !done(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 15 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(10 * time.Millisecond) // between two looks
 	}
