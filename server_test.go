@@ -636,9 +636,7 @@ func TestWritesOfALockedMissionLeaveConnectionsToOthers(t *testing.T) {
 	release()
 	writes.work.Wait()
 	delete(writes.statuses, "503 busy 1") // the above took so long
-	if len(writes.statuses) == 0 {
-		t.Error("nothing was written")
-	}
+	ada.newSpec(mission, "after", nil)
 	for what, n := range writes.statuses {
 		if what != "done" && what != "409 invalid_transition " && what != "409 mission_not_active " {
 			t.Errorf("%d got %s", n, what)

@@ -108,12 +108,14 @@ func TestBrowserConnectsResumesAndIsCutOff(t *testing.T) {
 		}
 		results <- result
 	})
-	friend, foreign := httptest.NewServer(pages), httptest.NewServer(pages)
+	friend, foreign := httptest.NewUnstartedServer(pages), httptest.NewUnstartedServer(pages)
 	defer friend.Close()
 	defer foreign.Close()
-	_, root := newServer(t, "CORS_ALLOWED_ORIGINS="+friend.URL)
+	_, root := newServer(t, "CORS_ALLOWED_ORIGINS=http://"+friend.Listener.Addr().String())
 	ada := root.signUp("ada")
 	config = map[string]string{"api": ada.base, "token": ada.token, "mission": idOf(ada.newMission("Page"))}
+	friend.Start()
+	foreign.Start()
 
 	if got := browse(t, browser, foreign.URL, results); got.Opened || got.Closed != "TypeError" || got.Error != "" {
 		t.Errorf("a foreign page got %+v", got)
