@@ -538,6 +538,14 @@ func within(limit time.Duration, look func() bool) bool {
 	return true
 }
 
+// eventually polls until done, for as long as something slow may take.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	if !within(patience, done) {
+		t.Fatalf("not within %v: %s", patience, what)
+	}
+}
+
 // getUntil asks until the answer has the status, for at most five seconds:
 // longer than a change needs to reach every server, and much shorter than a
 // credential is remembered.

@@ -462,7 +462,7 @@ func TestStartCountsProposalsAnew(t *testing.T) {
 		`UPDATE heads SET planned = 1, unblocked = 1 WHERE stream = '`+idOf(missions[1])+`'`)
 	startTestServer(t, database, nil)
 	for i, want := range []int{1, 0, 1} {
-		pollUntil(t, "the counters", func() bool { return ada.get(missions[i]).number("stats.proposed") == want })
+		eventually(t, "the counters", func() bool { return ada.get(missions[i]).number("stats.proposed") == want })
 		s.checkCounters(ada, missions[i])
 	}
 }

@@ -644,7 +644,7 @@ func TestSlowBodyIsNoWayToReadAfterLogOut(t *testing.T) {
 		}
 		admitted := time.Now()
 		meanwhile()
-		pollUntil(t, "the admission to be a second old", func() bool { return time.Since(admitted) > time.Second })
+		eventually(t, "the admission to be a second old", func() bool { return time.Since(admitted) > time.Second })
 		fmt.Fprint(conn, body)
 		if _, err := from.Discard(len("\r\n")); err != nil {
 			t.Fatal(err)
@@ -877,7 +877,7 @@ func TestClaimToolWaitsForWork(t *testing.T) {
 		}
 		waits <- a
 	}()
-	pollUntil(t, "the claim to wait", func() bool { return s.waits(mission) })
+	eventually(t, "the claim to wait", func() bool { return s.waits(mission) })
 	out := ada.tool("complete_spec", fields{"spec_id": held["spec"].(map[string]any)["id"],
 		"lease_token": held["lease_token"], "notes": "done"})
 	if out["status"] != "completed" || out["mission"].(map[string]any)["completed"] != 1.0 {
@@ -909,7 +909,7 @@ func TestCancelledClaimTakesNothing(t *testing.T) {
 			}
 			ended <- a
 		}()
-		pollUntil(t, "the claim to wait", func() bool { return here.waits(mission) })
+		eventually(t, "the claim to wait", func() bool { return here.waits(mission) })
 	}
 	cancel := func(by *client, id any, headers ...string) {
 		t.Helper()

@@ -621,7 +621,7 @@ func TestWritesOfALockedMissionLeaveConnectionsToOthers(t *testing.T) {
 		writes.try(bob, "POST", mission+"/claim", fields{"agent": fmt.Sprint("c", i)}, "Idempotency-Key", fmt.Sprint("c", i))
 		writes.try(ada, "POST", mission+"/pause", nil, "Idempotency-Key", fmt.Sprint("p", i))
 	}
-	pollUntil(t, "the writes to wait", func() bool { return s.writes.turns.Waiting(idOf(mission)) == 4*each-s.writes.ofMission })
+	eventually(t, "the writes to wait", func() bool { return s.writes.turns.Waiting(idOf(mission)) == 4*each-s.writes.ofMission })
 	s.waitForALock()
 	for i := range each {
 		ada.newSpec(other, fmt.Sprint("k", i), nil)
@@ -660,7 +660,7 @@ func TestAccountLeavesConnectionsToOthers(t *testing.T) {
 	for _, mission := range locked {
 		writes.try(ada, "POST", mission+"/start", nil)
 	}
-	pollUntil(t, "the writes to wait", func() bool { return s.writes.turns.Waiting(ada.user.ID) == s.writes.ofAccount })
+	eventually(t, "the writes to wait", func() bool { return s.writes.turns.Waiting(ada.user.ID) == s.writes.ofAccount })
 	for i := range 10 {
 		bob.newSpec(bobs, fmt.Sprint("k", i), nil)
 		ada.get(bobs).wantProblem(http.StatusNotFound, "not_found")
@@ -711,9 +711,9 @@ func TestResponsesThatNobodyReadsHaveABound(t *testing.T) {
 	conn := s.dial(t)
 	fmt.Fprintf(conn, "GET /api/v1/specs?mission_id=%s&limit=200 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n",
 		idOf(mission), ada.token)
-	pollUntil(t, "the response to wait", func() bool { return !s.allIsRead() })
+	eventually(t, "the response to wait", func() bool { return !s.allIsRead() })
 	_ = conn.Close()
-	pollUntil(t, "the response to go with its connection", s.allIsRead)
+	eventually(t, "the response to go with its connection", s.allIsRead)
 
 	s.unread.Add(ada.user.ID, unreadOfEach-unreadFrom) // as if so much of hers waited
 	if a := ada.get(spec).wantProblem(http.StatusServiceUnavailable, "busy"); a.header.Get("Etag") != "" {
@@ -732,7 +732,7 @@ func TestResponsesThatNobodyReadsHaveABound(t *testing.T) {
 	if title := ada.get(spec).want(http.StatusOK).text("title"); title != "Changed" {
 		t.Errorf("it is %q", title)
 	}
-	pollUntil(t, "all to be read", s.allIsRead)
+	eventually(t, "all to be read", s.allIsRead)
 }
 
 func TestOneAccountsExportsLeavePlacesToOthers(t *testing.T) {

@@ -211,7 +211,7 @@ func TestThreeAttemptsWithAQuestionAndAReview(t *testing.T) {
 		}
 		answered <- a
 	}()
-	pollUntil(t, "the agent to wait", func() bool { return s.waits(mission) })
+	eventually(t, "the agent to wait", func() bool { return s.waits(mission) })
 	bob.post(question+"/answer", fields{"answer": "b.csv"}).want(http.StatusOK)
 	if a := (<-answered).want(http.StatusOK); a.text("answer") != "b.csv" {
 		t.Errorf("the agent got %s", a.body)
@@ -955,7 +955,7 @@ func TestQuestionIsAnsweredWhileItsAgentWaits(t *testing.T) {
 		}
 		waits <- got
 	}()
-	pollUntil(t, "the agent to wait", func() bool { return s.waits(mission) })
+	eventually(t, "the agent to wait", func() bool { return s.waits(mission) })
 	bot.post(question+"/answer", fields{"answer": "mine"}).wantProblem(http.StatusForbidden, "forbidden")
 	bob.post(question+"/answer", fields{"answer": "his"}).wantProblem(http.StatusNotFound, "not_found")
 	answer := func(c *client) *answer {
@@ -1030,7 +1030,7 @@ func TestAnyOtherStepWithdrawsQuestions(t *testing.T) {
 		"release": {false, func(_, spec string, held fields) { ada.post(spec+"/release", held).want(http.StatusOK) }},
 		"expiry": {false, func(mission, spec string, _ fields) {
 			s.expireLease(spec)
-			pollUntil(t, "the sweep", func() bool { return ada.get(spec).text("status") == "planned" })
+			eventually(t, "the sweep", func() bool { return ada.get(spec).text("status") == "planned" })
 		}},
 		"by hand": {true, func(_, spec string, _ fields) {
 			ada.post(spec+"/status", fields{"status": "planned"}).want(http.StatusOK)
@@ -1175,7 +1175,7 @@ func TestAskTool(t *testing.T) {
 	}
 	waits := make(chan map[string]any, 1)
 	go func() { waits <- ask(fields{"question_id": id, "wait_seconds": 50}) }()
-	pollUntil(t, "the agent to wait", func() bool { return s.waits(mission) })
+	eventually(t, "the agent to wait", func() bool { return s.waits(mission) })
 	ada.post("/api/v1/questions/"+id+"/answer", fields{"answer": "the first"}).want(http.StatusOK)
 	if out := <-waits; out["answer"] != "the first" || !strings.Contains(out["next"].(string), "Go on with this answer") {
 		t.Errorf("got %v", out)

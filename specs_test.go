@@ -774,7 +774,7 @@ func TestCostlyReadsOfOneAccountLeavePlacesToOthers(t *testing.T) {
 	}
 	ada.get(hers).want(http.StatusOK) // which isn't one of them
 	other.try(bob, "GET", his+"/graph", nil)
-	pollUntil(t, "another account's read to run", func() bool { return s.blocked() == 2 })
+	eventually(t, "another account's read to run", func() bool { return s.blocked() == 2 })
 	release()
 	reads.work.Wait()
 	other.work.Wait()

@@ -18,20 +18,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// pollUntil ends the test unless done becomes true in time.
-func pollUntil(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	deadline, again := time.After(20*time.Second), time.NewTicker(5*time.Millisecond)
-	defer again.Stop()
-	for !done() {
-		select {
-		case <-again.C:
-		case <-deadline:
-			t.Fatalf("in vain waited for: %s", what)
-		}
-	}
-}
-
 // pauseSweep keeps servers on this database from taking leases back, but when
 // they are asked for a claim, until the test ends.
 func (s *testServer) pauseSweep() {
@@ -234,7 +220,7 @@ func (s *testServer) waitForClaim(ctx context.Context, c *client, mission string
 		a, _ := c.try(ctx, "POST", mission+"/claim", fields{"agent": "patient", "wait_seconds": 50})
 		answers <- a
 	}()
-	pollUntil(s.t, "the claim to wait", func() bool { return s.waits(mission) })
+	eventually(s.t, "the claim to wait", func() bool { return s.waits(mission) })
 	return answers
 }
 
@@ -318,7 +304,7 @@ func TestWaitingClaimsSleepThroughLogLines(t *testing.T) {
 			defer s.hub.mu.Unlock()
 			return s.hub.topics[idOf(mission)].delivered >= seq
 		}
-		pollUntil(t, "the events to be read", read)
+		eventually(t, "the events to be read", read)
 		select {
 		case <-grown:
 			if !want {
@@ -405,7 +391,7 @@ func TestClaimIsNotMadeForAClientThatHasGone(t *testing.T) {
 	if a := <-answers; a != nil {
 		t.Fatalf("got %d %s", a.status, a.body)
 	}
-	pollUntil(t, "the server to notice", func() bool { return !s.waits(mission) })
+	eventually(t, "the server to notice", func() bool { return !s.waits(mission) })
 	spec := ada.newSpec(mission, "free", nil)
 	if v := ada.get(spec); v.at("claim") != nil || v.at("ready") != true {
 		t.Errorf("somebody holds %s", v.body)
@@ -492,7 +478,7 @@ func TestSweepTakesBackExpiredLeases(t *testing.T) {
 	ada.newSpec(mission, "only", nil)
 	spec, _ := ada.claim(mission, "dead")
 	s.expireLease(spec)
-	pollUntil(t, "the sweep", func() bool { return ada.get(spec).at("ready") == true })
+	eventually(t, "the sweep", func() bool { return ada.get(spec).at("ready") == true })
 	if v := ada.get(spec); v.at("claim") != nil || v.number("attempts") != 1 ||
 		ada.get(mission).number("stats.ready") != 1 {
 		t.Errorf("got %s", v.body)

@@ -25,17 +25,6 @@ func (c *client) postWith(key, path string, body any) *answer {
 	return c.do("POST", path, body, "Idempotency-Key", key)
 }
 
-// eventually polls until done, for as long as something slow may take.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-		time.Sleep(10 * time.Millisecond) // between two looks
-	}
-}
-
 func TestRepeatedRequestGetsTheFirstAnswer(t *testing.T) {
 	t.Parallel()
 	ada := newTestServer(t, nil).signUp("ada", "user")
