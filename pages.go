@@ -48,6 +48,7 @@ func (s *Server) pageRoutes() {
 
 	s.page(forSessions, "GET /{$}", s.servePage(s.missionsPage))
 	s.page(forSessions, "GET /needs-you", s.servePage(s.needsYouPage))
+	s.page(forSessions, "GET /stream", s.listOwnEvents, mayStream)
 	s.page(mayCreate, "POST /missions", serveForm(s, s.missionsPage, inOneTx(s, s.createMission), madeMission))
 	s.page(mayCreate, "POST /missions/import", s.importFolder, movesBulk)
 	s.page(mayEdit, "POST /missions/{id}/import", s.importFolder, movesBulk)
@@ -157,7 +158,7 @@ type pageView struct {
 	Title   string
 	Mission *missionView // that it is about; nil for none
 	Follow  string       // the path of the stream that says when it is out of date; "" for none
-	Polls   bool         // it is about many streams, so it is asked for again and again
+	Polls   bool         // that stream doesn't say it all, so it is asked for again and again
 	After   int64        // the newest event of that stream when it was read
 	Spec    *specPage    // that it shows; nil for none
 	Data    any

@@ -87,7 +87,7 @@ func (m missionView) Total() int              { return m.Stats.total }
 func (m missionView) Empty() bool             { return m.Stats.total+m.Stats.of("proposed") == 0 }
 func (m missionView) Ready() int              { return m.Stats.ready }
 func (m missionView) NeedsYou() int {
-	if slices.Contains(closedMissions, m.Status) {
+	if slices.Contains(closedMissions, m.Status) || m.MyRole == accessReader.String() {
 		return 0
 	}
 	return m.In("needs-you")
@@ -122,7 +122,8 @@ type boardView struct {
 	Chips       []boardChip
 	Actions     []string // steps that the mission can take
 	MaxAttempts int
-	Nothing     string // why nothing is ready; "" where something is
+	Nothing     string // why nothing is handed out; "" where something is
+	Idle        bool   // something is handed out, and nobody is at work
 	Marks       map[string]cardMarks
 }
 
@@ -140,6 +141,18 @@ type boardColumn struct {
 func (b boardColumn) Marks(status string) bool {
 	return b.ID == boardColumns[0].ID || status != b.statuses[0]
 }
+
+// Shown is how many cards the board has.
+func (b *boardView) Shown() (n int) {
+	for _, column := range b.Columns {
+		n += len(column.Cards)
+	}
+	return n
+}
+
+// filterNames are what the parameters of an address are called on its page.
+var filterNames = map[string]string{"q": "Text", "tag": "Tag", "phase": "Phase", "agent": "Agent", "status": "State",
+	"hide": "Hidden", "column": "Column"}
 
 // boardChip is a part of the filter, with the address of the board without it.
 type boardChip struct{ Name, Value, Without string }
@@ -176,14 +189,14 @@ func (s *Server) boardPage(ctx context.Context, c *call, q *query) (*pageView, e
 	for _, name := range slices.Sorted(maps.Keys(filter)) {
 		without := maps.Clone(filter)
 		without.Del(name)
-		b.Chips = append(b.Chips, boardChip{name, filter.Get(name), "?" + without.Encode()})
+		b.Chips = append(b.Chips, boardChip{filterNames[name], filter.Get(name), "?" + without.Encode()})
 	}
 	if open != "" {
 		id, err := s.specByKey(ctx, c.account, v.Mission.ID, open)
 		if err != nil {
 			return nil, err
 		}
-		if v.Spec, err = s.readSpecPage(ctx, c.account, id); err != nil {
+		if v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, id); err != nil {
 			return nil, err
 		}
 	}
@@ -259,9 +272,10 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 		}
 		b.Columns = append(b.Columns, column)
 	}
-	if counted {
-		b.Nothing = whyNothing(m, b.Columns)
+	if b.Nothing, err = s.whyNothing(ctx, m, b.Columns); err != nil {
+		return err
 	}
+	b.Idle = b.Nothing == "" && m.Stats.ready > 0 && m.In("working") == 0
 	b.Marks, err = s.cardMarks(ctx, b.Columns)
 	return err
 }
@@ -354,23 +368,28 @@ func (s *Server) findCards(ctx context.Context, filter *specFilter,
 	return s.findSpecs(ctx, filter, order)
 }
 
-// whyNothing says why no spec is ready, in the words of explain, or "".
-func whyNothing(m *missionView, columns []boardColumn) string {
+// whyNothing says why no spec is handed out, in the words of explain, or "". columns
+// are those of its board.
+func (s *Server) whyNothing(ctx context.Context, m *missionView, columns []boardColumn) (string, error) {
 	switch {
-	case m.Stats.ready > 0 || m.Stats.of("planned") == 0:
-		return ""
+	case m.Stats.of("planned") == 0:
+		return "", nil
 	case m.Status != "active":
-		return "The mission is " + m.Status + ": nothing is handed out."
+		return "The mission is " + m.Status + ": nothing is handed out.", nil
+	}
+	if err := m.noteFull(ctx, s.db); m.reviewFull || err != nil {
+		return reviewFullReason.Message, err
 	}
 	for _, column := range columns {
-		if column.ID != "waiting" || len(column.Cards) == 0 {
+		if m.Stats.ready > 0 || column.ID != "waiting" || len(column.Cards) == 0 {
 			continue
 		}
-		if reasons, err := whyNotReady(column.Cards[0]); err == nil && len(reasons) > 0 {
-			return column.Cards[0].Key + ": " + reasons[0].Message
+		reasons, err := whyNotReady(column.Cards[0])
+		if err == nil && len(reasons) > 0 {
+			return column.Cards[0].Key + ": " + reasons[0].Message, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // settingsPage is GET /missions/{id}/settings.

@@ -210,7 +210,7 @@ func (v *pageView) SpecLink(key string) string {
 }
 
 // readSpecPage reads what the page of a spec shows.
-func (s *Server) readSpecPage(ctx context.Context, a account, id string) (*specPage, error) {
+func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, id string) (*specPage, error) {
 	spec, err := s.readSpec(ctx, a, id)
 	if err != nil {
 		return nil, err
@@ -230,6 +230,11 @@ func (s *Server) readSpecPage(ctx context.Context, a account, id string) (*specP
 	p.Reasons = slices.DeleteFunc(p.Reasons, func(r notReadyReason) bool {
 		return r.Code == "status" || r.Code == "claimed" // which the page shows anyway
 	})
+	if err == nil && p.Ready {
+		if err = m.noteFull(ctx, s.db); m.reviewFull {
+			p.Reasons = append(p.Reasons, reviewFullReason)
+		}
+	}
 	return p, err
 }
 
@@ -295,7 +300,7 @@ func (s *Server) specPageOf(name string) pageFunc {
 		if err != nil {
 			return nil, err
 		}
-		if v.Spec, err = s.readSpecPage(ctx, c.account, c.target.spec); err != nil {
+		if v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, c.target.spec); err != nil {
 			return nil, err
 		}
 		v.entitle(v.Spec.Title)
@@ -353,132 +358,6 @@ func toSpec(_ http.ResponseWriter, _ *http.Request, spec *specView) string {
 func toBoard[Out any](_ http.ResponseWriter, r *http.Request, _ *Out) string {
 	return boardOf(r.PathValue("id"))
 }
-
-// needsYouView is what waits for a decision.
-type needsYouView struct {
-	Questions []askedRow
-	Items     []neededRow
-	Complete  bool // there is no more than that
-}
-
-// askedRow is an open question with its spec.
-type askedRow struct {
-	questionView
-	specName
-	Mission   *missionView
-	MayAnswer bool
-}
-
-// neededRow is a spec that waits for a decision.
-type neededRow struct {
-	specSummary
-	Mission   *missionView
-	Decisions decisions // none for readers
-}
-
-// needsYouPage is GET /needs-you: over all missions, open questions, and then what
-// waits longest.
-func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView, error) {
-	if err := q.err(); err != nil {
-		return nil, err
-	}
-	filter := newSpecFilter(c.account, "")
-	filter.byStatuses(boardColumns[0].statuses)
-	filter.ofMission = true
-	filter.having(`m.status <> ALL($?)`, closedMissions)
-	order := readOrder(queryOf(map[string]string{"sort": "updated_at"}), specSorts, "number", &filter.listFilter)
-	page, err := s.findSpecs(ctx, filter, order)
-	if err != nil {
-		return nil, err
-	}
-	questions, err := s.listQuestions(ctx, c, queryOf(map[string]string{"state": "open"}))
-	if err != nil {
-		return nil, err
-	}
-	view := needsYouView{Complete: page.NextCursor == nil && questions.NextCursor == nil}
-	var missions, specs []string
-	for _, spec := range page.Items {
-		missions = append(missions, spec.MissionID)
-	}
-	for _, question := range questions.Items {
-		missions, specs = append(missions, question.MissionID), append(specs, question.SpecID)
-	}
-	known, err := s.missionsOf(ctx, c.account, missions)
-	if err != nil {
-		return nil, err
-	}
-	names, err := s.namesOf(ctx, specs)
-	if err != nil {
-		return nil, err
-	}
-	edits := func(m *missionView) bool { return (&pageView{Account: c.account, Mission: m}).MayEdit() }
-	for _, question := range questions.Items {
-		if m, name := known[question.MissionID], names[question.SpecID]; m != nil && name.Key != "" {
-			view.Questions = append(view.Questions, askedRow{question, name, m, edits(m)})
-		}
-	}
-	for _, spec := range page.Items {
-		m := known[spec.MissionID]
-		if _, asks := names[spec.ID]; m == nil || asks { // its question is shown already
-			continue
-		}
-		row := neededRow{specSummary: spec, Mission: m}
-		if edits(m) {
-			row.Decisions = decisionsOn(spec)
-		}
-		view.Items = append(view.Items, row)
-	}
-	v := &pageView{Name: "needs", Title: "Needs you", Polls: true, Data: view}
-	if n := len(view.Items) + len(view.Questions); n > 0 {
-		v.Title = fmt.Sprintf("(%d%s) %s", n, map[bool]string{false: "+"}[view.Complete], v.Title)
-	}
-	return v, nil
-}
-
-// missionsOf reads missions by their ids, those that the account may see.
-func (s *Server) missionsOf(ctx context.Context, a account, ids []string) (map[string]*missionView, error) {
-	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	rows, err := s.db.Query(ctx, missionColumns+` FROM unnest($3::uuid[]) AS want (id)
-		JOIN missions m ON m.id = want.id`+withHeadSQL+` WHERE `+readableSQL, a.userID, a.admin(), ids)
-	if err != nil {
-		return nil, fmt.Errorf("reading missions: %w", err)
-	}
-	missions, err := pgx.CollectRows(rows, scanMission)
-	if err != nil {
-		return nil, fmt.Errorf("reading missions: %w", err)
-	}
-	known := make(map[string]*missionView)
-	for i := range missions {
-		known[missions[i].ID] = &missions[i]
-	}
-	return known, nil
-}
-
-// specName is what a spec is called.
-type specName struct{ Key, Title string }
-
-// namesOf reads the names of specs, by their ids.
-func (s *Server) namesOf(ctx context.Context, ids []string) (map[string]specName, error) {
-	rows, err := s.db.Query(ctx, `SELECT s.id, s.key, s.title FROM unnest($1::uuid[]) AS want (id)
-		CROSS JOIN LATERAL (SELECT id, key, title FROM specs WHERE id = want.id OFFSET 0) s`, ids)
-	if err != nil {
-		return nil, fmt.Errorf("reading names of specs: %w", err)
-	}
-	names := make(map[string]specName)
-	var id string
-	var name specName
-	_, err = pgx.ForEachRow(rows, []any{&id, &name.Key, &name.Title}, func() error {
-		names[id] = name
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading names of specs: %w", err)
-	}
-	return names, nil
-}
-
-// toNeedsYou leads to what waits for people.
-func toNeedsYou(http.ResponseWriter, *http.Request, *questionView) string { return "/needs-you" }
 
 // importedPage is GET /missions/{id}/imported/{report}: what an import did, for
 // who did it.

@@ -135,6 +135,17 @@ func (a *answer) wantText(words ...string) *answer {
 	return a
 }
 
+// wantNoText ends the test if the page has one of these.
+func (a *answer) wantNoText(words ...string) *answer {
+	a.t.Helper()
+	for _, word := range words {
+		if strings.Contains(string(a.body), word) {
+			a.t.Fatalf("%s: %q is in %s", a.what, word, a.body)
+		}
+	}
+	return a
+}
+
 // leadsTo ends the test unless the answer leads to a path.
 func (a *answer) leadsTo(path string) *answer {
 	a.t.Helper()
@@ -353,6 +364,7 @@ var expectedPages = map[string]string{
 
 	"GET /{$}":                                     "session",
 	"GET /needs-you":                               "session",
+	"GET /stream":                                  "session",
 	"POST /missions":                               "maker",
 	"POST /missions/import":                        "maker",
 	"POST /missions/{id}/import":                   "editor",
@@ -893,37 +905,47 @@ func TestBoardIsLight(t *testing.T) {
 	b.get(at + strings.ReplaceAll(string(more[1]), "&amp;", "&")).want(http.StatusOK).wantText(`<section id="waiting"`)
 }
 
-func TestPageFollowsItsStreamWithTheCookie(t *testing.T) {
+func TestPagesFollowTheirStreamsWithTheCookie(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	mission := ada.newMission("Live")
+	mission := ada.newActive("Live")
+	ada.patch(mission, fields{"review": "human"}).want(http.StatusOK)
+	ada.newSpec(mission, "one", nil)
+	spec, token := ada.claim(mission, "bot")
 	b := s.browse(ada)
-	page := b.get("/missions/" + idOf(mission)).want(http.StatusOK)
-	found := regexp.MustCompile(`data-follow="([^"]+)" data-after="(\d+)"`).FindSubmatch(page.body)
-	if found == nil {
-		t.Fatalf("the page follows nothing: %s", page.body)
+	follow := func(path string) *bufio.Scanner {
+		page := b.get(path).want(http.StatusOK)
+		found := regexp.MustCompile(`data-follow="([^"]+)" data-after="(\d+)"`).FindSubmatch(page.body)
+		if found == nil {
+			t.Fatalf("the page follows nothing: %s", page.body)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "GET", s.url()+string(found[1])+"?after="+string(found[2]), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Accept", "text/event-stream")
+		r.Header.Set("Cookie", b.cookie)
+		response, err := unredirected.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { response.Body.Close() })
+		return bufio.NewScanner(response.Body)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), "GET", s.url()+string(found[1])+"?after="+string(found[2]), nil)
-	if err != nil {
-		t.Fatal(err)
+	board, needs := follow("/missions/"+idOf(mission)), follow("/needs-you")
+	ada.post(spec+"/complete", fields{"lease_token": token}).want(http.StatusOK)
+	for board.Scan() && !strings.Contains(board.Text(), "spec.submitted") {
 	}
-	r.Header.Set("Accept", "text/event-stream")
-	r.Header.Set("Cookie", b.cookie)
-	response, err := unredirected.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	ada.newSpec(mission, "new", nil)
-	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() && !strings.Contains(lines.Text(), "spec.created") {
+	for needs.Scan() && !strings.Contains(needs.Text(), "waits for your review") {
 	}
 	b.submit("/logout").leadsTo("/login")
-	for lines.Scan() {
-	} // until the session's end ends the stream
-	if lines.Err() != nil {
-		t.Error(lines.Err())
+	for _, lines := range []*bufio.Scanner{board, needs} {
+		for lines.Scan() {
+		} // until the session's end ends the stream
+		if lines.Err() != nil {
+			t.Error(lines.Err())
+		}
 	}
 }
 
@@ -1022,7 +1044,8 @@ func TestBoardShowsEverySpecInItsColumn(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", query, got, want)
 		}
 	}
-	b.get(at+"?tag=all").wantText(`<a href="?"`, "tag: all")
+	b.get(at+"?tag=all").wantText(`<a href="?"`, "Tag: all")
+	b.get(at + "?phase=Phase+2").wantText("No spec fits this filter.").wantNoText("Nobody is at work")
 	b.get(at + "?status=nothing").want(http.StatusUnprocessableEntity)
 	b.get(at + "?q=&tag=&phase=&agent=&status=").want(http.StatusOK) // a form sends what is left empty
 	b.get("/?status=").want(http.StatusOK)
@@ -1088,6 +1111,48 @@ func TestNeedsYouShowsWhatCanBeDecidedOnce(t *testing.T) {
 	spec, token := ada.claim(mission, "bot")
 	ada.post(spec+"/questions", fields{"lease_token": token, "question": "Which?", "park": true}).want(http.StatusCreated)
 	b.get("/needs-you").wantText("Which?", "<title>(1) ")
+}
+
+// A row has what its decision is made by, for those who may decide.
+func TestNeedsYouShowsWhatADecisionIsMadeBy(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, eve := s.signUp("ada", "user"), s.signUp("eve", "user")
+	mission := ada.newActive("Decide")
+	ada.put(mission+"/members", fields{"email": eve.user.Email, "role": "viewer"}).want(http.StatusOK)
+	ada.patch(mission, fields{"review": "human"}).want(http.StatusOK)
+	ada.newSpec(mission, "found", fields{"status": "proposed", "body": "Nobody has " + strings.Repeat("thought ", 100) + "of it."})
+	ada.newSpec(mission, "one", fields{"priority": 9})
+	spec, token := ada.claim(mission, "bot-1")
+	ada.post(spec+"/complete", fields{"lease_token": token, "notes": "It is blue.", "links": []fields{
+		{"kind": "pull_request", "ref": "https://example.com/shop/pull/7"}}}).want(http.StatusOK)
+	ada.newSpec(mission, "two", nil)
+	spec, token = ada.claim(mission, "bot-2")
+	ada.post(spec+"/fail", fields{"lease_token": token, "reason": "No compiler.", "retry": false}).want(http.StatusOK)
+	at := "/missions/" + idOf(mission)
+	s.browse(ada).get("/needs-you").wantText("<title>(3) ", "Nobody has thought", "…</p>",
+		"bot-1:</span> It is blue.", ">#7</a>", "bot-2:</span> No compiler.").wantNoText("of it.")
+	b := s.browse(eve)
+	b.get("/needs-you").wantText("Nothing is waiting for you.", "<title>Needs you")
+	b.get(at).wantText("<title>Decide", "Needs you <span class=\"count\">3")
+}
+
+// A board says why nothing is handed out although there is something ready.
+func TestBoardSaysThatReviewIsFull(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newActive("Full")
+	ada.patch(mission, fields{"review": "human", "max_in_review": 1}).want(http.StatusOK)
+	ada.newSpec(mission, "one", nil)
+	ada.newSpec(mission, "two", nil)
+	at, b := "/missions/"+idOf(mission), s.browse(ada)
+	b.get(at).wantText("Nobody is at work").wantNoText("nothing is handed out")
+	b.get(at + "?spec=one").wantNoText("handed out")
+	spec, token := ada.claim(mission, "bot")
+	ada.post(spec+"/complete", fields{"lease_token": token}).want(http.StatusOK)
+	b.get(at).wantText("nothing is handed out until some are reviewed").wantNoText("Nobody is at work")
+	b.get(at+"?spec=two").wantText("Why it isn’t handed out", "nothing is handed out until some are reviewed")
 }
 
 func TestFilterMayLeaveNoColumn(t *testing.T) {

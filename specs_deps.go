@@ -440,8 +440,7 @@ func (s *Server) explainSpec(ctx context.Context, c *call) (explanation, error) 
 	}
 	mission, err := readMission(ctx, s.db, c.account, spec.MissionID)
 	if err = cmp.Or(err, mission.noteFull(ctx, s.db)); mission.reviewFull {
-		reasons = append(reasons, notReadyReason{Code: "review_full", Message: "As many specs of the mission wait for a " +
-			"person's review, or will, as it may have: nothing is handed out until some are reviewed."})
+		reasons = append(reasons, reviewFullReason)
 	}
 	return explanation{spec.Ready, orEmpty(reasons), spec.Warnings}, err
 }

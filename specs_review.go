@@ -155,6 +155,10 @@ const reviewFullSQL = `
 		SELECT count(*) FROM (SELECT FROM leases l JOIN spec_states p ON p.spec_id = l.spec_id
 			WHERE l.mission_id = m.id AND coalesce(p.review, m.review) = 'human' LIMIT m.max_in_review) AS held))`
 
+// reviewFullReason says of what is ready in such a mission why it isn't handed out.
+var reviewFullReason = notReadyReason{Code: "review_full", Message: "As many specs of the mission wait for a " +
+	"person's review, or will, as it may have: nothing is handed out until some are reviewed."}
+
 // inFullSQL says whether the mission $1 hands out nothing for that reason.
 const inFullSQL = `EXISTS (SELECT FROM missions m WHERE m.id = $1 AND ` + reviewFullSQL + `)`
 

@@ -53,9 +53,20 @@ function fit(old, now) {
   }
   while (at) {
     const next = at.nextSibling;
-    if (!busy(at)) at.remove();
+    if (!busy(at)) {
+      if (at.nodeType === 1) all('.problem', at).forEach(rescue);
+      at.remove();
+    }
     at = next;
   }
+}
+
+// rescue keeps what was said in a form that goes, such as who was faster, at the top.
+function rescue(problem) {
+  const about = find('a', problem.closest('li') ?? problem);
+  if (about) problem.prepend(about.cloneNode(true));
+  find('main > .problem')?.remove();
+  find('main').prepend(problem);
 }
 
 // show fits a whole page in, and gives the focus back to what has moved.
@@ -142,6 +153,7 @@ async function refresh() {
     try {
       if (!(await load())) throw 0;
       failures = 0;
+      polled();
     } catch {
       mark('behind', 'behind');
       await wait(Math.min(15000, 500 * 2 ** failures++) * (0.7 + 0.6 * Math.random()));
@@ -152,17 +164,18 @@ async function refresh() {
   loading = false;
 }
 
+// polled marks a page that no stream keeps up to date.
+const polled = () => 'poll' in document.body.dataset && !document.body.dataset.follow && !document.hidden &&
+  mark('live', 'every 10 s');
+
 function follow() {
   clearInterval(timer);
   stream?.close();
   stream = null;
   const { follow: path, poll } = document.body.dataset;
   if (document.hidden) return mark('', 'paused');
-  if (poll !== undefined) {
-    timer = setInterval(refresh, 10000);
-    return mark('live', 'live');
-  }
-  if (!path) return;
+  if (poll !== undefined) timer = setInterval(refresh, 10000);
+  if (!path) return polled();
   const own = stream = new EventSource(path + '?after=' + after());
   own.onopen = () => mark('live', 'live');
   own.onmessage = ({ lastEventId }) => Number(lastEventId) > after() && refresh();
@@ -202,7 +215,7 @@ document.addEventListener('submit', async (event) => {
   event.preventDefault();
   if (form.ariaBusy) return;
   form.ariaBusy = 'true';
-  find('.problem', form)?.remove();
+  for (const said of [find('.problem', form), find('main > .problem')]) said?.remove();
   const files = form.enctype === 'multipart/form-data';
   const data = new FormData(form, button);
   if (files) {
