@@ -323,6 +323,18 @@ const tests = {
     assert.equal(await bob.getByLabel('Note').inputValue(), 'Half a sent')
     assert.equal((await call('GET', `/api/v1/specs?mission_id=${id}&status=deferred`)).items.length, 0)
 
+    // Who was faster is said also where the row goes.
+    await bob.getByLabel('Note').fill('')
+    for (const page of [ada, bob]) await page.goto('/needs-you')
+    await bob.locator('#live.live').waitFor()
+    await ada.getByRole('button', { name: 'Unblock' }).click()
+    await ada.getByText('Nothing is waiting for you').waitFor()
+    await bob.getByRole('button', { name: 'Start by hand' }).click()
+    await bob.getByText('Nothing is waiting for you').waitFor()
+    await bob.locator('main > .problem').getByText('root was faster').waitFor()
+    await bob.locator('main > .problem').getByRole('link', { name: 'About one' }).waitFor()
+    assert.equal((await call('GET', `/api/v1/specs?mission_id=${id}&status=planned`)).items.length, 2)
+
     // An agent's steps at one instance are soon shown by the page of another.
     const page = await person({ baseURL: OTHER })
     await page.logIn('root')
