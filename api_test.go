@@ -42,10 +42,12 @@ func newTestServer(t testing.TB, change func(*Config)) *testServer {
 }
 
 // startTestServer is newTestServer on an existing database, so that several
-// servers can share one.
-func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *testServer {
+// servers can share one. adapt changes what no setting does.
+func startTestServer(
+	t testing.TB, databaseURL string, change func(*Config), adapt ...func(*Server),
+) *testServer {
 	t.Helper()
-	s, ready := beginTestServer(t, databaseURL, t.Output(), change)
+	s, ready := beginTestServer(t, databaseURL, t.Output(), change, adapt...)
 	select {
 	case <-ready:
 	case <-s.ended:
@@ -54,14 +56,19 @@ func startTestServer(t testing.TB, databaseURL string, change func(*Config)) *te
 	return s
 }
 
+// patientTimeouts make the server wait as long as the tests do: only what a test
+// does to its database, and no busy machine, makes that count as down or busy.
+var patientTimeouts = timeouts{acquireTimeout: patience, pollTimeout: patience, lockTimeout: patience}
+
 // beginTestServer is startTestServer without waiting until the server is ready.
 // log gets the server's warnings and errors.
 func beginTestServer(
-	t testing.TB, databaseURL string, log io.Writer, change func(*Config),
+	t testing.TB, databaseURL string, log io.Writer, change func(*Config), adapt ...func(*Server),
 ) (server *testServer, ready <-chan struct{}) {
 	t.Helper()
 	settings := map[string]string{
 		"DATABASE_URL": databaseURL, "DATABASE_MAX_CONNS": "8", "PORT": "0", "RATE_LIMIT": "0", "AUTH_RATE_LIMIT": "0",
+		"REQUEST_TIMEOUT": (2 * patience).String(),
 	}
 	config, err := loadConfig(func(name string) string { return settings[name] }, "")
 	if err != nil {
@@ -75,7 +82,11 @@ func beginTestServer(
 		t.Fatal(err)
 	}
 	s.hasher = argon2id.New(cheapArgon2)
+	s.timeouts = patientTimeouts
 	s.tracers = append(s.tracers, &sentStatements)
+	for _, change := range adapt {
+		change(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	up, ended := make(chan struct{}), make(chan struct{})
 	var runErr error
@@ -218,6 +229,13 @@ func (c *client) try(ctx context.Context, method, path string, body any, headers
 	a := &answer{c.t, method + " " + path, response.StatusCode, response.Header, content}
 	checkContract(c.t, r, sent, a)
 	return a, nil
+}
+
+// overloaded reports whether the server had no time for the request, of which it
+// then did nothing.
+func (a *answer) overloaded() bool {
+	a.t.Helper()
+	return a.status == http.StatusServiceUnavailable && (a.text("code") == "busy" || a.text("code") == "timeout")
 }
 
 // want ends the test unless the answer has the status.

@@ -70,9 +70,9 @@ func (s *serverState) openState(ctx context.Context, databaseURL string) (err er
 	}
 	config.MaxConns = int32(s.config.DatabaseMaxConns)
 	down := func() bool { return s.opened.Load() && s.trouble.get() == unreachable }
-	s.db = newPool(s.config.DatabaseMaxConns, down, s.log)
+	s.db = newPool(s.config.DatabaseMaxConns, s.timeouts, down, s.log)
 	config.ConnConfig.Tracer = multitracer.New(append(s.tracers, s.db)...)
-	config.ConnConfig.ConnectTimeout = acquireTimeout
+	config.ConnConfig.ConnectTimeout = s.acquireTimeout
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, refusal *pgconn.PgError) bool {
 		t := writeTrouble(refusal)
 		if t != noTrouble && s.opened.Load() && s.trouble.begin(t) {
@@ -326,9 +326,21 @@ func (c *connections) cut() {
 }
 
 const (
-	acquireTimeout = 2 * time.Second // for a request to get a connection of the pool
-	connectTimeout = 5 * time.Second // for a connection outside the pool to be made
+	connectTimeout  = 5 * time.Second // for a connection outside the pool to be made
+	rollbackTimeout = 2 * time.Second // for a ROLLBACK, before its connection is closed instead
 )
+
+// timeouts bound the waits for the database and for others that use it. On a
+// machine that is busy with tests much can take longer than a server would wait.
+type timeouts struct {
+	acquireTimeout time.Duration // for a request to get a connection of the pool
+	pollTimeout    time.Duration // for a query of the feed; a database that takes longer counts as down
+	lockTimeout    time.Duration // for a write to get its turn, and then a lock
+}
+
+var defaultTimeouts = timeouts{
+	acquireTimeout: 2 * time.Second, pollTimeout: time.Second, lockTimeout: 5 * time.Second,
+}
 
 // dbPool is the connections that requests share. It bounds the wait for one. It
 // does so as a tracer, since the context that TraceAcquireStart returns is used
@@ -341,6 +353,7 @@ const (
 // Safe for concurrent use.
 type dbPool struct {
 	*pgxpool.Pool
+	timeouts
 	down   func() bool
 	log    *slog.Logger
 	places chan struct{} // free ones
@@ -353,8 +366,8 @@ type dbPool struct {
 }
 
 // newPool returns a pool without its pgxpool.Pool, which is made with it as a tracer.
-func newPool(size int, down func() bool, log *slog.Logger) *dbPool {
-	p := &dbPool{down: down, log: log, places: make(chan struct{}, size)}
+func newPool(size int, limits timeouts, down func() bool, log *slog.Logger) *dbPool {
+	p := &dbPool{timeouts: limits, down: down, log: log, places: make(chan struct{}, size)}
 	for range size {
 		p.places <- struct{}{}
 	}
@@ -364,23 +377,23 @@ func newPool(size int, down func() bool, log *slog.Logger) *dbPool {
 // Acquire and the methods after it are those of pgxpool.Pool, but a refused
 // connection is no error as long as there is time to wait for another one.
 func (p *dbPool) Acquire(ctx context.Context) (conn *pgxpool.Conn, err error) {
-	err = unlessRefused(ctx, func() error { conn, err = p.Pool.Acquire(ctx); return err })
+	err = p.unlessRefused(ctx, func() error { conn, err = p.Pool.Acquire(ctx); return err })
 	return conn, err
 }
 
 func (p *dbPool) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
-	err = unlessRefused(ctx, func() error { tag, err = p.Pool.Exec(ctx, sql, args...); return err })
+	err = p.unlessRefused(ctx, func() error { tag, err = p.Pool.Exec(ctx, sql, args...); return err })
 	return tag, err
 }
 
 func (p *dbPool) Query(ctx context.Context, sql string, args ...any) (rows pgx.Rows, err error) {
-	err = unlessRefused(ctx, func() error { rows, err = p.Pool.Query(ctx, sql, args...); return err })
+	err = p.unlessRefused(ctx, func() error { rows, err = p.Pool.Query(ctx, sql, args...); return err })
 	return rows, err
 }
 
 func (p *dbPool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return txRow(func(dest ...any) error {
-		return unlessRefused(ctx, func() error { return p.Pool.QueryRow(ctx, sql, args...).Scan(dest...) })
+		return p.unlessRefused(ctx, func() error { return p.Pool.QueryRow(ctx, sql, args...).Scan(dest...) })
 	})
 }
 
@@ -390,13 +403,13 @@ var errNoConnection = errors.New("no connection was free in time")
 // unlessRefused calls do again while it fails because the database refuses a
 // connection, for at most acquireTimeout. A wait for the pool that takes too long
 // is errNoConnection.
-func unlessRefused(ctx context.Context, do func() error) error {
+func (p *dbPool) unlessRefused(ctx context.Context, do func() error) error {
 	for began := time.Now(); ; {
 		err := do()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			return fmt.Errorf("%w: %w", errNoConnection, err)
 		}
-		if !tooManyConnections(err) || time.Since(began) > acquireTimeout {
+		if !tooManyConnections(err) || time.Since(began) > p.acquireTimeout {
 			return err
 		}
 		select {
@@ -424,7 +437,7 @@ type acquiringKey struct{}
 // TraceAcquireStart waits for a place, for at most acquireTimeout.
 func (p *dbPool) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool,
 	_ pgxpool.TraceAcquireStartData) context.Context {
-	limit := acquireTimeout
+	limit := p.acquireTimeout
 	if p.down() {
 		limit = 0
 	}

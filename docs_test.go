@@ -438,7 +438,7 @@ func TestUnitGivesTheServerWhatItNeeds(t *testing.T) {
 
 func TestStoppingTellsTheManagerHowLongItMayTake(t *testing.T) {
 	t.Parallel()
-	if longest := acquireTimeout + pgserver.StopTimeout; closeTime < longest {
+	if longest := defaultTimeouts.acquireTimeout + pgserver.StopTimeout; closeTime < longest {
 		t.Errorf("the manager is told %s, and the end may take %s", closeTime, longest)
 	}
 }

@@ -19,7 +19,6 @@ const (
 	feedChannel  = "tachikoma"
 	pollEvery    = time.Second / 2       // correctness depends on this
 	announceEach = 25 * time.Millisecond // and speed on this: wake-ups are sent at most this often
-	pollTimeout  = time.Second           // a database that takes longer counts as down
 	feedStale    = 10 * time.Second      // after this, nothing cached is trusted
 	notifyBytes  = 7900                  // a payload of NOTIFY must be shorter than 8,000
 )
@@ -76,7 +75,7 @@ func (f *feed) run(ctx context.Context) {
 			continue
 		}
 		polled := time.Duration(f.polledAt.Load())
-		if polled != spared && time.Since(f.started)-polled < pollTimeout {
+		if polled != spared && time.Since(f.started)-polled < f.db.pollTimeout {
 			spared = polled
 			continue // perhaps it was this connection alone
 		}
@@ -102,7 +101,7 @@ func pause(ctx context.Context, d time.Duration) {
 // one poll: a session that is read-only stays so, and the next poll needs a new
 // one.
 func (f *feed) follow(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, 2*pollTimeout)
+	connecting, cancel := context.WithTimeout(ctx, 2*f.db.pollTimeout)
 	defer cancel()
 	config := f.db.Config().ConnConfig
 	config.OnNotification = nil // this one listens
@@ -115,7 +114,7 @@ func (f *feed) follow(ctx context.Context) error {
 		return fmt.Errorf("connecting: %w", err)
 	}
 	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), pollTimeout)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.db.pollTimeout)
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
@@ -174,7 +173,7 @@ func (f *feed) pollShared(ctx context.Context, refused error) error {
 // yet; poll returns the new one. It estimates how far the database's clock is
 // ahead as if that was read in the middle of the poll.
 func (f *feed) poll(ctx context.Context, conn *pgx.Conn, server int64) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	ctx, cancel := context.WithTimeout(ctx, f.db.pollTimeout)
 	defer cancel()
 	start, positions := time.Now(), f.hub.positions()
 	rows, err := conn.Query(ctx, `
@@ -342,7 +341,7 @@ func (f *feed) sendDirty(ctx context.Context) {
 	dirty := f.dirty
 	f.dirty = make(map[string]int64)
 	f.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	ctx, cancel := context.WithTimeout(ctx, f.db.pollTimeout)
 	defer cancel()
 	for _, payload := range formatHeads(dirty) {
 		if _, err := f.db.Exec(ctx, `SELECT pg_notify($1, $2)`, feedChannel, payload); err != nil {

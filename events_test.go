@@ -324,7 +324,7 @@ func TestFirstWakeUpIsSentAtOnceAndTheNextAreGathered(t *testing.T) {
 		return parseHeads(n.Payload)
 	}
 
-	f := newFeed(&dbPool{Pool: connections}, nil, new(databaseTrouble), nil, nil, nil, slog.New(slog.DiscardHandler))
+	f := newFeed(&dbPool{Pool: connections, timeouts: patientTimeouts}, nil, new(databaseTrouble), nil, nil, nil, slog.New(slog.DiscardHandler))
 	f.each = time.Hour
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})

@@ -27,6 +27,7 @@ import (
 // stopping change.
 type serverState struct {
 	config      Config
+	timeouts    // set before open
 	log         *slog.Logger
 	db          *dbPool
 	trouble     *databaseTrouble
@@ -65,6 +66,7 @@ func newState(config Config, log *slog.Logger) serverState {
 	counted := newCounters()
 	return serverState{
 		config:   config,
+		timeouts: defaultTimeouts,
 		log:      log,
 		hasher:   argon2id.New(argon2id.Recommended),
 		trouble:  new(databaseTrouble),
@@ -177,7 +179,7 @@ func (s *Server) timeLeft(ctx context.Context) time.Duration {
 
 // lockWait returns how long a write waits for its turn, and then for a lock.
 func (s *Server) lockWait(ctx context.Context) time.Duration {
-	return min(s.timeLeft(ctx)/2, 5*time.Second)
+	return min(s.timeLeft(ctx)/2, s.lockTimeout)
 }
 
 // missionOf is the mission that at names. For a spec or question that isn't known
@@ -268,7 +270,7 @@ func (s *Server) beginRead(
 		names = append(names, ratelimit.Share{Name: "costly " + a.userID, Most: max(1, conns/8)},
 			ratelimit.Share{Name: "costly", Most: max(1, conns/4)})
 	}
-	waiting, cancel := context.WithTimeout(ctx, acquireTimeout)
+	waiting, cancel := context.WithTimeout(ctx, s.acquireTimeout)
 	defer cancel()
 	leave, err := s.reads.Take(waiting, names...)
 	if err != nil && ctx.Err() == nil {

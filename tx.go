@@ -237,7 +237,7 @@ func neverCommitted(err error) bool {
 func (t *tx) rollback(ctx context.Context) {
 	defer t.conn.Release() // which closes one that is still in a transaction
 	if conn := t.conn.Conn(); !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acquireTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 		defer cancel()
 		_, _ = conn.Exec(ctx, "ROLLBACK")
 	}

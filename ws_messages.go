@@ -259,7 +259,7 @@ func (s *Server) publishFigures(ctx context.Context) {
 
 // figuresUpdate returns a metrics_update, encoded: an event without a seq.
 func (s *Server) figuresUpdate(ctx context.Context, rate float64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.acquireTimeout)
 	defer cancel()
 	n, err := s.readTotals(ctx)
 	if err != nil {

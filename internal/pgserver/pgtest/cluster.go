@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"tachikoma/internal/pgserver"
 )
@@ -98,7 +99,9 @@ func (c *Cluster) create(ctx context.Context, options string) (databaseURL strin
 	}, nil
 }
 
-// exec runs a statement on the cluster, over a connection of its own.
+// exec runs a statement on the cluster, over a connection of its own. It repeats
+// CREATE DATABASE and DROP DATABASE, which fail after five seconds if a session of
+// the database, such as autovacuum's, gets no CPU time to end.
 func (c *Cluster) exec(ctx context.Context, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -107,8 +110,13 @@ func (c *Cluster) exec(ctx context.Context, sql string) error {
 		return err
 	}
 	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, sql)
-	return err
+	for {
+		_, err = conn.Exec(ctx, sql)
+		refusal, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || refusal.Code != "55006" || ctx.Err() != nil { // object_in_use
+			return err
+		}
+	}
 }
 
 // start starts the cluster, for the first caller.
@@ -149,8 +157,7 @@ func (c *Cluster) makeTemplate(ctx context.Context) error {
 	if version >= 15_00_00 { // older ones know no other way
 		c.clone = " STRATEGY file_copy"
 	}
-	_, err = conn.Exec(ctx, "CREATE DATABASE "+c.template+" TEMPLATE template0 ENCODING 'UTF8'")
-	return err
+	return c.exec(ctx, "CREATE DATABASE "+c.template+" TEMPLATE template0 ENCODING 'UTF8'")
 }
 
 func (c *Cluster) startThrowaway() error {
@@ -189,8 +196,7 @@ func (c *Cluster) dropAll() error {
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	for _, name := range names {
-		_, dropErr := conn.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
-		err = errors.Join(err, dropErr)
+		err = errors.Join(err, c.exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)"))
 	}
 	return err
 }
