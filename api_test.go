@@ -564,12 +564,12 @@ func eventually(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// getUntil asks until the answer has the status, for at most five seconds:
-// longer than a change needs to reach every server, and much shorter than a
+// getUntil asks until the answer has the status, for at most half a
+// minute: longer than a change needs to reach every server, and half as long as a
 // credential is remembered.
 func (c *client) getUntil(path string, status int) (a *answer) {
 	c.t.Helper()
-	if !within(5*time.Second, func() bool { a = c.get(path); return a.status == status }) {
+	if !within(patience/2, func() bool { a = c.get(path); return a.status == status }) {
 		c.t.Fatalf("%s: still %d, want %d: %s", a.what, a.status, status, a.body)
 	}
 	return a

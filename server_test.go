@@ -672,7 +672,7 @@ func TestAccountLeavesConnectionsToOthers(t *testing.T) {
 
 func TestWriteThatWaitsTooLongIsToldSo(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t, func(c *Config) { c.RequestTimeout = 2 * time.Second })
+	s := startTestServer(t, newTestDatabase(t), nil, func(s *Server) { s.lockTimeout = time.Second })
 	ada := s.signUp("ada", "user")
 	mission, other := ada.newMission("Locked"), ada.newMission("Other")
 	s.holdMission(mission, "FOR UPDATE")

@@ -1139,20 +1139,22 @@ func TestUploadsHaveABound(t *testing.T) {
 
 func TestImportsThatBreakOffAreNoMalformedArchives(t *testing.T) {
 	t.Parallel()
-	s := newTestServer(t, func(c *Config) { c.RequestTimeout = time.Second })
-	ada := s.signUp("ada", "user")
+	database := newTestDatabase(t)
+	ada := startTestServer(t, database, nil).signUp("ada", "user")
+	impatient := ada.on(startTestServer(t, database, func(c *Config) { c.RequestTimeout = time.Second }))
 	mission := ada.newMission("Broken")
 	content := tarOf(t, "1-one.md", "# One")
 	for _, test := range []struct {
 		name   string
+		client *client
 		leaves bool
 		status int
 		code   string
 	}{
-		{"stalled", false, http.StatusRequestTimeout, "request_timeout"},
-		{"broken off", true, http.StatusBadRequest, "incomplete_body"},
+		{"stalled", impatient, false, http.StatusRequestTimeout, "request_timeout"},
+		{"broken off", ada, true, http.StatusBadRequest, "incomplete_body"},
 	} {
-		conn := ada.slowUpload(mission, content[:700], len(content))
+		conn := test.client.slowUpload(mission, content[:700], len(content))
 		if tcp, ok := conn.(*net.TCPConn); ok && test.leaves {
 			_ = tcp.CloseWrite()
 		}

@@ -121,6 +121,9 @@ func TestFiftyAgentsNeverGetTheSameSpec(t *testing.T) {
 					}
 					return
 				}
+				if a.overloaded() {
+					continue
+				}
 				if a.status != http.StatusOK {
 					t.Errorf("status %d: %s", a.status, a.body)
 					return

@@ -115,7 +115,8 @@ func (k *keptConnection) get(base, path, token string) (closes bool, err error) 
 // unready first, no request fails, and streams and sockets are closed properly.
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	t.Parallel()
-	env := append(withAdmin(newDatabase(t)), "DRAIN_DELAY=1s", "SHUTDOWN_TIMEOUT=10s")
+	const delay = 15 * time.Second
+	env := append(withAdmin(newDatabase(t)), "DRAIN_DELAY="+delay.String(), "SHUTDOWN_TIMEOUT=10s")
 	p, c := serveWell(t, env...)
 	_, other := serveWell(t, env...)
 	mission := c.newMission("Handed over")
@@ -137,8 +138,8 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	eventually(t, "readiness says 503", func() bool {
 		return c.get("/internal/health/ready").status == http.StatusServiceUnavailable
 	})
-	if took := time.Since(began); took > 900*time.Millisecond {
-		t.Errorf("readiness took %v of the delay of 1 s", took)
+	if took := time.Since(began); took >= delay {
+		t.Errorf("readiness took %v of the delay of %v", took, delay)
 	}
 	load.moved.Store(true)
 	before := load.served.Load()
@@ -160,7 +161,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("exit code %d:\n%s", code, p.err.text())
 	}
-	if took := time.Since(began); took < time.Second || took > 8*time.Second {
+	if took := time.Since(began); took < delay || took > patience {
 		t.Errorf("it took %v to stop", took)
 	}
 	if conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://")); err == nil {

@@ -79,14 +79,14 @@ func TestManagerHearsOfReadinessAndOfTheEnd(t *testing.T) {
 			}
 			m, port := newServiceManager(t, socket), freePort(t)
 			p := startProgram(t, nil, []string{"NOTIFY_SOCKET=" + socket, "PORT=" + port, database,
-				"DRAIN_DELAY=2s", "SHUTDOWN_TIMEOUT=3s"})
+				"DRAIN_DELAY=15s", "SHUTDOWN_TIMEOUT=3s"})
 			c := &client{t: t, base: "http://127.0.0.1:" + port}
 
 			m.hears("STATUS=Bringing up the database")
 			m.hears("READY=1", "STATUS=Serving at "+c.base)
 			c.get("/internal/health/ready").want(http.StatusOK)
 			p.signal(syscall.SIGTERM)
-			limit := 5*time.Second + 5*time.Second + pgserver.StopTimeout // the settings', then the pool's and Postgres's
+			limit := 18*time.Second + 5*time.Second + pgserver.StopTimeout // the settings', then the pool's and Postgres's
 			m.hears("STOPPING=1", "STATUS=Draining", fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", limit.Microseconds()))
 			c.get("/internal/health/ready").want(http.StatusServiceUnavailable)
 			if code := p.wait(); code != 0 {

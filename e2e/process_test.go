@@ -243,7 +243,7 @@ func TestQuickStartLivesOnItsOwnPostgres(t *testing.T) {
 	dir := "DATA_DIR=" + pgtest.Dir(t)
 	_, folder, _ := strings.Cut(dir, "=")
 
-	p, user := serve(t, dir, "DRAIN_DELAY=1s")
+	p, user := serve(t, dir, "DRAIN_DELAY=15s")
 	user.token = p.firstAccount()
 	p.says(&p.out, `/psql -h `+regexp.QuoteMeta(folder)+`/run -U postgres tachikoma\n`)
 	p.says(&p.out, `/pg_dump -h `+regexp.QuoteMeta(folder)+`/run -U postgres -Fc -f tachikoma.dump tachikoma\n`)
