@@ -773,6 +773,7 @@ func TestAnswersFitTheClient(t *testing.T) {
 func TestLostAnswerToAClaimBurnsNoAttempt(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
+	s.pauseSweep() // which would take back what expires here
 	ada, bob := s.signUp("ada", "user"), s.signUp("bob", "user")
 	mission := ada.newActive("Web shop")
 	ada.put(mission+"/members", fields{"email": bob.user.Email, "role": "editor"}).want(http.StatusOK)

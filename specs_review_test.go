@@ -574,6 +574,7 @@ func TestFullReviewHandsNothingOut(t *testing.T) {
 	t.Parallel()
 	database := newTestDatabase(t)
 	s, other := startTestServer(t, database, nil), startTestServer(t, database, nil)
+	s.pauseSweep() // which would take back what expires here
 	ada := s.signUp("ada", "user")
 	elsewhere := &client{t: t, base: other.url(), token: ada.token, user: ada.user}
 	mission, _ := ada.newReviewed("Full", "a", "b", "c", "d")

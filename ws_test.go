@@ -942,9 +942,10 @@ func TestFollowersShareTheFramesOfTheirEvents(t *testing.T) {
 		followers = append(followers, f)
 	}
 	ada.logs(mission, 3, 100)
+	<-woken // in any order
+	<-woken
 	var frames [][]byte
 	for _, f := range followers {
-		<-woken
 		batches, err := f.queue.take()
 		if err != nil || len(batches) != 1 || len(batches[0].events) != 3 {
 			t.Fatalf("got %v, %v", batches, err)
