@@ -290,7 +290,7 @@ func doForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
 		if err != nil {
 			return err
 		}
-		back := localPath(form.Get(backField), "")
+		back := localPath(form.Get(backField))
 		in := In(new(T))
 		if err = c.takeForm(r, form, in); err == nil {
 			err = s.validate(in)
@@ -327,7 +327,7 @@ func (s *Server) showAgain(w http.ResponseWriter, r *http.Request, c *call, agai
 	if e.code == "version_mismatch" {
 		e.detail = s.whoWasFaster(r.Context(), v) + e.detail
 	}
-	v.Here, v.Problem, v.Form, c.cause = localPath(form.Get(backField), ""), e, form, e.cause
+	v.Here, v.Problem, v.Form, c.cause = localPath(form.Get(backField)), e, form, e.cause
 	maps.Copy(w.Header(), e.header)
 	return v.write(w, r, c, e.status)
 }
@@ -425,13 +425,15 @@ func asMembers(form url.Values, types map[string]reflect.Type) map[string]any {
 	return members
 }
 
-// localPath returns to if it is a path of this server, and other if it isn't.
-func localPath(to, other string) string {
+const maxLocalPath = 2000 // bytes
+
+// localPath returns to if it is a path of this server that a header can hold, or "".
+func localPath(to string) string {
 	u, err := url.Parse(to)
 	odd := func(c rune) bool { return c <= ' ' || c == '\\' || c >= 0x7f }
 	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !strings.HasPrefix(to, "/") ||
-		strings.HasPrefix(to, "//") || strings.ContainsFunc(to, odd) {
-		return other
+		strings.HasPrefix(to, "//") || len(to) > maxLocalPath || strings.ContainsFunc(to, odd) {
+		return ""
 	}
 	return to
 }
@@ -449,8 +451,9 @@ func wantsPage(r *http.Request) bool {
 func writeProblemPage(w http.ResponseWriter, r *http.Request, c *call, e *apiError) {
 	if e.status == http.StatusUnauthorized {
 		to := "/login"
-		if r.Method == http.MethodGet && r.URL.RequestURI() != "/" && !wantsEventStream(r) {
-			to += "?next=" + url.QueryEscape(r.URL.RequestURI())
+		next := localPath(r.URL.RequestURI())
+		if r.Method == http.MethodGet && len(next) > len("/") && !wantsEventStream(r) {
+			to += "?next=" + url.QueryEscape(next)
 		}
 		seeOther(w, to)
 		return

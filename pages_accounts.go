@@ -121,7 +121,7 @@ func (s *Server) lookUpCookie(ctx context.Context, hash []byte) (account, time.D
 // loginPage is GET /login. Without any account it leads to the page that makes
 // the first one.
 func (s *Server) loginPage(ctx context.Context, _ *call, q *query) (*pageView, error) {
-	next := localPath(q.text("next", 2000), "")
+	next, _ := q.get("next")
 	if err := q.err(); err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (s *Server) loginPage(ctx context.Context, _ *call, q *query) (*pageView, e
 		return nil, err
 	}
 	v := &pageView{Name: "login", Title: "Log in",
-		Data: map[string]any{"Next": next, "Open": s.config.Registration == "open"}}
+		Data: map[string]any{"Next": localPath(next), "Open": s.config.Registration == "open"}}
 	if first && s.config.Registration != "closed" {
 		v.elsewhere = "/register"
 	}

@@ -191,6 +191,13 @@ func TestPagesLeadNowhereElse(t *testing.T) {
 		b := &browser{t: t, base: s.url()}
 		b.submit("/login", "email", ada.user.Email, "password", testPassword, "back", to).leadsTo("/")
 	}
+	// A path that is too long for a header is no reason to refuse the log-in.
+	b, long := &browser{t: t, base: s.url()}, "/"+strings.Repeat("a", maxLocalPath-1)
+	b.get(long[:len(long)-1]).want(http.StatusNotFound)
+	b.get("/?q=" + long).leadsTo("/login")
+	b.get("/login?next=" + long + "a").want(http.StatusOK)
+	b.submit("/login", "email", ada.user.Email, "password", testPassword, "back", long+"a").leadsTo("/")
+	b.submit("/login", "email", ada.user.Email, "password", testPassword, "back", long).leadsTo(long)
 }
 
 func TestCookieIsForPagesAlone(t *testing.T) {
@@ -279,6 +286,13 @@ func TestUnknownPagesArePages(t *testing.T) {
 	b.get("/nothing").want(http.StatusNotFound).wantText("Not found")
 	b.get("/api/v1/nothing").wantProblem(http.StatusNotFound, "not_found")
 	b.get("/assets/nothing.css").want(http.StatusNotFound)
+	b.get("/needs-you/").leadsTo("/needs-you")
+	b.get("/missions/x%2f%3Fy/?q=a%2Fb").leadsTo("/missions/x/%3Fy?q=a%2Fb")
+	for _, path := range []string{"//evil.example.com/", "/%5cevil.example.com//", "/api/v1/missions/"} {
+		b.get(path).want(http.StatusNotFound)
+	}
+	b.get("/%5Cevil.example.com/").leadsTo("/%5Cevil.example.com")
+	b.submit("/needs-you/").want(http.StatusNotFound)
 }
 
 func TestAssetsAreKeptForEver(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"path"
 	runtimepprof "runtime/pprof"
 	"strings"
@@ -301,7 +302,8 @@ func (c *call) readKey(r *http.Request) error {
 }
 
 // dispatch hands requests to the routes; what none of them takes gets a
-// problem instead of the plain text of http.ServeMux.
+// problem instead of the plain text of http.ServeMux. A person who has put a slash
+// behind a page's address is led to the page.
 func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/mcp/" { // as many people write it in their clients' settings
@@ -321,6 +323,10 @@ func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 			mux.ServeHTTP(w, r)
 			return
 		}
+		if to := withoutSlash(r.URL); to != "" && r.Method == http.MethodGet && wantsPage(r) {
+			seeOther(w, to)
+			return
+		}
 		var miss missRecorder
 		h.ServeHTTP(&miss, r)
 		if miss.status != http.StatusMethodNotAllowed {
@@ -330,6 +336,15 @@ func (s *Server) dispatch(mux *http.ServeMux) http.Handler {
 		writeProblem(w, r, callOf(r), problem(http.StatusMethodNotAllowed, "method_not_allowed",
 			"This path takes %s.", miss.header.Get("Allow")).withHeader("Allow", miss.header.Get("Allow")))
 	})
+}
+
+// withoutSlash is an address without the slash that its path ends in, or "".
+func withoutSlash(u *url.URL) string {
+	short := url.URL{Path: strings.TrimSuffix(u.Path, "/"), RawQuery: u.RawQuery}
+	if short.Path == u.Path {
+		return ""
+	}
+	return localPath(short.String())
 }
 
 // missRecorder sees what http.ServeMux would say to a request without a route.
