@@ -468,7 +468,7 @@ func (s *Server) importSources(ctx context.Context, c *call, sources *archive) (
 		return nil, err
 	}
 	if len(sources.files) == 0 {
-		return nil, invalidField("files", "required", "has no Markdown file in it")
+		return nil, sources.whyEmpty()
 	}
 	if err := s.validate(&in); err != nil && c.target.mission == "" {
 		return nil, err

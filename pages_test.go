@@ -873,7 +873,21 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	}
 	name = strings.Repeat("long ", 1000)
 	upload("/missions/import", newID(), files...).want(http.StatusUnprocessableEntity).wantText("at most 200 characters")
-	upload("/missions/import", newID(), "logo.png", "x").want(http.StatusUnprocessableEntity).wantText("no Markdown file")
+	name = ""
+	upload("/missions/import", newID()).want(http.StatusUnprocessableEntity).wantText("no Markdown file")
+	upload("/missions/import", newID(), "README.md", "x", "logo.png", "x").want(http.StatusUnprocessableEntity).
+		wantText("passed over for their names: 2, such as README.md, logo.png")
+	upload("/missions/import", newID(), "logo.png", "x", "1.md", "\xff\xfe#\x00", "2.md", "\x00", "a/3.md",
+		strings.Repeat("long ", 60_000)).want(http.StatusUnprocessableEntity).wantText("1.md</strong>", "UTF-16",
+		"2.md</strong>", "NUL", "a/3.md</strong>", "256 KiB")
+	for _, bad := range []string{"--b\r\nContent-Disposition: form-data; name=files; filename=1.md\r\n\r\n# On",
+		"--b\r\nContent-Disposition: form-data; name=files; filename=\"1\x00.md\"\r\n\r\n# One\r\n--b--\r\n",
+		"--b\r\n" + strings.Repeat("X-A: b\r\n", 20_000) + "\r\n# One\r\n--b--\r\n"} {
+		a := b.do("POST", "/missions/import", bad, "Content-Type", "multipart/form-data; boundary=b")
+		if a.want(http.StatusBadRequest).wantText("Send the files again"); strings.Contains(string(a.body), "curl") {
+			t.Errorf("%.80q: %s", bad, a.body)
+		}
+	}
 	at := "/missions/" + missions.text("items.0.id")
 	key = newID()
 	again := upload(at+"/import", key, "shop/003-three.md", "# Three\n").want(http.StatusSeeOther)

@@ -98,13 +98,16 @@ func readArchive(header http.Header, body io.Reader, limit int64) (*archive, err
 	a := archive{at: make(map[string]int), fields: make(map[string]string)}
 	mediaType, params, _ := mime.ParseMediaType(header.Get("Content-Type"))
 	var err error
+	advice := "Send multipart/form-data with files, or a tar stream, which may be gzipped: tar c specs | curl " +
+		"--data-binary @- …"
 	if mediaType == "multipart/form-data" {
+		advice = "The upload is incomplete or malformed. Send the files again." // a page shows it too
 		err = a.readMultipart(multipart.NewReader(body, params["boundary"]), limit)
 	} else {
 		err = a.readTar(body, limit)
 	}
 	if err != nil {
-		return nil, archiveProblem(err)
+		return nil, archiveProblem(err, advice)
 	}
 	return &a, nil
 }
@@ -116,8 +119,9 @@ func errTooManyFiles() error {
 		"An import has at most %d files, counting the items of trackers.", specfile.MaxFiles)
 }
 
-// archiveProblem tells a client what is wrong with its archive.
-func archiveProblem(err error) error {
+// archiveProblem tells a client what is wrong with its archive; advice is for one that
+// can't be read.
+func archiveProblem(err error, advice string) error {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
@@ -125,9 +129,7 @@ func archiveProblem(err error) error {
 		return problem(http.StatusRequestEntityTooLarge, "body_too_large",
 			"The import unpacks to more than MAX_IMPORT_BYTES allows.").because(err)
 	}
-	return problem(http.StatusBadRequest, "malformed_archive",
-		"Send multipart/form-data with files, or a tar stream, which may be gzipped: tar c specs | curl "+
-			"--data-binary @- …").because(err)
+	return problem(http.StatusBadRequest, "malformed_archive", advice).because(err)
 }
 
 func (a *archive) readMultipart(parts *multipart.Reader, limit int64) error {
@@ -294,6 +296,23 @@ func unreadable(text []byte, most int64) *specfile.Warning {
 		return &specfile.Warning{Code: "contains_nul", Message: "The file is skipped: it contains NUL bytes."}
 	}
 	return nil
+}
+
+// whyEmpty is a 422 that says why no file can be taken.
+func (a *archive) whyEmpty() error {
+	var why violations
+	for _, w := range a.warnings {
+		why.add(w.File, w.Code, w.Message)
+	}
+	switch n := len(a.passedOver); {
+	case len(a.warnings) > 0:
+	case n > 0:
+		why.add("files", "required", "has no spec file in it; files passed over for their names: %d, such as %s", n,
+			strings.Join(a.passedOver[:min(n, maxWarningPlaces)], ", "))
+	default:
+		why.add("files", "required", "has no Markdown file in it")
+	}
+	return why.err()
 }
 
 // exportPage is how many specs an export reads at a time, and holds until its
