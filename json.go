@@ -128,15 +128,15 @@ type pathStep struct {
 	index int
 }
 
-// fail adds a problem of the value at the path.
-func (w *walk) fail(code, message string) {
+// fail adds a problem of the value at the path, or further below.
+func (w *walk) fail(code, message string, below ...string) {
 	path := make([]string, len(w.path))
 	for i, s := range w.path {
 		if path[i] = fmt.Sprintf("[%d]", s.index); s.name != nil {
 			path[i] = unquote(s.name)
 		}
 	}
-	w.problems.add(pathText(path), code, message)
+	w.problems.add(pathText(append(path, below...)), code, message)
 }
 
 // pathText is a path of names, and of places in lists such as [0], as clients see
@@ -276,23 +276,33 @@ func (w *walk) elements(t reflect.Type) {
 	w.at++
 }
 
-// inString compares what a string holds with t. If that isn't JSON, or is a
-// string again, it compares the string itself.
+// inString compares what a string holds with t. If that isn't I-JSON, or is a
+// string again, it compares the string itself, unless it begins as t does: then it
+// says what is wrong in there.
 func (w *walk) inString(quoted []byte, t reflect.Type) {
 	inner := []byte(strings.TrimSpace(unquote(quoted)))
 	if title := string(inner); title == "True" || title == "False" { // as Python writes them
 		inner = bytes.ToLower(inner)
 	}
-	if ijson.Check(inner) != nil || inner[0] == '"' {
-		t, _ = unwrap(t)
-		w.scalar(quoted, t)
+	wrong, _ := errors.AsType[*ijson.Error](ijson.Check(inner))
+	if wrong == nil && inner[0] != '"' {
+		within := walk{body: inner, path: w.path, problems: w.problems, loose: true}
+		within.value(t)
+		w.problems = within.problems
+		w.rewrites = append(w.rewrites, rewrite{w.at - len(quoted), w.at, within.rewritten()})
 		return
 	}
-	within := walk{body: inner, path: w.path, problems: w.problems, loose: true}
-	within.value(t)
-	w.problems = within.problems
-	w.rewrites = append(w.rewrites, rewrite{w.at - len(quoted), w.at, within.rewritten()})
+	t, _ = unwrap(t)
+	if wrong != nil && len(inner) > 0 && inner[0] == openings[t.Kind()] {
+		w.fail("malformed", fmt.Sprintf("can't be taken: %s (byte %d of the string)", wrong.Reason, wrong.Offset),
+			wrong.Path...)
+		return
+	}
+	w.scalar(quoted, t)
 }
+
+// openings are what lists and objects begin with, by the types that hold them.
+var openings = map[reflect.Kind]byte{reflect.Slice: '[', reflect.Map: '{', reflect.Struct: '{'}
 
 // scalar compares a value with a scalar type. If t is a list or an object, the
 // value is something else, and doesn't fit.

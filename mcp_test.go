@@ -445,7 +445,12 @@ func TestOddCharactersAreToldToTheAgent(t *testing.T) {
 	for more, field := range map[string]string{
 		`,"message":"a\u0000"`: "message", `,"logs":[{"level":"info","message":"x"},{"level":"info","message":"\ud800"}]`: "logs[1].message",
 		",\"message\":\"\xff\"": "message", `,"message":"\uffff"`: "message", `,"message":"a","message":"b"`: "message",
-		`,"lease_seconds":1e999`:                                    "lease_seconds",
+		`,"lease_seconds":1e999`:                                   "lease_seconds",
+		`,"logs":"[{\"level\":\"info\",\"message\":\"\\u0000\"}]"`: "logs[0].message can't be taken: NUL",
+		`,"logs":["{\"level\":\"info\",\"message\":\"\\ud800\"}"]`: "logs[0].message can't be taken: this is half",
+		`,"logs":"[{\"level\":\"info\",\"level\":\"info\"}]"`:      "logs[0].level can't be taken: this name is a duplicate",
+		`,"logs":"` + strings.Repeat("[", 20_000) + `"`:            "logs can't be taken", `,"links":"{1"`: "links must be a list",
+		`,"links":"[1 2]"`: "links can't be taken: invalid character '2'",
 		`,"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40): "x[0][0]", `,"\u0000":1`: "arguments",
 	} {
 		a := ada.do("POST", "/mcp", report(more)).want(http.StatusOK)
