@@ -374,7 +374,7 @@ func (v eventsView) start(after int64) (int64, error) {
 		return 0, errCursorBefore(v.FirstSeq)
 	case after > v.LastSeq:
 		return 0, problem(http.StatusConflict, "cursor_ahead",
-			"The stream ends at %d: your cursor is beyond it. Read the mission again.",
+			"The stream ends at %[1]d: your cursor is beyond it. Read what you follow again, and go on after %[1]d.",
 			v.LastSeq).with("last_seq", v.LastSeq)
 	}
 	return after, nil
@@ -383,7 +383,8 @@ func (v eventsView) start(after int64) (int64, error) {
 // errCursorBefore is the answer to a cursor before the first event that is kept.
 func errCursorBefore(first int64) error {
 	return problem(http.StatusGone, "cursor_gone",
-		"Events up to %d are no longer kept. Read the mission again, and go on from there.", first-1).with("first_seq", first)
+		"Events up to %d are no longer kept. Read what you follow again, and go on from there.",
+		first-1).with("first_seq", first)
 }
 
 const eventColumns = `stream, seq, type, mission_id, spec_id, user_id, agent, at, data`

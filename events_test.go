@@ -165,7 +165,12 @@ func TestEventsArePaged(t *testing.T) {
 		ada.get(mission + "/events?" + query).wantFields("after")
 	}
 	ada.get(mission + "/events?limit=201").wantFields("limit")
-	ada.get(mission+"/events?after=8").wantProblem(http.StatusConflict, "cursor_ahead")
+	ahead := ada.get(mission+"/events?after=8").wantProblem(http.StatusConflict, "cursor_ahead")
+	own := ada.get("/api/v1/events?after=8").wantProblem(http.StatusConflict, "cursor_ahead") // it is about no one mission
+	if !strings.HasSuffix(ahead.text("detail"), "go on after 7.") || !strings.HasSuffix(own.text("detail"), "go on after 0.") ||
+		strings.Contains(own.text("detail"), "mission") {
+		t.Errorf("got %s\n%s", ahead.body, own.body)
+	}
 }
 
 func TestEventsThatAreGoneAreSaidToBe(t *testing.T) {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,7 @@ const (
 	closeCredential  = websocket.StatusCode(4401)              // missing, or has ended: expiry, logout, account disabled
 	closePermission  = websocket.StatusCode(4403)              // the client may no longer read a mission
 	closeTooSlow     = websocket.StatusCode(4408)              // resume after the last seq seen
-	closeCursorGone  = websocket.StatusCode(4410)              // events were lost: read the mission again
+	closeCursorGone  = websocket.StatusCode(4410)              // events were lost: read what is followed again
 	closeFlood       = websocket.StatusCode(4429)              // too many messages
 )
 
@@ -341,9 +342,21 @@ func (c *socket) receive(ctx context.Context) (message socketMessage, bad *apiEr
 		err = decode(raw, &message)
 	}
 	if err != nil {
-		bad = problem(http.StatusBadRequest, "malformed_message", "%s", err)
+		bad = problem(http.StatusBadRequest, "malformed_message", "%s", messageText(asProblem(err)))
 	}
 	return message, bad, nil
+}
+
+// messageText is what is wrong with a message, in one text.
+func messageText(e *apiError) string {
+	if len(e.fields) == 0 {
+		return e.detail
+	}
+	var wrong []string
+	for _, f := range e.fields {
+		wrong = append(wrong, cmp.Or(f.Field, "The message")+" "+f.Message)
+	}
+	return strings.Join(wrong, "; ") + "."
 }
 
 // reply sends an answer that names the message it replies to.

@@ -127,6 +127,15 @@ func TestSocketGreetsAndAnswersPings(t *testing.T) {
 			t.Errorf("%s: got %v", test.message, got)
 		}
 	}
+	for message, want := range map[string]string{
+		"null": "The message must be an object.", "[]": "The message must be an object.",
+		`{"type":7,"x":1}`: "type must be a string; x isn't a known field.",
+		`{"type":"ping"`:   "At byte 13 of the body: unexpected end of JSON input.",
+	} {
+		if got := say(t, conn, message); got["code"] != "malformed_message" || got["message"] != want {
+			t.Errorf("%s: got %v, want %s", message, got, want)
+		}
+	}
 	listed := ada.get("/internal/connections").want(http.StatusOK)
 	if listed.text("items.0.id") != welcome["connection_id"] || listed.text("items.0.account") != ada.user.ID {
 		t.Errorf("got %s", listed.body)
