@@ -51,7 +51,8 @@ const (
 // mcpStable is how long a client may keep what changes only with the server.
 const mcpStable = time.Hour
 
-// rpcRequest is what a client asks. One without an id is a notification.
+// rpcRequest is what a client asks. One without an id is a notification, and one
+// without a method too is a response.
 type rpcRequest struct {
 	ID     json.RawMessage
 	Method string
@@ -211,9 +212,12 @@ func readRPC(r *http.Request) (request rpcRequest, err error) {
 
 // take refuses what isn't I-JSON in a request, unless it is in a tool's arguments:
 // of these the agent is told, which can mend them, and not only its client. The
-// parameters of a notification matter to nobody.
+// parameters of a notification matter to nobody, nor does a response.
 func (q *rpcRequest) take(odd *ijson.Error) error {
 	code, path := rpcInvalidRequest, odd.Path
+	if q.Method == "" {
+		return nil
+	}
 	if len(path) > 0 && path[0] == "id" {
 		q.ID = nil
 	}
@@ -254,8 +258,12 @@ func idBefore(body []byte) json.RawMessage {
 // if that can be read, so that the error reaches who waits for it.
 func (q *rpcRequest) decode(body []byte) error {
 	var version string
-	var id, params json.RawMessage
-	err := pick(body, map[string]any{"id": &id, "jsonrpc": &version, "method": &q.Method, "params": &params})
+	var id, params, result, failure json.RawMessage
+	err := pick(body, map[string]any{"id": &id, "jsonrpc": &version, "method": &q.Method, "params": &params,
+		"result": &result, "error": &failure})
+	if err == nil && version == "2.0" && q.Method == "" && (result != nil || failure != nil) {
+		return nil // a response, though nothing is asked here
+	}
 	if validRPCID(id) {
 		q.ID = id
 	}

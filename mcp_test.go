@@ -479,8 +479,11 @@ func TestOddCharactersAreToldToTheAgent(t *testing.T) {
 			t.Errorf("%s: got %s, want %s: %s", body, got, want, a.body)
 		}
 	}
-	if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0","method":"notifications/x","params":{"reason":"\u0000"}}`); a.status != http.StatusAccepted {
-		t.Errorf("a notification: %s", a.body)
+	for _, message := range []string{`"method":"notifications/x","params":{"reason":"\u0000"}`, `"result":{},"id":3`,
+		`"result":{"roots":["\u0000"]},"id":"x"`, `"error":{"code":-32601,"message":"no such method"}`} {
+		if a := ada.do("POST", "/mcp", `{"jsonrpc":"2.0",`+message+`}`); a.status != http.StatusAccepted || len(a.body) > 0 {
+			t.Errorf("%s, which nobody waits for: %d %s", message, a.status, a.body)
+		}
 	}
 	if out := ada.tool("report", fields{"spec_id": held["spec"].(map[string]any)["id"],
 		"lease_token": held["lease_token"]}); len(out["open"].([]any)) != 1 {
