@@ -100,6 +100,7 @@ type specSummary struct {
 	missionStatus string
 	place         string
 	cycle         int // how many specs depend on each other in its circle; 0 for none
+	asked         int // open questions
 }
 
 func (v *specSummary) etag() string     { return etagOf(v.Version) }
@@ -150,7 +151,7 @@ var (
 
 var summaryColumns = `s.id, s.mission_id, s.key, s.number, s.title, s.phase, h.status, s.priority, s.tags,
 	s.estimated_context, cardinality(h.done), cardinality(array_positions(h.done, true)), ` + readySQL + `,
-	h.attempts, h.review, h.approved_by, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle,
+	h.attempts, h.review, h.approved_by, h.version, s.created_at, h.updated_at, m.status, s.place, h.cycle, h.asked,
 	l.agent, l.user_id, l.claimed_at, l.expires_at, l.attempt, (` + dependenciesSQL + `)`
 
 // specsSQL reads specs s, each with its state h, of missions that user $1 ($2:
@@ -164,7 +165,7 @@ const specsSQL = `
 func (v *specSummary) fields(claim *nullableClaim) []any {
 	return []any{&v.ID, &v.MissionID, &v.Key, &v.Number, &v.Title, &v.Phase, &v.Status, &v.Priority, &v.Tags,
 		&v.EstimatedContext, &v.CriteriaTotal, &v.CriteriaDone, &v.Ready, &v.Attempts, &v.Review, &v.ApprovedBy,
-		&v.Version, &v.CreatedAt, &v.UpdatedAt, &v.missionStatus, &v.place, &v.cycle,
+		&v.Version, &v.CreatedAt, &v.UpdatedAt, &v.missionStatus, &v.place, &v.cycle, &v.asked,
 		&claim.agent, &claim.userID, &claim.claimedAt, &claim.expiresAt, &claim.attempt, (*[]byte)(&v.Dependencies)}
 }
 

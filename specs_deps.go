@@ -461,6 +461,10 @@ func whyNotReady(spec specSummary) ([]notReadyReason, error) {
 		reasons = append(reasons, notReadyReason{Code: "status", Message: fmt.Sprintf("Its status is %s; only planned "+
 			"specs are handed out.", spec.Status)})
 	}
+	if spec.Status == "blocked" && spec.asked > 0 {
+		reasons = append(reasons, notReadyReason{Code: "question_open", Message: fmt.Sprintf("It waits for a person's "+
+			"answer (open questions: %d). Once all are answered, it is planned again.", spec.asked)})
+	}
 	var related []reasonSpec
 	if err := unmarshal(spec.Dependencies, &related); err != nil {
 		return nil, fmt.Errorf("reading dependencies: %w", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"maps"
 	"net/http"
 	"path"
@@ -989,7 +990,7 @@ func TestParkedSpecIsPlannedOnceAllIsAnswered(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
 	ada := s.signUp("ada", "user")
-	mission := ada.newActive("Park")
+	b, mission := s.browse(ada), ada.newActive("Park")
 	ada.newSpec(mission, "one", nil)
 	spec, token := ada.claim(mission, "bot")
 	first := ada.question(spec, token, "Which one?", false)
@@ -997,12 +998,28 @@ func TestParkedSpecIsPlannedOnceAllIsAnswered(t *testing.T) {
 	if v := ada.get(spec); v.text("status") != "blocked" || v.number("attempts") != 0 || v.at("claim") != nil {
 		t.Errorf("parked: %s", v.body)
 	}
+	waitsFor := func(open int) { // on the page, to agents, and by the route
+		t.Helper()
+		why := fmt.Sprintf("It waits for a person's answer (open questions: %d). Once all are answered, it is planned again.", open)
+		if a := ada.get(spec + "/explain"); a.text("reasons.0.code") != "status" ||
+			a.text("reasons.1.code") != "question_open" || a.text("reasons.1.message") != why || a.at("reasons.2") != nil {
+			t.Errorf("explained by %s", a.body)
+		}
+		next := ada.tool("next_spec", fields{"mission_id": idOf(mission)})
+		shown := ada.tool("show_spec", fields{"spec_id": idOf(spec)})
+		if !strings.Contains(fmt.Sprint(next["open"]), why) || !strings.Contains(fmt.Sprint(shown["waits_for"]), why) {
+			t.Errorf("agents are told %v and %v", next, shown)
+		}
+		b.get("/missions/"+idOf(mission)+"/specs/one").wantText("Why it isn’t ready", template.HTMLEscapeString(why))
+	}
+	waitsFor(2)
 	ada.post(spec+"/heartbeat", fields{"lease_token": token}).wantProblem(http.StatusConflict, "lease_lost")
 	ada.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusNoContent)
 	ada.post(second+"/answer", fields{"answer": "so"}).want(http.StatusOK)
 	if v := ada.get(spec); v.text("status") != "blocked" {
 		t.Errorf("with one question open: %s", v.body)
 	}
+	waitsFor(1)
 	ada.post(first+"/answer", fields{"answer": "this"}).want(http.StatusOK)
 	if data := ada.lastEvent(mission, "spec.answered"); data["status"] != "planned" || data["answer"] != "this" {
 		t.Errorf("the event says %v", data)
