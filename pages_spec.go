@@ -226,6 +226,9 @@ func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, id
 	if err := s.addAttempts(ctx, p); err != nil {
 		return nil, err
 	}
+	if p.Status != "planned" && p.Status != "blocked" {
+		return p, nil
+	}
 	p.Reasons, err = whyNotReady(spec.specSummary)
 	p.Reasons = slices.DeleteFunc(p.Reasons, func(r notReadyReason) bool {
 		return r.Code == "status" || r.Code == "claimed" // which the page shows anyway

@@ -997,6 +997,23 @@ func BenchmarkBoard(b *testing.B) {
 	}
 }
 
+// A page gives reasons where somebody waits for the spec to be ready, and nowhere else.
+func TestPageSaysWhyASpecIsntReady(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b, mission := s.browse(ada), ada.newMission("Draft")
+	for _, status := range specStatuses {
+		ada.newSpec(mission, "is-"+status, fields{"status": status})
+		page := b.get("/missions/" + idOf(mission) + "/specs/is-" + status).want(http.StatusOK)
+		why := strings.Contains(string(page.body), "Why it isn’t ready")
+		if why != strings.Contains(string(page.body), "<li>The mission is draft.</li>") ||
+			why != (status == "planned" || status == "blocked") {
+			t.Errorf("of one that is %s it says why: %v", status, why)
+		}
+	}
+}
+
 func TestHostileTextStaysText(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
