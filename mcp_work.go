@@ -49,7 +49,7 @@ type claimAnswer struct {
 	LeaseToken string     `json:"lease_token,omitempty"`
 	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
 	Next       string     `json:"next"`
-	History    []any      `json:"history,omitempty" doc:"the attempts before, latest first"`
+	History    []any      `json:"history,omitempty" doc:"what came before, latest first"`
 	Spec       *takenSpec `json:"spec,omitempty"`
 	Held       heldLeases `json:"held,omitempty"`
 }
@@ -75,14 +75,14 @@ func (s *Server) claimSpecTool(ctx context.Context, c *call, in *toolClaim) (*cl
 	if err != nil {
 		return nil, err
 	}
-	v, past := given.Spec, *given.History
-	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0, excerptBytes-past.size())
+	v, past := given.Spec, given.History.objects(given.Spec.Decision)
+	text, rest, err := excerptOf(v.ID, v.Body, v.Criteria, 0, excerptBytes-sizeOf(past))
 	return &claimAnswer{
 		LeaseToken: given.Lease.Token, ExpiresAt: given.Lease.ExpiresAt,
-		Next: past.next() + rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call fail_spec. Your lease "+
-			"ends %d s from now unless you call report before.",
+		Next: given.History.next(v.Decision) + rest + nextOfHolder(v.Criteria) + fmt.Sprintf(" If you can't, call "+
+			"fail_spec. Your lease ends %d s from now unless you call report before.",
 			int(s.leaseTime(in.LeaseSeconds).Seconds())),
-		History: past.objects(), Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
+		History: past, Spec: &takenSpec{v.ID, v.Key, v.Title, given.Lease.Attempt, text},
 	}, err
 }
 
@@ -313,15 +313,16 @@ func (s *Server) showSpecTool(ctx context.Context, c *call, in *showArguments) (
 	if err != nil {
 		return nil, err
 	}
-	past := history{}
+	h := history{}
 	if v.Version > 1 { // it was claimed, perhaps
-		if past, err = s.readHistory(ctx, v.ID); err != nil {
+		if h, err = s.readHistory(ctx, v.ID); err != nil {
 			return nil, err
 		}
 	}
+	past := h.objects(v.Decision)
 	out := &showAnswer{showState: showState{v.ID, v.MissionID, v.Key, v.Title, v.Status, v.Ready, []string{},
-		firstTexts(v.Documents), firstTexts(warningTexts(v.Warnings)), past.objects(), v.next()}}
-	room := excerptBytes - past.size()
+		firstTexts(v.Documents), firstTexts(warningTexts(v.Warnings)), past, v.next()}}
+	room := excerptBytes - sizeOf(past)
 	if in.Offset == 0 && len(v.encoded.markdown)+len(v.encoded.criteria) <= room {
 		out.whole = v.specContent
 	} else {

@@ -364,6 +364,38 @@ func TestDatabaseOfTheFirstSchemaComesAlong(t *testing.T) {
 	}
 }
 
+func TestDatabaseFromBeforeDecisionsComesAlong(t *testing.T) {
+	t.Parallel()
+	url := newEmptyDatabase(t, "TEMPLATE template0 ENCODING 'UTF8'")
+	migrations, err := readMigrations(migrationFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	migrateTo := func(version int) {
+		if _, err := applyMigrations(t.Context(), url, migrations[:version], slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	migrateTo(3)
+	fillFirstSchema(t, url)
+	migrateTo(13)
+	ended := queryText(t, url, `INSERT INTO attempts (spec_id, number, agent, user_id, started_at, ended_at, outcome, notes)
+		SELECT s.id, 1, 'bot', m.owner_id, now(), now(), 'completed', 'done' FROM specs s JOIN missions m ON m.id = s.mission_id
+		WHERE s.key = 'a' RETURNING spec_id::text`)
+	ada := startTestServer(t, url, nil).logIn("ada@example.com")
+	spec := "/api/v1/specs/" + ended
+	if v := ada.get(spec).want(http.StatusOK); v.at("decision") != nil {
+		t.Errorf("the spec is %s", v.body)
+	}
+	if a := ada.get(spec + "/attempts").want(http.StatusOK); a.text("items.0.notes") != "done" || a.text("items.0.override") != "" {
+		t.Errorf("the attempts are %s", a.body)
+	}
+	v := ada.post(spec+"/status", fields{"status": "in_progress", "notes": "It is red."}).want(http.StatusOK)
+	if v.text("decision.notes") != "It is red." || v.text("decision.from") != "completed" {
+		t.Errorf("reopened: %s", v.body)
+	}
+}
+
 // fillFirstSchema makes a mission with a spec a that is completed, b that is
 // half done and held, c that waits for b, d and e that wait for each other, and f
 // that was imported and is ready.

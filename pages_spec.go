@@ -251,6 +251,9 @@ func (s *Server) addAttempts(ctx context.Context, p *specPage) (err error) {
 		return err
 	}
 	var ids []string
+	if p.Decision != nil {
+		ids = append(ids, p.Decision.UserID)
+	}
 	for _, attempt := range p.Tries {
 		ids = append(ids, attempt.UserID)
 		if attempt.Verdict != nil {

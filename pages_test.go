@@ -1024,10 +1024,12 @@ func TestHostileTextStaysText(t *testing.T) {
 		"body": evil + "\n\n[a](javascript:alert(1)) ![b](data:text/html,x)\n\n- [ ] " + evil + "\n"})
 	ada.post(mission+"/start", nil).want(http.StatusOK)
 	ada.claim(mission, `<script>alert(1)</script>`)
+	decided := ada.newSpec(mission, "decided", fields{"status": "testing", "body": "- [ ] " + evil})
+	ada.post(decided+"/status", fields{"status": "completed", "notes": evil, "override": evil}).want(http.StatusOK)
 	at := "/missions/" + idOf(mission)
 	b := s.browse(ada)
 	for _, path := range []string{"/", at, at + "?spec=spec", at + "?tag=" + url.QueryEscape(evil[:60]),
-		at + "/specs/spec", at + "/specs/spec/edit", at + "/settings", "/needs-you", "/login?next=/%22%3E%3Cscript%3E"} {
+		at + "/specs/spec", at + "/specs/decided", at + "/specs/spec/edit", at + "/settings", "/needs-you", "/login?next=/%22%3E%3Cscript%3E"} {
 		page := string(b.get(path).want(http.StatusOK).body)
 		for _, tag := range []string{"<script>", "<img src=x", "href=\"javascript:", "href=\"data:text"} {
 			if strings.Contains(page, tag) {

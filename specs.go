@@ -122,6 +122,7 @@ type specNotes struct {
 	Documents []string           `json:"documents"` // paths of what belongs to it beside its file
 	Warnings  []specfile.Warning `json:"warnings"`
 	Links     []link             `json:"links"` // of the last attempt that has some
+	Decision  *decisionView      `json:"decision"`
 }
 
 // claimView says who holds a spec.
@@ -186,7 +187,7 @@ func (c nullableClaim) view() *claimView {
 // oneSpecSQL reads the spec $3, whole, but for its text if its version is $4.
 var oneSpecSQL = `SELECT ` + summaryColumns + `,
 	CASE WHEN h.version <> $4 THEN s.body END, s.rules, h.done, s.derived_status,
-	s.documents, s.file_warnings, s.ref_warnings, s.links, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
+	s.documents, s.file_warnings, s.ref_warnings, s.links, s.decision, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
 
 // noVersion makes oneSpecSQL read the text.
 const noVersion = 0
@@ -214,7 +215,7 @@ func (v *specRow) scan(row pgx.CollectableRow, before ...any) error {
 	fields := append(before, v.fields(&v.claim)...)
 	var ofReferences []specfile.Warning
 	err := row.Scan(append(fields, &v.body, &v.rules, &v.done, &v.derived, &v.Documents, &v.Warnings, &ofReferences,
-		&v.Links, (*[]byte)(&v.dependents))...)
+		&v.Links, &v.Decision, (*[]byte)(&v.dependents))...)
 	v.Warnings = append(v.Warnings, ofReferences...)
 	return err
 }

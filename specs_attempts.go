@@ -3,6 +3,7 @@ package main
 // Attempts at a spec: what each lease came to, kept for whoever tries next.
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -36,7 +37,8 @@ type attemptView struct {
 	EndedAt   *time.Time     `json:"ended_at"`
 	Outcome   *string        `json:"outcome"`
 	Notes     string         `json:"notes"`
-	Message   string         `json:"message"` // of the last report that had one
+	Override  string         `json:"override"` // why criteria stayed open
+	Message   string         `json:"message"`  // of the last report that had one
 	Checked   []int          `json:"checked"`
 	Links     []link         `json:"links"`
 	Verdict   *verdictView   `json:"verdict"`
@@ -57,8 +59,8 @@ const shownQuestions = 10
 // attemptsSQL reads attempts a of the spec $1, before the number $2, the latest
 // first, at most $3.
 var attemptsSQL = `
-	SELECT a.id, a.number, a.agent, a.user_id, a.started_at, a.ended_at, a.outcome, a.notes, a.message, a.checked, a.links,
-	       a.verdict, a.verdict_notes, a.verdict_by, a.verdict_at,
+	SELECT a.id, a.number, a.agent, a.user_id, a.started_at, a.ended_at, a.outcome, a.notes, a.override, a.message,
+	       a.checked, a.links, a.verdict, a.verdict_notes, a.verdict_by, a.verdict_at,
 	       (SELECT coalesce(json_agg(q ORDER BY q.id), '[]') FROM (
 	            SELECT ` + questionColumns + ` FROM questions q WHERE q.spec_id = a.spec_id AND q.number = a.number
 	            ORDER BY q.id DESC LIMIT ` + strconv.Itoa(shownQuestions) + `) q)
@@ -83,8 +85,8 @@ func collectAttempts(rows pgx.Rows) ([]attemptView, error) {
 		var judged verdictView
 		var said, by *string
 		var at *time.Time
-		err = row.Scan(&a.ID, &a.Number, &a.Agent, &a.UserID, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Notes, &a.Message,
-			&a.Checked, &a.Links, &said, &judged.Notes, &by, &at, &a.Questions)
+		err = row.Scan(&a.ID, &a.Number, &a.Agent, &a.UserID, &a.StartedAt, &a.EndedAt, &a.Outcome, &a.Notes, &a.Override,
+			&a.Message, &a.Checked, &a.Links, &said, &judged.Notes, &by, &at, &a.Questions)
 		if said != nil && at != nil {
 			judged.Verdict, judged.UserID, judged.At = *said, orEmptyText(by), *at
 			a.Verdict = &judged
@@ -138,6 +140,7 @@ type pastAttempt struct {
 	Outcome   string         `json:"outcome,omitempty"`
 	Verdict   *pastVerdict   `json:"verdict,omitempty"`
 	Notes     string         `json:"notes,omitempty"`
+	Override  string         `json:"override,omitempty"`
 	Questions []pastQuestion `json:"questions,omitempty"` // those that were answered
 	Message   string         `json:"message,omitempty"`
 	Checked   []int          `json:"checked,omitempty"`
@@ -184,8 +187,9 @@ func historyOf(attempts []attemptView) history {
 	for i, a := range attempts {
 		p := &past[i]
 		*p = pastAttempt{Number: a.Number, Agent: a.Agent, EndedAt: a.EndedAt, Outcome: orEmptyText(a.Outcome),
-			Notes: a.Notes, Message: a.Message, Checked: a.Checked[:min(len(a.Checked), historyChecked)]}
-		texts = append(texts, &p.Agent, &p.Notes, &p.Message)
+			Notes: a.Notes, Override: a.Override, Message: a.Message,
+			Checked: a.Checked[:min(len(a.Checked), historyChecked)]}
+		texts = append(texts, &p.Agent, &p.Notes, &p.Override, &p.Message)
 		if a.Verdict != nil {
 			p.Verdict = &pastVerdict{a.Verdict.Verdict, a.Verdict.Notes}
 			texts = append(texts, &p.Verdict.Notes)
@@ -204,7 +208,7 @@ func historyOf(attempts []attemptView) history {
 			texts = append(texts, &p.Questions[j].Question, &p.Questions[j].Answer)
 		}
 	}
-	room := historyBytes - past.size()
+	room := historyBytes - sizeOf(past)
 	for _, text := range texts {
 		room += jsonBytes(*text)
 	}
@@ -212,9 +216,9 @@ func historyOf(attempts []attemptView) history {
 	return past
 }
 
-// size is how many bytes of JSON a history takes.
-func (h history) size() int {
-	encoded, err := encode(h)
+// sizeOf is how many bytes of JSON a history or its objects take.
+func sizeOf(past any) int {
+	encoded, err := encode(past)
 	if err != nil {
 		panic(err) // it has nothing that can't be encoded
 	}
@@ -237,14 +241,28 @@ func cutAlike(texts []*string, room int) {
 	}
 }
 
-// next says what an agent that takes up a spec again should know first: what ended
-// the attempt before.
-func (h history) next() string {
-	if len(h) == 0 {
+// next says what an agent that takes up a spec again should know first: what was
+// decided since the attempt before, and what ended that.
+func (h history) next(d *decisionView) string {
+	if len(h) == 0 && d == nil {
 		return ""
 	}
-	last := h[0]
-	said, notes := map[string]string{
+	said := ""
+	if d != nil && (len(h) == 0 || h[0].EndedAt != nil && d.At.After(*h[0].EndedAt)) {
+		said = fmt.Sprintf("It was %s by hand%s. ", d.Step(), startOf(d.Notes))
+	}
+	if len(h) > 0 {
+		said += fmt.Sprintf("Attempt %d %s. ", h[0].Number, h[0].end())
+	}
+	return said + "Begin with what history says. "
+}
+
+// end says what ended the attempt.
+func (p pastAttempt) end() string {
+	if p.Verdict != nil && p.Verdict.Verdict == "reject" {
+		return "was rejected by a person" + startOf(p.Verdict.Notes)
+	}
+	return map[string]string{
 		attemptCompleted: "completed the spec, which was then reopened",
 		attemptSubmitted: "handed its work in for review",
 		attemptFailed:    "failed",
@@ -252,32 +270,76 @@ func (h history) next() string {
 		attemptReleased:  "gave the spec back",
 		attemptParked:    "gave the spec back to wait for an answer",
 		attemptTaken:     "was ended by someone else",
-	}[last.Outcome], last.Notes
-	if v := last.Verdict; v != nil && v.Verdict == "reject" {
-		said, notes = "was rejected by a person", v.Notes
-	}
-	if notes != "" {
-		said += ": " + strings.TrimRight(cut(notes, historyNoteBytes), ". \n")
-	}
-	return fmt.Sprintf("Attempt %d %s. Begin with what history says. ", last.Number, said)
+	}[p.Outcome] + startOf(p.Notes)
 }
 
 // historyNoteBytes is how much of the notes next repeats.
 const historyNoteBytes = 300
 
-// objects is the history as a type whose schema is short: a list of anything. Agents
-// read it without one.
-func (h history) objects() []any {
-	objects := make([]any, len(h))
-	for i, p := range h {
-		objects[i] = p
+// startOf is how notes begin, as the end of a sentence without its full stop.
+func startOf(notes string) string {
+	if notes == "" {
+		return ""
 	}
-	return objects
+	return ": " + strings.TrimRight(cut(notes, historyNoteBytes), ". \n")
 }
 
-// ending is the outcome of the attempt that a change to its spec ends, with notes;
-// zero where the change ends none.
-type ending struct{ outcome, notes string }
+// objects is the history as a type whose schema is short: a list of anything. Agents
+// read it without one. The decision stands in it by its time, unless one of the
+// attempts has its notes.
+func (h history) objects(d *decisionView) []any {
+	objects, at := make([]any, len(h)), len(h)
+	for i, p := range slices.Backward(h) {
+		if objects[i] = p; d != nil && p.EndedAt != nil && d.At.After(*p.EndedAt) {
+			at = i
+		}
+	}
+	if d == nil || slices.ContainsFunc(h, func(p pastAttempt) bool { return p.Number == d.Number }) {
+		return objects
+	}
+	return slices.Insert(objects, at, any(map[string]any{"decision": d}))
+}
+
+// decisionView is the last step of a spec by hand of which something was said. It
+// stays until the next one; what has happened since is told by its time.
+type decisionView struct {
+	From     string    `json:"from"`
+	Status   string    `json:"status"`
+	Notes    string    `json:"notes"`
+	Override string    `json:"override,omitempty"` // why criteria stayed open
+	UserID   string    `json:"user_id"`
+	At       time.Time `json:"at"`
+	Number   int       `json:"number,omitempty"` // of the attempt that it ended, which has its notes too
+}
+
+// decide keeps what is said of a step by hand that a locked spec is about to take.
+// It comes before the end of the lease that the step ends.
+func (t *tx) decide(spec specLock, status string, said completion) {
+	if said.Notes == "" && said.Override == "" {
+		return
+	}
+	t.queue(`
+		UPDATE specs SET decision = jsonb_strip_nulls(jsonb_build_object('from', $2::text, 'status', $3::text,
+			'notes', $4::text, 'override', $5::text, 'user_id', $6::text, 'at', clock_timestamp(),
+			'number', (SELECT number FROM leases WHERE spec_id = $1)))
+		WHERE id = $1`, spec.id, spec.status, status, said.Notes, said.Override, t.account.userID)
+}
+
+// stepsTaken are what was done to a spec that a step has taken from one status to
+// another, or from any; a status that isn't here says it itself.
+var stepsTaken = map[string]string{
+	"proposed planned": "accepted", "blocked planned": "unblocked", "completed in_progress": "reopened",
+	"in_progress": "started", "in_review": "sent to review", "testing": "sent to testing", "deferred": "put off",
+}
+
+// Step is what was done to the spec.
+func (d *decisionView) Step() string {
+	return cmp.Or(stepsTaken[d.From+" "+d.Status], stepsTaken[d.Status], d.Status)
+}
+
+// ending is the outcome of the attempt that a change to its spec ends, with notes
+// and with why criteria stay open; zero where the change ends none.
+type ending struct{ outcome, notes, override string }
 
 // adoptLease opens an attempt for the lease on a locked spec if an older server has
 // given it. It comes before the end of any lease; lockLease calls it.
@@ -301,8 +363,8 @@ func (t *tx) adoptLease(specID string) {
 func (t *tx) endLease(specID string, how ending) {
 	t.queue(`
 		WITH lease AS (DELETE FROM leases WHERE spec_id = $1 RETURNING number)
-		UPDATE attempts SET ended_at = clock_timestamp(), outcome = $2, notes = $3
-		WHERE spec_id = $1 AND number = (SELECT number FROM lease)`, specID, how.outcome, how.notes)
+		UPDATE attempts SET ended_at = clock_timestamp(), outcome = $2, notes = $3, override = $4
+		WHERE spec_id = $1 AND number = (SELECT number FROM lease)`, specID, how.outcome, how.notes, how.override)
 }
 
 // noteReport keeps with an attempt what its holder reports.

@@ -437,7 +437,7 @@ func (t *tx) release(ctx context.Context, spec specLock, token, reason string) e
 		return fmt.Errorf("reading a lease: %w", err)
 	}
 	t.adoptLease(spec.id)
-	by, how := agent, ending{attemptReleased, reason}
+	by, how := agent, ending{outcome: attemptReleased, notes: reason}
 	if token == "" {
 		by, how.outcome = "", attemptTaken
 	}

@@ -877,6 +877,145 @@ func TestHistoryIsShort(t *testing.T) {
 	}
 }
 
+// What somebody says of a step by hand reaches whoever works on the spec next, first
+// of all, and those who read it.
+func TestNextAgentKnowsWhatWasDecided(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, func(c *Config) { c.MaxAttempts = 1 })
+	ada := s.signUp("ada", "user")
+	bot, b := ada.withKey("write"), s.browse(ada)
+	mission := ada.newActive("Decided")
+	spec := ada.newSpec(mission, "one", nil)
+	page := "/missions/" + idOf(mission) + "/specs/one"
+	step := func(status, notes string) *answer {
+		t.Helper()
+		return ada.post(spec+"/status", fields{"status": status, "notes": notes}).want(http.StatusOK)
+	}
+	fail := func() { // which blocks it
+		_, token := bot.claim(mission, "bot")
+		bot.post(spec+"/fail", fields{"lease_token": token, "reason": "no way"}).want(http.StatusOK)
+	}
+	long, odd := strings.Repeat("ü", 2000), "!"+strings.Repeat("\u2028", 1998)+"!"
+	short := strings.NewReplacer(long, "long", odd, "odd")
+	claims := func(next, past string) {
+		t.Helper()
+		a := bot.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "bot", "another": true})
+		shown := bot.tool("show_spec", fields{"spec_id": idOf(spec)}) // which has the one under way, and room for fewer
+		for i, history := range []any{a["history"], shown["history"]} {
+			var got []string
+			for _, entry := range history.([]any) {
+				if entry := entry.(map[string]any); entry["decision"] != nil {
+					got = append(got, fmt.Sprint("decided: ", entry["decision"].(map[string]any)["notes"]))
+				} else if entry["outcome"] != nil { // it isn't the one under way
+					got = append(got, fmt.Sprint(entry["number"], " ", entry["outcome"], ": ", entry["notes"]))
+				}
+			}
+			if got := short.Replace(strings.Join(got, ", ")); got != past && (i == 0 || got == "" || !strings.HasPrefix(past, got)) {
+				t.Errorf("the history is %q, want %q", got, past)
+			}
+		}
+		if got := fmt.Sprint(a["next"]); len(got) > 1000 || !strings.HasPrefix(got, next) {
+			t.Errorf("next is %.1000q, want it to begin with %q", got, next)
+		}
+	}
+
+	if v := ada.get(spec); v.at("decision") != nil {
+		t.Errorf("a new spec has %s", v.body)
+	}
+	fail()
+	if got := step("planned", " Use the new API. ").at("decision").(map[string]any); got["from"] != "blocked" ||
+		got["status"] != "planned" || got["notes"] != "Use the new API." || got["user_id"] != ada.user.ID ||
+		got["at"] == nil || len(got) != 5 {
+		t.Errorf("the decision is %v", got)
+	}
+	b.get(page).wantText("<b>Unblocked</b> by ada <time", " ago: Use the new API.</p>")
+	claims("It was unblocked by hand: Use the new API. Attempt 1 failed: no way. Begin with what history says. ",
+		"decided: Use the new API., 1 failed: no way")
+
+	step("planned", "Wait for Bob.") // of what the agent holds
+	if n := ada.get(spec).number("decision.number"); n != 2 {
+		t.Errorf("the decision has ended attempt %d", n)
+	}
+	if n := strings.Count(string(b.get(page).wantText("<b>Planned</b> by ada").body), "Wait for Bob."); n != 1 {
+		t.Errorf("the page says it %d times", n)
+	}
+	claims("Attempt 2 was ended by someone else: Wait for Bob. Begin", "2 taken: Wait for Bob., 1 failed: no way")
+	step("planned", "")
+	step("deferred", long)
+	step("planned", "")
+	claims("It was put off by hand: "+strings.Repeat("ü", 150)+". Attempt 3 was ended by someone else. Begin",
+		"decided: long, 3 taken: <nil>, 2 taken: Wait for Bob., 1 failed: no way")
+	step("planned", "")
+	a := bot.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusOK)
+	if a.text("spec.decision.status") != "deferred" || a.number("history.0.number") != 4 {
+		t.Errorf("claimed %s", a.body)
+	}
+	step("planned", "")
+	claims("Attempt 5 was ended by someone else. Begin", "5 taken: <nil>, 4 taken: <nil>, decided: long, 3 taken: <nil>")
+
+	spec = ada.newSpec(mission, "found", fields{"status": "proposed",
+		"body": strings.Repeat("The quick brown fox jumps over the lazy dog, again.\n", 2400)})
+	step("planned", odd)
+	claims("It was accepted by hand: !\u2028", "decided: odd")
+	shown := bot.rpc("tools/call", fields{"name": "show_spec", "arguments": fields{"spec_id": idOf(spec)}})
+	if n := utf8.RuneCountInString(shown.text("result.content.0.text")); n > 60_000 || n < 40_000 {
+		t.Errorf("show_spec has %d characters", n)
+	}
+}
+
+// Who reviews, and who tries next, learns why criteria were left open.
+func TestReasonForOpenCriteriaIsKept(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	bot, b := ada.withKey("write"), s.browse(ada)
+	mission, _ := ada.newReviewed("Left open")
+	body := fields{"body": "## Acceptance Criteria\n\n- [ ] a\n- [ ] b\n"}
+	ada.newSpec(mission, "one", body)
+	page := "/missions/" + idOf(mission) + "/specs/one"
+	spec, token := bot.claim(mission, "bot")
+	bot.post(spec+"/complete", fields{"lease_token": token, "override": "There is no printer."}).want(http.StatusOK)
+	b.get(page).wantText("<b>Criteria left open:</b> There is no printer.</p>")
+	ada.post(spec+"/review", fields{"verdict": "reject", "notes": "There is."}).want(http.StatusOK)
+	a := bot.post(mission+"/claim", fields{"agent": "bot"}).want(http.StatusOK)
+	if a.text("history.0.override") != "There is no printer." {
+		t.Errorf("claimed %s", a.body)
+	}
+	last := func() (attempt, decided any) {
+		return ada.get(spec + "/attempts").want(http.StatusOK).at("items.0.override"), ada.get(spec).at("decision.override")
+	}
+	if attempt, decided := last(); attempt != "" || decided != nil {
+		t.Errorf("under way: %q and %v", attempt, decided)
+	}
+	ada.post(spec+"/status", fields{"status": "completed", "override": "It is old."}).want(http.StatusOK)
+	if attempt, decided := last(); attempt != "It is old." || decided != "It is old." {
+		t.Errorf("by hand: %q and %v", attempt, decided)
+	}
+	if n := strings.Count(string(b.get(page).wantText("<b>Completed</b> by ada").body), "It is old."); n != 1 {
+		t.Errorf("the page says it %d times", n)
+	}
+	ada.post(spec+"/status", fields{"status": "in_progress", "override": "no reason"}).want(http.StatusOK)
+	ada.post(spec+"/status", fields{"status": "completed", "override": "It is older."}).want(http.StatusOK)
+	if attempt, decided := last(); attempt != "It is old." || decided != "It is older." {
+		t.Errorf("by hand, without a lease: %q and %v", attempt, decided)
+	}
+	b.get(page).wantText("<b>Criteria left open:</b> It is older.</p>", "<b>Criteria left open:</b> It is old.</p>")
+
+	ada.newSpec(mission, "two", fields{"review": "none", "body": "## Acceptance Criteria\n\n- [x] a\n"})
+	spec, token = bot.claim(mission, "bot")
+	done := bot.tool("complete_spec", fields{"spec_id": idOf(spec), "lease_token": token, "override": "none is open"})
+	if attempt, _ := last(); attempt != "" || done["status"] != "completed" {
+		t.Errorf("with all met: %q", attempt)
+	}
+	ada.newSpec(mission, "three", fields{"review": "none", "body": body["body"]})
+	spec, token = bot.claim(mission, "bot")
+	bot.tool("complete_spec", fields{"spec_id": idOf(spec), "lease_token": token, "override": strings.Repeat("é", 2000)})
+	shown := fmt.Sprint(bot.tool("show_spec", fields{"spec_id": idOf(spec)})["history"])
+	if n := strings.Count(shown, "é"); n < 500 || n > 1000 || !strings.Contains(shown, "override:é") {
+		t.Errorf("the history of a long reason is %s", shown)
+	}
+}
+
 func TestLinksAreChecked(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)

@@ -308,17 +308,21 @@ func (t *tx) completeHeld(ctx context.Context, at target, in *heldCompletion) (
 // waits for a person. It returns the status then.
 func (t *tx) complete(ctx context.Context, m *missionLock, spec specLock, by leaseHolder, c completion, links []link) (
 	status string, err error) {
-	status, how := "completed", ending{attemptCompleted, c.Notes}
+	open := len(spec.done) - countDone(spec.done)
+	if open == 0 {
+		c.Override = ""
+	}
+	status, how := "completed", ending{attemptCompleted, c.Notes, c.Override}
 	switch {
 	case by.agent == "":
 		how.outcome = attemptTaken
+		t.decide(spec, status, c)
 	case spec.human:
 		status, how.outcome = "in_review", attemptSubmitted
 	}
 	if err := t.move(spec, status, spec.attempts, how); err != nil {
 		return "", err
 	}
-	open := len(spec.done) - countDone(spec.done)
 	if open > 0 && c.Override == "" {
 		return "", t.errCriteriaUnmet(ctx, spec)
 	}
@@ -401,7 +405,7 @@ func (t *tx) fail(ctx context.Context, at target, in *failure, maxAttempts int) 
 	if spec.attempts >= maxAttempts || in.Retry != nil && !*in.Retry {
 		status = "blocked"
 	}
-	if err := t.move(spec, status, spec.attempts, ending{attemptFailed, in.Reason}); err != nil {
+	if err := t.move(spec, status, spec.attempts, ending{outcome: attemptFailed, notes: in.Reason}); err != nil {
 		return m, "", err
 	}
 	t.emit("spec.failed", m.ID, spec.id, held.agent,
@@ -454,6 +458,7 @@ func (s *Server) setStatus(ctx context.Context, t *tx, c *call, in *statusStep) 
 		return nil, errInvalidTransition("spec", spec.status, steps)
 	}
 	t.adoptLease(spec.id)
+	in.Notes = strings.TrimSpace(in.Notes)
 	if in.Status == "completed" {
 		_, err = t.complete(ctx, &m, spec, leaseHolder{}, in.completion, nil)
 	} else {
@@ -473,8 +478,8 @@ func (t *tx) step(m *missionLock, spec specLock, status, notes string) error {
 	if spec.status == "blocked" {
 		attempts = 0
 	}
-	notes = strings.TrimSpace(notes)
-	if err := t.move(spec, status, attempts, ending{attemptTaken, notes}); err != nil {
+	t.decide(spec, status, completion{Notes: notes})
+	if err := t.move(spec, status, attempts, ending{outcome: attemptTaken, notes: notes}); err != nil {
 		return err
 	}
 	data := map[string]any{"from": spec.status, "to": status}
