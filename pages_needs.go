@@ -37,6 +37,7 @@ type neededRow struct {
 type neededFor struct {
 	Agent string // of the last attempt; "" where there was none
 	Said  string // in it, or for proposed work its text, the beginning of it
+	Left  string // why it left criteria open
 	Links []link // of the last attempt that has some
 }
 
@@ -123,12 +124,13 @@ const saidBytes = 600
 func (s *Server) neededFor(ctx context.Context, ids []string) (map[string]neededFor, error) {
 	rows, err := s.db.Query(ctx, `
 		SELECT want.id, s.links, coalesce(a.agent, ''),
-		       CASE WHEN h.status = 'proposed' THEN s.text ELSE coalesce(nullif(a.notes, ''), a.message, '') END
+		       CASE WHEN h.status = 'proposed' THEN s.text ELSE coalesce(nullif(a.notes, ''), a.message, '') END,
+		       coalesce(a.override, '')
 		FROM unnest($1::uuid[]) AS want (id)
 		CROSS JOIN LATERAL (SELECT status FROM spec_states WHERE spec_id = want.id OFFSET 0) h
 		CROSS JOIN LATERAL (SELECT links, left(body, $2) AS text FROM specs WHERE id = want.id OFFSET 0) s
 		LEFT JOIN LATERAL (
-			SELECT agent, notes, message FROM attempts WHERE spec_id = want.id ORDER BY number DESC LIMIT 1) a ON true`,
+			SELECT agent, notes, message, override FROM attempts WHERE spec_id = want.id ORDER BY number DESC LIMIT 1) a ON true`,
 		ids, saidBytes+1)
 	if err != nil {
 		return nil, fmt.Errorf("reading what decisions are made by: %w", err)
@@ -136,9 +138,11 @@ func (s *Server) neededFor(ctx context.Context, ids []string) (map[string]needed
 	known := make(map[string]neededFor)
 	var id string
 	var one neededFor
-	_, err = pgx.ForEachRow(rows, []any{&id, &one.Links, &one.Agent, &one.Said}, func() error {
-		if len(one.Said) > saidBytes {
-			one.Said = cut(one.Said, saidBytes) + "…"
+	_, err = pgx.ForEachRow(rows, []any{&id, &one.Links, &one.Agent, &one.Said, &one.Left}, func() error {
+		for _, text := range []*string{&one.Said, &one.Left} {
+			if len(*text) > saidBytes {
+				*text = cut(*text, saidBytes) + "…"
+			}
 		}
 		known[id] = one
 		one.Links = nil

@@ -1169,16 +1169,16 @@ func TestNeedsYouShowsWhatADecisionIsMadeBy(t *testing.T) {
 	ada.put(mission+"/members", fields{"email": eve.user.Email, "role": "viewer"}).want(http.StatusOK)
 	ada.patch(mission, fields{"review": "human"}).want(http.StatusOK)
 	ada.newSpec(mission, "found", fields{"status": "proposed", "body": "Nobody has " + strings.Repeat("thought ", 100) + "of it."})
-	ada.newSpec(mission, "one", fields{"priority": 9})
+	ada.newSpec(mission, "one", fields{"priority": 9, "body": "## Acceptance Criteria\n\n- [ ] a\n"})
 	spec, token := ada.claim(mission, "bot-1")
-	ada.post(spec+"/complete", fields{"lease_token": token, "notes": "It is blue.", "links": []fields{
+	ada.post(spec+"/complete", fields{"lease_token": token, "notes": "It is blue.", "override": "No printer.", "links": []fields{
 		{"kind": "pull_request", "ref": "https://example.com/shop/pull/7"}}}).want(http.StatusOK)
 	ada.newSpec(mission, "two", nil)
 	spec, token = ada.claim(mission, "bot-2")
 	ada.post(spec+"/fail", fields{"lease_token": token, "reason": "No compiler.", "retry": false}).want(http.StatusOK)
 	at := "/missions/" + idOf(mission)
 	s.browse(ada).get("/needs-you").wantText("<title>(3) ", "Nobody has thought", "…</p>",
-		"bot-1:</span> It is blue.", ">#7</a>", "bot-2:</span> No compiler.").wantNoText("of it.")
+		"bot-1:</span> It is blue.", "open:</b> No printer.", ">#7</a>", "bot-2:</span> No compiler.").wantNoText("of it.")
 	b := s.browse(eve)
 	b.get("/needs-you").wantText("Nothing is waiting for you.", "<title>Needs you")
 	b.get(at).wantText("<title>Decide", "Needs you <span class=\"count\">3")

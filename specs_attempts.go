@@ -183,16 +183,13 @@ func (s *Server) readHistory(ctx context.Context, specID string) (history, error
 // historyOf shortens attempts to what a history has room for.
 func historyOf(attempts []attemptView) history {
 	past, linkRoom := make(history, len(attempts)), historyLinkBytes
-	var texts []*string
 	for i, a := range attempts {
 		p := &past[i]
 		*p = pastAttempt{Number: a.Number, Agent: a.Agent, EndedAt: a.EndedAt, Outcome: orEmptyText(a.Outcome),
 			Notes: a.Notes, Override: a.Override, Message: a.Message,
 			Checked: a.Checked[:min(len(a.Checked), historyChecked)]}
-		texts = append(texts, &p.Agent, &p.Notes, &p.Override, &p.Message)
 		if a.Verdict != nil {
 			p.Verdict = &pastVerdict{a.Verdict.Verdict, a.Verdict.Notes}
-			texts = append(texts, &p.Verdict.Notes)
 		}
 		for _, l := range slices.Backward(a.Links) { // the latest, each whole
 			if size := jsonBytes(l.Ref) + len(`{"kind":"pull_request","ref":""},`); size <= linkRoom {
@@ -204,16 +201,33 @@ func historyOf(attempts []attemptView) history {
 				p.Questions = append(p.Questions, pastQuestion{q.Question, *q.Answer})
 			}
 		}
+	}
+	cutToFit(past, past.texts())
+	return past
+}
+
+// texts are those of a history that may be cut.
+func (h history) texts() (texts []*string) {
+	for i := range h {
+		p := &h[i]
+		texts = append(texts, &p.Agent, &p.Notes, &p.Override, &p.Message)
+		if p.Verdict != nil {
+			texts = append(texts, &p.Verdict.Notes)
+		}
 		for j := range p.Questions {
 			texts = append(texts, &p.Questions[j].Question, &p.Questions[j].Answer)
 		}
 	}
+	return texts
+}
+
+// cutToFit cuts the texts of what a history has to historyBytes in all.
+func cutToFit(past any, texts []*string) {
 	room := historyBytes - sizeOf(past)
 	for _, text := range texts {
 		room += jsonBytes(*text)
 	}
 	cutAlike(texts, room)
-	return past
 }
 
 // sizeOf is how many bytes of JSON a history or its objects take.
@@ -286,18 +300,23 @@ func startOf(notes string) string {
 
 // objects is the history as a type whose schema is short: a list of anything. Agents
 // read it without one. The decision stands in it by its time, unless one of the
-// attempts has its notes.
+// attempts has its notes; then all is cut to fit once more.
 func (h history) objects(d *decisionView) []any {
-	objects, at := make([]any, len(h)), len(h)
-	for i, p := range slices.Backward(h) {
-		if objects[i] = p; d != nil && p.EndedAt != nil && d.At.After(*p.EndedAt) {
-			at = i
-		}
+	at := 0
+	for at < len(h) && (d == nil || h[at].EndedAt == nil || !d.At.After(*h[at].EndedAt)) {
+		at++
+	}
+	objects := make([]any, len(h))
+	for i := range h {
+		objects[i] = &h[i]
 	}
 	if d == nil || slices.ContainsFunc(h, func(p pastAttempt) bool { return p.Number == d.Number }) {
 		return objects
 	}
-	return slices.Insert(objects, at, any(map[string]any{"decision": d}))
+	decided := *d
+	objects = slices.Insert(objects, at, any(map[string]any{"decision": &decided}))
+	cutToFit(objects, append(h.texts(), &decided.Notes, &decided.Override))
+	return objects
 }
 
 // decisionView is the last step of a spec by hand of which something was said. It
