@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -11,6 +12,8 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -325,3 +328,52 @@ func writeProblem(w http.ResponseWriter, r *http.Request, c *call, e *apiError) 
 	c.mustSend = true
 	_ = writeBytes(w, r, c, e.status, "application/problem+json", encoded) // mustSend: it isn't refused
 }
+
+// pageLabels are what forms call the fields of their requests.
+var pageLabels = map[string]string{
+	"answer": "Answer", "body": "Text", "current_password": "Current password", "dependencies": "Depends on",
+	"description": "Description", "disabled": "Log-in", "email": "E-mail", "expires_at": "Lifetime",
+	"files": "A folder of specs", "form": "This form", "Idempotency-Key": "This form", keyField: "This form", "key": "Key",
+	"max_in_review": "Limit of specs in review", "name": "Name", "new_password": "New password", "notes": "Note",
+	"number": "Number", "override": "Why criteria stay open", "owner_id": "Owner", "password": "Password",
+	"phase": "Phase", "priority": "Priority", "review": "Review", "role": "Role", "scope": "Access",
+	"setup_token": "Setup token", "tags": "Tags", "title": "Title", "triage": "New work that agents find",
+}
+
+// pageTexts are what pages say, by code, where the API speaks of JSON or HTTP.
+var pageTexts = map[string]string{
+	"validation_failed":    "Some values can't be accepted.",
+	"criteria_unmet":       "Its acceptance criteria aren't all checked: say why they stay open.",
+	"setup_token_required": "The first account needs the setup token that the server printed when it started.",
+	"idempotency_conflict": "This is still being saved. Try again in a moment.",
+	"outcome_unknown": "The connection to the database was lost while this was being saved: it may or may not have been " +
+		"saved. Check that before you try again.",
+	"is_owner": "belongs to the owner",
+	"reused":   "was already sent, with other values: check what was saved, and load the page again",
+	"wrong":    "is wrong",
+}
+
+// labelOf is what pages call a field, and of a list which entry of it.
+func labelOf(field string) string {
+	name, entry, _ := strings.Cut(strings.TrimSuffix(field, "]"), "[")
+	label := cmp.Or(pageLabels[name], strings.ReplaceAll(name, "_", " "))
+	if i, err := strconv.Atoi(entry); err == nil {
+		label += fmt.Sprintf(", entry %d", i+1)
+	}
+	return label
+}
+
+// Detail is what a page says of a problem.
+func (e *apiError) Detail() string { return cmp.Or(pageTexts[e.code], e.detail) }
+
+// Fields are its fields, by their labels.
+func (e *apiError) Fields() []fieldError {
+	fields := slices.Clone(e.fields)
+	for i, f := range fields {
+		fields[i].Field, fields[i].Message = labelOf(f.Field), cmp.Or(pageTexts[f.Code], f.Message)
+	}
+	return fields
+}
+
+// Status is its status.
+func (e *apiError) Status() int { return e.status }

@@ -195,11 +195,6 @@ func (v *pageView) Value(field string, stored any) string {
 // RequestID is what an operator finds the log lines of a problem by.
 func (v *pageView) RequestID() string { return v.request.requestID }
 
-// Detail and Fields are what a template shows of a problem.
-func (e *apiError) Detail() string       { return e.detail }
-func (e *apiError) Fields() []fieldError { return e.fields }
-func (e *apiError) Status() int          { return e.status }
-
 // pageFunc reads what a page shows.
 type pageFunc func(ctx context.Context, c *call, q *query) (*pageView, error)
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
@@ -789,7 +790,7 @@ func TestAccountPage(t *testing.T) {
 	old := b.cookie
 	const password = "another correct horse battery"
 	b.submit("/account/password", "current_password", "wrong", "new_password", password).
-		want(http.StatusUnprocessableEntity).wantText("current password")
+		want(http.StatusUnprocessableEntity).wantText("Current password")
 	b.submit("/account/password", "current_password", testPassword, "new_password", password).leadsTo("/account")
 	if b.cookie == old {
 		t.Error("the cookie isn't renewed")
@@ -863,7 +864,7 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 		"shop/002-two.md", "# Two\n\n**Status:** Whatever\n", "shop/logo.png", "x"}
 	report := upload("/missions/import", strings.ToUpper(key), files...).want(http.StatusSeeOther).header.Get("Location")
 	upload("/missions/import", key, files...).leadsTo(report)
-	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already used")
+	upload("/missions/import", key, files[:2]...).want(http.StatusUnprocessableEntity).wantText("already sent")
 	b.get(report).want(http.StatusOK).wantText("2 new", "skipped files: ", "logo.png", "002-two.md",
 		"Start the mission", "Delete the mission")
 	missions := ada.get("/api/v1/missions")
@@ -892,7 +893,7 @@ func TestMissionIsMadeOfAFolder(t *testing.T) {
 	key = newID()
 	again := upload(at+"/import", key, "shop/003-three.md", "# Three\n").want(http.StatusSeeOther)
 	upload("/missions/"+idOf(ada.newMission("Other"))+"/import", key, "shop/003-three.md", "# Three\n").
-		want(http.StatusUnprocessableEntity).wantText("already used")
+		want(http.StatusUnprocessableEntity).wantText("already sent")
 	report = again.header.Get("Location")
 	b.get(report).want(http.StatusOK).wantText("1 new")
 	s.browse(s.signUp("eve", "admin")).get(report).want(http.StatusNotFound)
@@ -1213,5 +1214,98 @@ func TestFilterMayLeaveNoColumn(t *testing.T) {
 		if a := b.get(at + query).want(http.StatusOK); strings.Contains(string(a.body), `class="column"`) {
 			t.Errorf("%s has a column", query)
 		}
+	}
+}
+
+// What a form is refused for is said in the words of the page.
+func TestProblemsSpeakOfWhatThePageShows(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	b := s.browse(ada)
+	mission := ada.newMission("Words")
+	at := "/missions/" + idOf(mission)
+	ada.newSpec(mission, "open", fields{"status": "in_progress", "body": "# Open\n\n## Acceptance Criteria\n\n- [ ] a\n"})
+	ada.newSpec(mission, "review", fields{"status": "in_review"})
+	key := newID()
+	b.submit("/missions", "name", "One", keyField, key).want(http.StatusSeeOther)
+	for _, test := range []struct {
+		path   string
+		fields []string
+		says   []string
+	}{
+		{"/missions", []string{"name", ""}, []string{"accepted.<", "<strong>Name</strong> is required"}},
+		{"/missions", []string{"name", "Two", keyField, key}, []string{"<strong>This form</strong> was already sent"}},
+		{at + "/specs", []string{"key", "new", "title", "New", "priority", "5", "dependencies", "open, nope"},
+			[]string{"<strong>Depends on, entry 2</strong> isn&#39;t the id or key of a spec"}},
+		{at + "/specs/review/review", []string{"verdict", "reject"},
+			[]string{"<strong>Note</strong> must say what is missing"}},
+		{at + "/specs/open/status", []string{"status", "completed"}, []string{"say why they stay open", "Why criteria stay open"}},
+		{at + "/settings", []string{"max_in_review", "-1"}, []string{"<strong>Limit of specs in review</strong> must be"}},
+		{at + "/members", []string{"email", "ada@example.com", "role", "editor"},
+			[]string{"<strong>E-mail</strong> belongs to the owner<"}},
+		{"/account/password", []string{"current_password", "wrong", "new_password", testPassword},
+			[]string{"<strong>Current password</strong> is wrong"}},
+	} {
+		a := b.submit(test.path, test.fields...).wantText(append(test.says, `role="alert"`)...)
+		_, alert, _ := strings.Cut(string(a.body), `role="alert"`)
+		alert, _, _ = strings.Cut(alert, "</div>")
+		if found := regexp.MustCompile(`see errors|override|[a-z]+_[a-z]|PATCH|Idempotency`).FindString(alert); found != "" {
+			t.Errorf("%s says %q: %s", a.what, found, alert)
+		}
+	}
+	ada.post("/api/v1/missions", fields{"name": ""}).wantProblem(http.StatusUnprocessableEntity, "validation_failed")
+}
+
+// templates are the texts of the pages, by their files.
+func templates(t *testing.T) map[string]string {
+	t.Helper()
+	found := make(map[string]string)
+	for _, pattern := range []string{"web/*.html", "web/shared/*.html"} {
+		files, err := fs.Glob(webFiles, pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, files, err)
+		}
+		for _, file := range files {
+			content, err := webFiles.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[file] = string(content)
+		}
+	}
+	return found
+}
+
+// formElement finds a form: its attributes, and what is in it.
+var formElement = regexp.MustCompile(`(?s)<form([^>]*)>(.*?)</form>`)
+
+// Problems name the fields of forms by their labels.
+func TestLabelsAreThoseOfTheForms(t *testing.T) {
+	t.Parallel()
+	label, name := regexp.MustCompile(`(?s)<label[^>]*>(.*?)</label>`), regexp.MustCompile(`\bname="(\w+)"`)
+	seen := 0
+	for file, content := range templates(t) {
+		content = formElement.ReplaceAllStringFunc(content, func(form string) string {
+			if strings.Contains(form, `method="post"`) {
+				return form
+			}
+			return "" // a filter
+		})
+		for _, found := range label.FindAllStringSubmatch(content, -1) {
+			field := name.FindStringSubmatch(found[1])
+			if field == nil {
+				t.Errorf("%s: the label %q has no field", file, found[1])
+				continue
+			}
+			seen++
+			text, _, _ := strings.Cut(found[1], "<")
+			if says := pageLabels[field[1]]; says == "" || !strings.Contains(strings.ToLower(text), strings.ToLower(says)) {
+				t.Errorf("%s: %s has the label %q, and problems call it %q", file, field[1], text, says)
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d labels are found", seen)
 	}
 }

@@ -371,7 +371,7 @@ const tests = {
     const begun = new Promise((done) => begin = done)
     await page.route('**/needs-you', async (route) => route.continue(await begun))
     await row('About one').getByRole('button', { name: 'Send back' }).click()
-    await page.getByRole('alert').getByText('notes').waitFor() // without them nobody would know why
+    await page.getByRole('alert').getByText('Note').waitFor() // without one nobody would know why
     await row('About one').getByLabel('Note').focus()
     const fresh = page.waitForResponse('**/needs-you') // a page fitted in under who begins to write
     begin()
