@@ -287,7 +287,7 @@ func doForm[T any, In checkedRequest[T], Out any](s *Server, again pageFunc,
 		}
 		back := localPath(form.Get(backField))
 		in := In(new(T))
-		if err = c.takeForm(r, form, in); err == nil {
+		if err = s.takeForm(r, c, form, in); err == nil {
 			err = s.validate(in)
 		}
 		var out *Out
@@ -357,8 +357,9 @@ func readForm(r *http.Request) (url.Values, error) {
 }
 
 // takeForm fills in, a request of the API, and what the call has to know from the
-// fields of a form.
-func (c *call) takeForm(r *http.Request, form url.Values, in any) error {
+// fields of a form. The hash of these is stored, and may be that of a password, so
+// nobody can make it without the server's secret.
+func (s *Server) takeForm(r *http.Request, c *call, form url.Values, in any) error {
 	own := make(url.Values, len(form))
 	for name, values := range form {
 		if name != versionField && name != keyField && name != backField {
@@ -368,8 +369,8 @@ func (c *call) takeForm(r *http.Request, form url.Values, in any) error {
 	if version := form.Get(versionField); version != "" {
 		c.ifMatch = []string{`"` + version + `"`}
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s\n%s", r.Method, r.URL.Path, form.Get(versionField), own.Encode()))
-	if err := c.takeOnce(form, sum[:]); err != nil {
+	asks := fmt.Sprintf("%s %s\n%s\n%s", r.Method, r.URL.Path, form.Get(versionField), own.Encode())
+	if err := c.takeOnce(form, []byte(s.derive("form", asks))); err != nil {
 		return err
 	}
 	body, err := encode(asMembers(own, fieldTypes(reflect.TypeOf(in).Elem())))
@@ -386,7 +387,7 @@ func (c *call) takeOnce(form url.Values, hash []byte) error {
 		return nil
 	}
 	if c.key = strings.ToLower(form.Get(keyField)); c.key != "" && !validID(c.key) {
-		return invalidField(keyField, "invalid_id", "must be the one that the form had")
+		return invalidField(keyField, "invalid_id", "isn't as this page was sent: load it again")
 	}
 	return nil
 }

@@ -196,9 +196,8 @@ func (s *Server) accountRoutes() {
 		serveForm(s, s.accountPage, inOneTx(s, endSession), toPage[nothing]("/account")))
 
 	s.page(mayAdminister, "GET /users", s.servePage(s.usersPage))
-	s.page(mayManage, "POST /users", serveForm(s, s.usersPage, s.createUser, toPage[userView]("/users")), holdsSecrets)
-	s.page(mayManage, "POST /users/{id}",
-		serveForm(s, s.usersPage, s.updateUser, toPage[userView]("/users")), holdsSecrets)
+	s.page(mayManage, "POST /users", serveForm(s, s.usersPage, s.createUser, toPage[userView]("/users")))
+	s.page(mayManage, "POST /users/{id}", serveForm(s, s.usersPage, s.updateUser, toPage[userView]("/users")))
 }
 
 // toPage leads to the same page whatever a form did.

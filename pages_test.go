@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -1307,5 +1308,74 @@ func TestLabelsAreThoseOfTheForms(t *testing.T) {
 	}
 	if seen < 20 {
 		t.Errorf("only %d labels are found", seen)
+	}
+}
+
+// onceElsewhere are the forms whose responses aren't kept: those of the first four set a
+// cookie, and the last shows a key, once.
+var onceElsewhere = []string{"/login", "/register", "/logout", "/account/password", "/keys"}
+
+// A double click is one step, whichever form it is.
+func TestEveryFormIsDoneOnce(t *testing.T) {
+	t.Parallel()
+	for _, route := range newTestServer(t, nil).pages {
+		path, isForm := strings.CutPrefix(route.pattern, "POST ")
+		if isForm && slices.Contains(onceElsewhere, path) == (route.traits&takesKey != 0) {
+			t.Errorf("%s: that it takes a key is %t", route.pattern, route.traits&takesKey != 0)
+		}
+	}
+	seen := 0
+	for file, content := range templates(t) {
+		for _, form := range formElement.FindAllStringSubmatch(content, -1) {
+			action := regexp.MustCompile(`method="post" action="([^"]*)"`).FindStringSubmatch(form[1])
+			if action == nil {
+				continue
+			}
+			seen++
+			keyed := strings.Contains(form[2], `{{template "once"}}`)
+			if slices.Contains(onceElsewhere, action[1]) == keyed {
+				t.Errorf("%s: that the form of %s has a key is %t", file, action[1], keyed)
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d forms are found", seen)
+	}
+}
+
+func TestAccountIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	b := s.browse(s.signUp("root", "admin"))
+	const password = "the one password of bob"
+	page := string(b.get("/users").want(http.StatusOK).body)
+	_, page, _ = strings.Cut(page, `action="/users" `)
+	key := regexp.MustCompile(`name="idempotency_key" value="([^"]+)"`).FindStringSubmatch(page)
+	if key == nil {
+		t.Fatalf("the form has no key: %s", page)
+	}
+	form := []string{"email", "bob@example.com", "password", password, "role", "user", keyField, key[1]}
+	b.submit("/users", form...).leadsTo("/users")
+	b.submit("/users", form...).leadsTo("/users")
+	form[3] = "another password of bob"
+	b.submit("/users", form...).want(http.StatusUnprocessableEntity).wantText("was already sent, with other values")
+	b.submit("/login", "email", "bob@example.com", "password", password).leadsTo("/")
+
+	b = s.browse(s.signUp("ann", "admin"))
+	path, change := "/users/"+b.user.ID, []string{"password", password, keyField, newID()}
+	b.submit(path, change...).leadsTo("/users")
+	b.submit(path, change...).leadsTo("/users")
+	var kept string
+	err := s.db.QueryRow(t.Context(), `SELECT string_agg(encode(request, 'escape') || encode(body, 'escape'), ' ')
+		FROM idempotency_keys`).Scan(&kept)
+	asked := sha256.Sum256([]byte("POST " + path + "\n\n" + formOf("password", password)))
+	if err != nil || !strings.Contains(kept, "ann@example.com") || strings.Contains(kept, "password") ||
+		strings.Contains(kept, url.QueryEscape(password)) {
+		t.Errorf("kept is %q (%v)", kept, err)
+	}
+	var guessable bool
+	err = s.db.QueryRow(t.Context(), `SELECT bool_or(request = $1) FROM idempotency_keys`, asked[:]).Scan(&guessable)
+	if err != nil || guessable {
+		t.Errorf("passwords can be tried on what is kept of a form (%v)", err)
 	}
 }
