@@ -217,6 +217,7 @@ type activityEvent struct {
 	Key   *string // of its spec, if that is there
 	Title *string
 	Name  *string // of the account that caused it
+	Whom  *string // the member that it made or removed
 
 	missionID string
 	data      map[string]any
@@ -256,7 +257,9 @@ func (s *Server) readActivity(ctx context.Context, missionID string, head events
 	}
 	floor := max(head.FirstSeq-1, from-activityReach)
 	rows, err := s.db.Query(ctx, `
-		SELECT e.seq, e.type, e.agent, e.at, e.data, e.bad, s.key, s.title, u.name
+		SELECT e.seq, e.type, e.agent, e.at, e.data, e.bad, s.key, s.title, u.name,
+		       (SELECT name FROM users WHERE id = CASE WHEN e.type IN ('member.set', 'member.removed')
+		        THEN (e.data->>'user_id')::uuid END)
 		FROM (SELECT seq, type, spec_id, user_id, agent, at, data, coalesce(`+badEventSQL+`, false) AS bad
 		      FROM events
 		      WHERE stream = $1 AND seq <= $2 AND seq > $3 AND ($4 = '' OR split_part(type, '.', 1) = $4)
@@ -272,7 +275,8 @@ func (s *Server) readActivity(ctx context.Context, missionID string, head events
 	v.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (activityEvent, error) {
 		e := activityEvent{missionID: missionID}
 		var data []byte
-		if err := row.Scan(&e.Seq, &e.Type, &e.Agent, &e.At, &data, &e.Bad, &e.Key, &e.Title, &e.Name); err != nil {
+		if err := row.Scan(&e.Seq, &e.Type, &e.Agent, &e.At, &data, &e.Bad, &e.Key, &e.Title, &e.Name,
+			&e.Whom); err != nil {
 			return e, err
 		}
 		if unmarshal(data, &e.data) != nil {
@@ -343,11 +347,17 @@ func (e activityEvent) What() string {
 		return fmt.Sprintf("imported files: %s new, %s changed, %s unchanged, %s warnings", say("created"), say("updated"),
 			say("unchanged"), say("warnings"))
 	case e.Type == "mission.updated", e.Type == "spec.updated":
-		return "changed " + say("changed")
+		labels := strings.Split(plainText(data["changed"]), ", ")
+		for i, field := range labels {
+			labels[i] = labelOf(field)
+		}
+		return "changed: " + strings.Join(labels, ", ")
 	case e.Type == "member.set":
-		return "made an account " + say("role") + " of the mission"
+		return "made " + orEmptyText(e.Whom) + " " + say("role") + " of the mission"
 	case e.Type == "member.removed":
-		return "removed a member"
+		return "removed " + orEmptyText(e.Whom) + " from the mission"
+	case e.Type == "spec.asked" && data["parked"] == true: // maybe what was asked before
+		return "parked it until there is an answer"
 	case e.Type == "spec.created", e.Type == "spec.deleted":
 		return step + " " + plainText(data["key"])
 	case e.Type == "spec.claimed":
@@ -384,7 +394,7 @@ func (e activityEvent) Text() template.HTML {
 		items, _ := e.data[name].([]any)
 		for _, item := range items {
 			if where, ok := item.(map[string]any); ok { // a link
-				item = plainText(where["kind"]) + " " + plainText(where["ref"])
+				item = strings.ReplaceAll(plainText(where["kind"]), "_", " ") + " " + plainText(where["ref"])
 			}
 			parts = append(parts, "- "+plainText(item))
 		}

@@ -681,6 +681,31 @@ func TestActivityIsALog(t *testing.T) {
 	b.get(path + "?at=x").want(http.StatusUnprocessableEntity)
 }
 
+func TestActivitySaysWhoAndWhat(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, eve := s.signUp("ada", "user"), s.signUp("eve", "user")
+	mission := ada.newActive("Log")
+	path := "/missions/" + idOf(mission) + "/activity"
+	ada.put(mission+"/members", fields{"email": eve.user.Email, "role": "editor"}).want(http.StatusOK)
+	ada.delete(mission + "/members/" + eve.user.ID).want(http.StatusNoContent)
+	ada.patch(mission, fields{"max_in_review": 3, "triage": false}).want(http.StatusOK)
+	ada.patch(ada.newSpec(mission, "first", nil), fields{"body": "# B", "estimated_context": "7k"}).want(http.StatusOK)
+	spec, token := ada.claim(mission, "robin")
+	ada.post(spec+"/progress", fields{"lease_token": token, "links": []fields{
+		{"kind": "pull_request", "ref": "https://example.com/pull/7"}}}).want(http.StatusOK)
+	question := fields{"lease_token": token, "question": "Which of them?"}
+	ada.post(spec+"/questions", question).want(http.StatusCreated)
+	question["park"] = true
+	ada.post(spec+"/questions", question).want(http.StatusCreated)
+	a := s.browse(ada).get(path).want(http.StatusOK).wantText("made eve editor of the mission",
+		"removed eve from the mission", "changed: Limit of specs in review, New work that agents find<",
+		"changed: Text, estimated context<", "- pull request <a href", "parked it until there is an answer<")
+	if n := strings.Count(string(a.body), ">asked<"); n != 1 {
+		t.Errorf("one question is asked %d times: %s", n, a.body)
+	}
+}
+
 func TestActivityHasPages(t *testing.T) {
 	t.Parallel()
 	s := newTestServer(t, nil)
