@@ -23,8 +23,11 @@ import (
 // pageFunctions are what templates call.
 func pageFunctions() template.FuncMap {
 	return template.FuncMap{
-		"key":      newID, // of a form
-		"since":    func(at time.Time) template.HTML { return timeElement(at, "", span(time.Since(at))) },
+		"key":   newID, // of a form
+		"since": func(at time.Time) template.HTML { return timeElement(at, "", span(time.Since(at))) },
+		"exact": func(at time.Time) template.HTML { // which the page's script turns into local time
+			return timeElement(at, ` class="exact"`, at.UTC().Format("2006-01-02 15:04:05 UTC"))
+		},
 		"lease":    leaseElement,
 		"open":     openDependencies,
 		"words":    func(status string) string { return strings.ReplaceAll(status, "_", " ") },

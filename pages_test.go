@@ -701,6 +701,7 @@ func TestActivitySaysWhoAndWhat(t *testing.T) {
 	a := s.browse(ada).get(path).want(http.StatusOK).wantText("made eve editor of the mission",
 		"removed eve from the mission", "changed: Limit of specs in review, New work that agents find<",
 		"changed: Text, estimated context<", "- pull request <a href", "parked it until there is an answer<")
+	a.wantText(" UTC</time></a>")
 	if n := strings.Count(string(a.body), ">asked<"); n != 1 {
 		t.Errorf("one question is asked %d times: %s", n, a.body)
 	}
@@ -797,7 +798,7 @@ func TestAccountPage(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	b, other := s.browse(ada), s.browse(ada)
 	b.submit("/account", "name", "Ada <b>").leadsTo("/account")
-	page := b.get("/account").want(http.StatusOK).wantText("Ada &lt;b&gt;", "ada@example.com", "this one", "A program")
+	page := b.get("/account").want(http.StatusOK).wantText("Ada &lt;b&gt;", "ada@example.com", "this one", "A program", " UTC</time>")
 	sessions := regexp.MustCompile(`/account/sessions/([^/]+)/end`).FindAllStringSubmatch(string(page.body), -1)
 	if len(sessions) != 2 {
 		t.Fatalf("%d other sessions are shown, want that of the other browser and that of the API", len(sessions))

@@ -369,17 +369,20 @@ for (const block of all('.copy')) {
 const span = (s) => s < 60 ? `${Math.max(0, Math.floor(s))} s` : s < 3600 ? `${Math.floor(s / 60)} min`
   : s < 172800 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} days`;
 
-// tell writes the times as the server does.
+// tell writes the times as the server does, but points in time as the clock here has them.
 function tell() {
-  for (const time of all('time:not(.exact)')) {
-    const s = (Date.now() - Date.parse(time.dateTime)) / 1000;
-    if (!time.classList.contains('lease')) time.textContent = span(s);
-    else {
+  for (const time of all('time')) {
+    const at = new Date(time.dateTime), s = (Date.now() - at) / 1000;
+    let words = span(s);
+    if (time.matches('.exact')) words = at.toLocaleString('sv'); // which is written as in ISO 8601
+    if (time.matches('.lease')) {
       time.classList.toggle('late', s > -30);
-      time.textContent = s >= 0 ? 'late: the lease is over' : s > -30 ? `late: ${span(-s)} left` : `${span(-s)} left`;
+      words = s >= 0 ? 'late: the lease is over' : s > -30 ? `late: ${span(-s)} left` : `${span(-s)} left`;
     }
+    if (time.textContent !== words) time.textContent = words; // or what is selected would be lost
   }
 }
 
+tell();
 setInterval(tell, 5000);
 follow();
