@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"html"
 	"net/http"
 	"reflect"
 	"slices"
@@ -60,9 +61,15 @@ func (s *Server) getOpenAPI(w http.ResponseWriter, r *http.Request, c *call) err
 	return s.docs.document.serve(w, r, c)
 }
 
-// getDocs is GET /api/v1/docs.
+// docsAddress is the server's address in docs/api.html.
+const docsAddress = "http://127.0.0.1:8080"
+
+// getDocs is GET /api/v1/docs: the page with the address that it was asked for by.
 func (s *Server) getDocs(w http.ResponseWriter, r *http.Request, c *call) error {
-	return s.docs.page.serve(w, r, c)
+	address := html.EscapeString(s.addressFor(r))
+	page := newAsset(bytes.Replace(s.docs.page.body, []byte(docsAddress), []byte(address), 1), s.docs.page.contentType)
+	page.policy = s.docs.page.policy
+	return page.serve(w, r, c)
 }
 
 // serve answers with the asset, or with 304 to a client that has it.

@@ -347,7 +347,7 @@ func TestDocsPageIsSmallAndNeedsNothingElse(t *testing.T) {
 		t.Errorf("the page has %q", found)
 	}
 	for _, href := range attributes(page, "href") {
-		if !strings.HasPrefix(href, "#") && href != "openapi.json" && href != "data:," {
+		if !strings.HasPrefix(href, "#") && !slices.Contains([]string{"/", "openapi.json", "data:,"}, href) {
 			t.Errorf("the page leads to %q", href)
 		}
 	}
@@ -458,6 +458,35 @@ func TestDocsAreSentOnceToEachClient(t *testing.T) {
 		if head := nobody.do("HEAD", path, nil).want(http.StatusOK); len(head.body) > 0 || head.header.Get("ETag") != etag {
 			t.Errorf("%s: HEAD has %d bytes and the ETag %s", path, len(head.body), head.header.Get("ETag"))
 		}
+	}
+}
+
+// The commands on the page are for the server that it comes from, whatever the Host says.
+func TestDocsPageNamesItsServer(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	b := &browser{t: t, base: s.url(), hasty: true} // it has a policy of its own
+	etags := make(map[string]bool)
+	for host, want := range map[string]string{
+		"":                            s.url(),
+		"tachikoma.example.com":       "http://tachikoma.example.com",
+		"localhost:9000":              "http://localhost:9000",
+		"[::1]:9000":                  "http://[::1]:9000",
+		"x;reboot":                    s.url(),
+		"$(reboot)":                   s.url(),
+		"[::1]:9000.evil.example.com": s.url(),
+	} {
+		a := b.get("/api/v1/docs", "Host", host).want(http.StatusOK).
+			wantText("TACHIKOMA="+want+"\n", `<a href="/">The board</a>`)
+		if etags[a.header.Get("ETag")] = true; want != s.url() && strings.Contains(string(a.body), s.url()) {
+			t.Errorf("%q: another address is on the page, too", host)
+		}
+	}
+	if len(etags) != 4 {
+		t.Errorf("pages with 4 addresses have %d tags", len(etags))
+	}
+	if n := bytes.Count(docsHTML, []byte(docsAddress)); n != 1 {
+		t.Errorf("docs/api.html has its address %d times", n)
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -297,12 +297,13 @@ func (s *Server) keyPage(r *http.Request, key *keyWithSecret) *pageView {
 		Data: keyPageView{key, agentClients(s.addressFor(r)+"/mcp", key.Key), workInstructions("", "")}}
 }
 
+// hostHeader matches the Host of a server, with its port: its address goes into shells.
+var hostHeader = regexp.MustCompile(`^([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?$`)
+
 // addressFor is the server's address as a browser knows it.
 func (s *Server) addressFor(r *http.Request) string {
-	if strings.ContainsFunc(r.Host, func(c rune) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(".:-_[]", c))
-	}) {
-		return s.url() // the lines go into shells
+	if !hostHeader.MatchString(r.Host) {
+		return s.url()
 	}
 	if s.overTLS(r) {
 		return "https://" + r.Host
