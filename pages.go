@@ -63,7 +63,7 @@ func (s *Server) pageRoutes() {
 	}
 	s.page(mayRead, "GET /missions/{id}/settings", s.servePage(s.settingsPage))
 	s.page(mayEdit, "POST /missions/{id}/settings",
-		serveForm(s, s.settingsPage, inOneTx(s, s.updateMission), toSettings[missionView]))
+		serveForm(s, s.settingsPage, inOneTx(s, s.updateMission), saved(s, toSettings[missionView])))
 	s.page(mayOwn, "POST /missions/{id}/delete", serveForm(s, s.settingsPage, inOneTx(s, s.deleteMission), toMissions))
 	s.page(mayOwn, "POST /missions/{id}/members",
 		serveForm(s, s.settingsPage, inOneTx(s, s.setMember), toSettings[memberView]))
@@ -168,6 +168,7 @@ type pageView struct {
 	head eventsView // of the mission's stream
 
 	// The adapters set what follows; missionPage sets Account too, for MayEdit.
+	Saved   bool       // what a form of it sent was saved
 	Here    string     // its own address; of a form that was refused, where that leads back to
 	Account account    // that it is shown to; the zero one for nobody
 	Problem *apiError  // what a form of it was refused for; nil for nothing
@@ -214,7 +215,7 @@ func (s *Server) servePage(read pageFunc) handler {
 			seeOther(w, v.elsewhere)
 			return nil
 		}
-		v.Here = r.URL.RequestURI()
+		v.Here, v.Saved = r.URL.RequestURI(), s.takeSaved(w, r)
 		return v.write(w, r, c, http.StatusOK)
 	}
 }

@@ -31,6 +31,8 @@ const (
 	// cookieAge is how long a browser keeps the cookie, the longest that browsers
 	// allow. Then one logs in again, even if the session was in use.
 	cookieAge = 400 * 24 * time.Hour
+	// savedSuffix is what the name of the cookie ends in that a page says "Saved." for.
+	savedSuffix = "-saved"
 )
 
 // pageSession is the session that a log-in on a page opens.
@@ -62,12 +64,37 @@ func (s *Server) cookieName(r *http.Request) string {
 
 // setCookie gives a browser the cookie, or takes it away where secret is "".
 func (s *Server) setCookie(w http.ResponseWriter, r *http.Request, secret string) {
-	age := int(cookieAge / time.Second)
-	if secret == "" {
+	s.writeCookie(w, r, s.cookieName(r), secret, cookieAge)
+}
+
+// writeCookie gives a browser a cookie, or takes it away where value is "".
+func (s *Server) writeCookie(w http.ResponseWriter, r *http.Request, name, value string, lasts time.Duration) {
+	age := int(lasts / time.Second)
+	if value == "" {
 		age = -1
 	}
-	http.SetCookie(w, &http.Cookie{Name: s.cookieName(r), Value: secret, Path: "/", MaxAge: age,
+	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: age,
 		Secure: s.overTLS(r), HttpOnly: true, SameSite: http.SameSiteLaxMode})
+}
+
+// saved leads to where to does, to a page that doesn't show what a form did: the next
+// page that the browser gets says so, which no link from elsewhere can have it say.
+func saved[Out any](s *Server, to func(http.ResponseWriter, *http.Request, *Out) string,
+) func(http.ResponseWriter, *http.Request, *Out) string {
+	return func(w http.ResponseWriter, r *http.Request, out *Out) string {
+		s.writeCookie(w, r, s.cookieName(r)+savedSuffix, "1", time.Minute)
+		return to(w, r, out)
+	}
+}
+
+// takeSaved reports whether a page has to say so, once.
+func (s *Server) takeSaved(w http.ResponseWriter, r *http.Request) bool {
+	name := s.cookieName(r) + savedSuffix
+	if _, err := r.Cookie(name); err != nil {
+		return false
+	}
+	s.writeCookie(w, r, name, "", 0)
+	return true
 }
 
 // pageCookie reads the cookie.
@@ -187,9 +214,9 @@ func (s *Server) accountRoutes() {
 
 	s.page(forSessions, "GET /account", s.servePage(s.accountPage))
 	s.page(forSessions, "POST /account",
-		serveForm(s, s.accountPage, inOneTx(s, s.updateMe), toPage[userView]("/account")))
+		serveForm(s, s.accountPage, inOneTx(s, s.updateMe), saved(s, toPage[userView]("/account"))))
 	s.page(forSessions, "POST /account/password",
-		serveForm(s, s.accountPage, s.changePasswordOnPage, s.renewed), holdsSecrets)
+		serveForm(s, s.accountPage, s.changePasswordOnPage, saved(s, s.renewed)), holdsSecrets)
 	s.page(forSessions, "POST /account/sessions/end",
 		serveForm(s, s.accountPage, inOneTx(s, endOtherSessions), toPage[nothing]("/account")))
 	s.page(forSessions, "POST /account/sessions/{id}/end",
@@ -197,7 +224,7 @@ func (s *Server) accountRoutes() {
 
 	s.page(mayAdminister, "GET /users", s.servePage(s.usersPage))
 	s.page(mayManage, "POST /users", serveForm(s, s.usersPage, s.createUser, toPage[userView]("/users")))
-	s.page(mayManage, "POST /users/{id}", serveForm(s, s.usersPage, s.updateUser, toPage[userView]("/users")))
+	s.page(mayManage, "POST /users/{id}", serveForm(s, s.usersPage, s.updateUser, saved(s, toPage[userView]("/users"))))
 }
 
 // toPage leads to the same page whatever a form did.
@@ -213,8 +240,9 @@ const (
 	agentsPageSQL = `
 		SELECT m.id, m.name, s.key, s.title, l.agent, u.name, l.attempt, cardinality(h.done),
 		       cardinality(array_positions(h.done, true)), l.claimed_at, l.expires_at,
-		       greatest(h.updated_at, l.claimed_at), coalesce(a.message, '')
-		FROM (SELECT w.* FROM (SELECT spec_id, mission_id, user_id, agent, attempt, number, claimed_at, expires_at
+		       CASE WHEN l.reported_at IS NOT NULL THEN greatest(h.updated_at, l.reported_at) END, coalesce(a.message, '')
+		FROM (SELECT w.* FROM (SELECT spec_id, mission_id, user_id, agent, attempt, number, claimed_at, expires_at,
+		                              reported_at
 		                       FROM leases ORDER BY expires_at LIMIT $3) w JOIN missions m ON m.id = w.mission_id
 		      WHERE ` + readableSQL + ` ORDER BY w.expires_at LIMIT $4) l
 		JOIN missions m ON m.id = l.mission_id JOIN specs s ON s.id = l.spec_id JOIN spec_states h ON h.spec_id = l.spec_id
@@ -226,8 +254,9 @@ const (
 type agentRow struct {
 	MissionID, Mission, Key, Title, Agent, Account string
 	Attempt, CriteriaTotal, CriteriaDone           int
-	ClaimedAt, ExpiresAt, ReportedAt               time.Time
-	Message                                        string // of the last report that had one
+	ClaimedAt, ExpiresAt                           time.Time
+	ReportedAt                                     *time.Time // nil: nothing was reported yet
+	Message                                        string     // of the last report that had one
 }
 
 // Link is the path of the spec that the agent works on.

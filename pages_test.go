@@ -25,6 +25,7 @@ type browser struct {
 	t      testing.TB
 	base   string
 	cookie string
+	saved  string // another cookie, that a page says "Saved." for
 	user   userView
 	hasty  bool // it doesn't check what every page has to be, which takes as long as to make one
 }
@@ -74,7 +75,7 @@ func (b *browser) do(method, path, form string, headers ...string) *answer {
 		r.Header.Set("Origin", b.base)
 	}
 	if b.cookie != "" {
-		r.Header.Set("Cookie", b.cookie)
+		r.Header.Set("Cookie", b.cookie+b.saved)
 	}
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
@@ -90,8 +91,12 @@ func (b *browser) do(method, path, form string, headers ...string) *answer {
 		b.t.Fatal(err)
 	}
 	for _, cookie := range response.Cookies() {
-		if b.cookie = cookie.Name + "=" + cookie.Value; cookie.MaxAge < 0 {
-			b.cookie = ""
+		kept, value := &b.cookie, cookie.Name+"="+cookie.Value
+		if strings.HasSuffix(cookie.Name, savedSuffix) {
+			kept, value = &b.saved, "; "+value
+		}
+		if *kept = value; cookie.MaxAge < 0 {
+			*kept = ""
 		}
 	}
 	a := &answer{b.t, method + " " + path, response.StatusCode, response.Header, body}
@@ -554,6 +559,7 @@ func TestFormsOfPagesAreDoneOnceAndOnWhatWasSeen(t *testing.T) {
 	b.submit(first+"/start", "if_match", "1").leadsTo(first)
 	b.submit(first+"/settings", "name", "Renamed", "description", "", "tags", "x", "triage", "true", "review", "human",
 		"max_in_review", "3", "if_match", "2").leadsTo(first + "/settings")
+	b.get(first+"/settings").wantText(">Saved.<", "Renamed")
 	eve := s.signUp("eve", "user")
 	b.submit(first+"/members", "email", eve.user.Email, "role", "viewer").leadsTo(first + "/settings")
 
@@ -753,10 +759,11 @@ func TestAgentsPageShowsWhoWorks(t *testing.T) {
 	ada.newSpec(mission, "first", fields{"title": "The first"})
 	s.browse(ada).get("/agents").want(http.StatusOK).wantText("No agent is working on anything")
 	spec, token := ada.claim(mission, "robin")
+	s.browse(ada).get("/agents").want(http.StatusOK).wantText("robin", "<span>nothing reported yet</span>")
 	ada.post(spec+"/progress", fields{"lease_token": token, "message": "Half of it works"}).want(http.StatusOK)
 	for _, who := range []*client{ada, root} {
 		s.browse(who).get("/agents").want(http.StatusOK).wantText("robin", "The first", "Busy", "Half of it works",
-			"/specs/first", "by ada", "left")
+			"last report", "/specs/first", "by ada", "left")
 	}
 	s.browse(eve).get("/agents").want(http.StatusOK).wantText("No agent is working on anything")
 }
@@ -798,7 +805,8 @@ func TestAccountPage(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	b, other := s.browse(ada), s.browse(ada)
 	b.submit("/account", "name", "Ada <b>").leadsTo("/account")
-	page := b.get("/account").want(http.StatusOK).wantText("Ada &lt;b&gt;", "ada@example.com", "this one", "A program", " UTC</time>")
+	page := b.get("/account").want(http.StatusOK).wantText(">Saved.<", "Ada &lt;b&gt;", "ada@example.com", "this one",
+		"A program", " UTC</time>")
 	sessions := regexp.MustCompile(`/account/sessions/([^/]+)/end`).FindAllStringSubmatch(string(page.body), -1)
 	if len(sessions) != 2 {
 		t.Fatalf("%d other sessions are shown, want that of the other browser and that of the API", len(sessions))
@@ -822,7 +830,10 @@ func TestAccountPage(t *testing.T) {
 	if b.cookie == old {
 		t.Error("the cookie isn't renewed")
 	}
-	b.get("/account").want(http.StatusOK)
+	b.get("/account").want(http.StatusOK).wantText(">Saved.<")
+	if again := b.get("/account").want(http.StatusOK); strings.Contains(string(again.body), "Saved.") {
+		t.Error("what was saved once is said twice")
+	}
 	(&browser{t: t, base: b.base, cookie: old}).get("/account").leadsTo("/login?next=%2Faccount")
 }
 
@@ -848,6 +859,7 @@ func TestUsersPageIsForAdmins(t *testing.T) {
 	user.get("/").leadsTo("/login")
 	b.submit(path, "disabled", "false").leadsTo("/users")
 	b.submit(path, "password", "yet another horse battery").leadsTo("/users")
+	b.get("/users").wantText(">Saved.<")
 	b.submit("/users/"+root.user.ID, "role", "user").want(http.StatusConflict).wantText("the last admin")
 	b.submit("/users/"+newID(), "role", "user").want(http.StatusNotFound)
 }
@@ -1267,7 +1279,8 @@ func TestProblemsSpeakOfWhatThePageShows(t *testing.T) {
 			[]string{"<strong>Depends on, entry 2</strong> isn&#39;t the id or key of a spec"}},
 		{at + "/specs/review/review", []string{"verdict", "reject"},
 			[]string{"<strong>Note</strong> must say what is missing"}},
-		{at + "/specs/open/status", []string{"status", "completed"}, []string{"say why they stay open", "Why criteria stay open"}},
+		{at + "/specs/open/status", []string{"status", "completed"},
+			[]string{"say why they stay open", "Why criteria stay open"}},
 		{at + "/settings", []string{"max_in_review", "-1"}, []string{"<strong>Limit of specs in review</strong> must be"}},
 		{at + "/members", []string{"email", "ada@example.com", "role", "editor"},
 			[]string{"<strong>E-mail</strong> belongs to the owner<"}},

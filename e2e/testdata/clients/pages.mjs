@@ -215,6 +215,8 @@ const tests = {
         found.push(...violations.map((v) => `${where}: ${v.id}: ${v.nodes[0].html} ${v.nodes[0].failureSummary}`))
         const scrolls = () => page.evaluate(() => document.documentElement.scrollWidth > innerWidth)
         if (await scrolls()) found.push(where + ' scrolls sideways')
+        const beside = await page.evaluate(() => innerWidth - (document.querySelector('[action="/logout"]')?.getBoundingClientRect().right ?? innerWidth))
+        if (beside > 40) found.push(where + ' has the log-out in the middle')
         if (width > 1000) { // which zoomed to 200 % shows as much as half of it
           await page.setViewportSize({ width: width / 2, height: 400 })
           if (await scrolls()) found.push(where + ' scrolls sideways at 200 %')
@@ -344,6 +346,8 @@ const tests = {
     }
     await page.goto('/account')
     await local(page.locator('time.exact').first())
+    await page.getByRole('button', { name: 'Save' }).click()
+    await page.getByRole('status').getByText('Saved.').waitFor()
     await page.goto(board + '/activity')
     await page.locator('#live.live').waitFor()
     const times = []
