@@ -490,12 +490,12 @@ func TestDefaultsOfTheDatabaseDontMatter(t *testing.T) {
 					for range 5 {
 						a, err := ada.try(t.Context(), "POST", mission+"/logs", entries)
 						if err != nil || a.status != http.StatusCreated {
-							t.Errorf("a log entry: %v %s", err, a.body)
+							t.Errorf("a log entry: %v %+v", err, a)
 						}
 					}
 					a, err := ada.try(t.Context(), "POST", mission+"/claim", map[string]any{"agent": fmt.Sprint("bot ", i)})
 					if err != nil || a.status != http.StatusOK && a.status != http.StatusNoContent {
-						t.Errorf("a claim: %v %s", err, a.body)
+						t.Errorf("a claim: %v %+v", err, a)
 					}
 				})
 			}

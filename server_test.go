@@ -135,7 +135,9 @@ func TestServerEndsUnderWhatStillComputes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.timeouts = patientTimeouts
 	computes, done := make(chan struct{}), make(chan struct{})
+	begun := sync.OnceFunc(func() { close(computes) })
 	t.Cleanup(func() { close(done) })
 	s.mux.HandleFunc("GET /computes", func(http.ResponseWriter, *http.Request) {
 		conn, err := s.db.Acquire(context.Background())
@@ -144,13 +146,14 @@ func TestServerEndsUnderWhatStillComputes(t *testing.T) {
 			return
 		}
 		defer conn.Release()
-		close(computes)
+		begun()
 		<-done
 	})
 	ctx, stop := context.WithCancel(t.Context())
 	var stopped time.Time
 	ended := s.run(ctx, func() {
 		go func() {
+			defer begun() // even if it failed
 			if response, err := http.Get(s.url() + "/computes"); err == nil {
 				response.Body.Close()
 			}
@@ -192,12 +195,12 @@ func TestFewConnectionsServeAll(t *testing.T) {
 			requests.Go(func() {
 				entries := map[string]any{"entries": []map[string]any{{"level": "info", "message": "x"}}}
 				if a, err := ada.try(t.Context(), "POST", mission+"/logs", entries); err != nil || a.status != http.StatusCreated {
-					t.Errorf("a log entry: %v %s", err, a.body)
+					t.Errorf("a log entry: %v %+v", err, a)
 				}
 			})
 			requests.Go(func() {
 				if a, err := ada.try(t.Context(), "GET", mission, nil); err != nil || a.status != http.StatusOK {
-					t.Errorf("the mission: %v %s", err, a.body)
+					t.Errorf("the mission: %v %+v", err, a)
 				}
 			})
 		}
@@ -222,7 +225,7 @@ func TestFewConnectionsServeAll(t *testing.T) {
 	// The feed works without a connection of its own.
 	database.exec(fmt.Sprintf("ALTER ROLE app CONNECTION LIMIT %d", limit-1))
 	database.exec(fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
-		"WHERE usename = 'app' AND pid NOT IN (%s)", strings.Join(s.conns.processes(), ",")))
+		"WHERE usename = 'app' AND pid <> ALL('{%s}')", strings.Join(s.conns.processes(), ",")))
 	refused := s.db.refused.Load()
 	eventually(t, "the feed polls over the pool", func() bool { return s.db.refused.Load() > refused+2 })
 	if is := s.status(); is.Status != "ok" {

@@ -1326,6 +1326,7 @@ func TestAskTool(t *testing.T) {
 	held := bot.tool("claim_spec", fields{"mission_id": idOf(mission), "agent": "bot"})
 	lease := fields{"spec_id": held["spec"].(map[string]any)["id"], "lease_token": held["lease_token"]}
 	ask := func(more fields) map[string]any {
+		t.Helper()
 		maps.Copy(more, lease)
 		return bot.tool("ask", more)
 	}
@@ -1334,12 +1335,22 @@ func TestAskTool(t *testing.T) {
 	if out["state"] != "open" || !strings.Contains(out["next"].(string), "Call ask with this question_id") {
 		t.Errorf("got %v", out)
 	}
-	waits := make(chan map[string]any, 1)
-	go func() { waits <- ask(fields{"question_id": id, "wait_seconds": 50}) }()
+	waits := make(chan *answer, 1)
+	go func() {
+		arguments := fields{"question_id": id, "wait_seconds": 50}
+		maps.Copy(arguments, lease)
+		a, err := bot.try(t.Context(), "POST", "/mcp", fields{"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+			"params": fields{"name": "ask", "arguments": arguments}})
+		if err != nil {
+			a = &answer{t: t, what: err.Error()}
+		}
+		waits <- a
+	}()
 	eventually(t, "the agent to wait", func() bool { return s.waits(mission) })
 	ada.post("/api/v1/questions/"+id+"/answer", fields{"answer": "the first"}).want(http.StatusOK)
-	if out := <-waits; out["answer"] != "the first" || !strings.Contains(out["next"].(string), "Go on with this answer") {
-		t.Errorf("got %v", out)
+	if a := (<-waits).want(http.StatusOK); a.text("result.structuredContent.answer") != "the first" ||
+		!strings.Contains(a.text("result.structuredContent.next"), "Go on with this answer") {
+		t.Errorf("got %s", a.body)
 	}
 	if out := ask(fields{"question_id": id, "park": true}); out["answer"] != "the first" || out["expires_at"] == nil {
 		t.Errorf("what is answered already was parked: %v", out)
