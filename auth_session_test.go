@@ -273,7 +273,7 @@ func TestRefreshGetsTheSameSuccessorForAMinute(t *testing.T) {
 	ada := s.signUp("ada", "user")
 	token := s.openedSession(ada.user.Email).RefreshToken
 	first := s.anonymous().refreshed(token).want(http.StatusOK).text("refresh_token")
-	for _, later := range []string{"30 s", "25 s"} {
+	for _, later := range []string{"30 s", "5 s"} {
 		s.spentEarlier(token, later)
 		if again := s.anonymous().refreshed(token).want(http.StatusOK).text("refresh_token"); again != first {
 			t.Errorf("%s later the successor is another one", later)

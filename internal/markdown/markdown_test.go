@@ -254,7 +254,7 @@ func TestTimeIsLinear(t *testing.T) {
 			}
 			small, large = max(small, measure(16<<10)), min(large, measure(128<<10))
 		}
-		if large > 40*small || large > 5*time.Second {
+		if large > 40*small || large > time.Minute {
 			t.Errorf("%q: 16 KiB take %v, 128 KiB take %v", pattern, small, large)
 		}
 	}
@@ -265,7 +265,7 @@ func TestTimeIsLinear(t *testing.T) {
 	}
 	start := time.Now()
 	checkSafe(t, ticks.String())
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("1 MiB of backticks takes %v", took)
 	}
 }
