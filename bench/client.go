@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// callLimit is how long one request may take, including an import of 10,000 specs.
-const callLimit = 2 * time.Minute
+// patience is how long a request, such as an import of 10,000 specs, a round of events,
+// the start of a process or its end may take on a busy machine.
+const patience = 2 * time.Minute
 
 // client is one persistent HTTP/1.1 connection. It does as little as HTTP allows,
 // since it shares the cores with what it measures: it writes a request at once,
@@ -59,7 +60,7 @@ func (c *client) call(want int, method, path, contentType, body string) ([]byte,
 		fmt.Fprintf(&c.out, "Content-Type: %s\r\nContent-Length: %d\r\n", contentType, len(body))
 	}
 	c.out.WriteString("\r\n" + body)
-	if err := c.conn.SetDeadline(time.Now().Add(callLimit)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
 	if _, err := c.conn.Write(c.out.Bytes()); err != nil {

@@ -76,9 +76,9 @@ func exchange(conn net.Conn, send []byte, text string) ([]byte, error) {
 	return readUntil(conn, text)
 }
 
-// readUntil reads, for at most 10 s, until the text has come.
+// readUntil reads until the text has come.
 func readUntil(conn net.Conn, text string) (all []byte, err error) {
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
 	buffer := make([]byte, 4096)
@@ -135,9 +135,9 @@ func (a *audience) count(conn net.Conn) {
 	}
 }
 
-// await waits, for at most 30 s, until the given number of events has arrived.
+// await waits until the given number of events has arrived.
 func (a *audience) await(ctx context.Context, events int64) error {
-	for end := time.Now().Add(30 * time.Second); a.arrived.Load() < events; time.Sleep(100 * time.Microsecond) {
+	for end := time.Now().Add(patience); a.arrived.Load() < events; time.Sleep(100 * time.Microsecond) {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -93,9 +93,9 @@ func (b *bench) startReference(ctx context.Context, name string, args ...string)
 	})
 }
 
-// ready waits, for at most a minute, until try succeeds.
+// ready waits until try succeeds.
 func (p *process) ready(ctx context.Context, try func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		err := try()
@@ -113,14 +113,14 @@ func (p *process) ready(ctx context.Context, try func() error) error {
 	}
 }
 
-// stop ends a process and waits for it; one that takes over 15 s is killed.
+// stop ends a process and waits for it; one that takes too long is killed.
 func (b *bench) stop(p *process) error {
 	b.processes = slices.DeleteFunc(b.processes, func(other *process) bool { return other == p })
 	_ = p.cmd.Process.Signal(p.end) // an error means that it has ended
 	select {
 	case <-p.ended:
 		return nil
-	case <-time.After(15 * time.Second):
+	case <-time.After(patience):
 	}
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.ended
