@@ -330,18 +330,6 @@ const (
 	rollbackTimeout = 2 * time.Second // for a ROLLBACK, before its connection is closed instead
 )
 
-// timeouts bound the waits for the database and for others that use it. On a
-// machine that is busy with tests much can take longer than a server would wait.
-type timeouts struct {
-	acquireTimeout time.Duration // for a request to get a connection of the pool
-	pollTimeout    time.Duration // for a query of the feed; a database that takes longer counts as down
-	lockTimeout    time.Duration // for a write to get its turn, and then a lock
-}
-
-var defaultTimeouts = timeouts{
-	acquireTimeout: 2 * time.Second, pollTimeout: time.Second, lockTimeout: 5 * time.Second,
-}
-
 // dbPool is the connections that requests share. It bounds the wait for one. It
 // does so as a tracer, since the context that TraceAcquireStart returns is used
 // for the wait and for nothing else. While the database is down there is no wait.

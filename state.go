@@ -89,6 +89,18 @@ func newState(config Config, log *slog.Logger) serverState {
 	}
 }
 
+// timeouts bound the waits for the database and for others that use it. On a
+// machine that is busy with tests much can take longer than a server would wait.
+type timeouts struct {
+	acquireTimeout time.Duration // for a request to get a connection of the pool
+	pollTimeout    time.Duration // for a query of the feed; a database that takes longer counts as down
+	lockTimeout    time.Duration // for a write to get its turn, and then a lock
+}
+
+var defaultTimeouts = timeouts{
+	acquireTimeout: 2 * time.Second, pollTimeout: time.Second, lockTimeout: 5 * time.Second,
+}
+
 // limiterKeys is how many clients a rate limit remembers.
 const limiterKeys = 100_000
 
