@@ -61,13 +61,18 @@ type answer struct {
 func (c *client) get(path string) *answer            { c.t.Helper(); return c.do("GET", path, nil) }
 func (c *client) post(path string, body any) *answer { c.t.Helper(); return c.do("POST", path, body) }
 
-// do makes a request, and ends the test if there is no answer.
-func (c *client) do(method, path string, body any, headers ...string) *answer {
+// do makes a request, and ends the test if there is no answer. It asks again while
+// the program takes its database for lost, which that is on a machine so busy that it
+// gives no answer for a second.
+func (c *client) do(method, path string, body any, headers ...string) (a *answer) {
 	c.t.Helper()
-	a, err := c.try(c.t.Context(), method, path, body, headers...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	eventually(c.t, "the program finds its database", func() bool {
+		var err error
+		if a, err = c.try(c.t.Context(), method, path, body, headers...); err != nil {
+			c.t.Fatal(err)
+		}
+		return a.status != http.StatusServiceUnavailable || !bytes.Contains(a.body, []byte(`"code":"database_unavailable"`))
+	})
 	return a
 }
 
