@@ -385,6 +385,12 @@ func (p *dbPool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 	})
 }
 
+// querier is what a read runs on: the pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
 // errNoConnection means that no connection of the pool was free in time.
 var errNoConnection = errors.New("no connection was free in time")
 

@@ -19,12 +19,6 @@ import (
 // again (serialization_failure, deadlock_detected).
 const writeAttempts = 3
 
-// querier is what a read runs on: the pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
 // tx is one run of a write. Beside the transaction it gathers what has to
 // happen with the commit: events to append, counters to change, credentials to
 // forget. It belongs to the closure it is given to.
