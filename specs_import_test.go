@@ -1137,7 +1137,7 @@ func TestImportsThatBreakOffAreNoMalformedArchives(t *testing.T) {
 	t.Parallel()
 	database := newTestDatabase(t)
 	ada := startTestServer(t, database, nil).signUp("ada", "user")
-	impatient := ada.on(startTestServer(t, database, func(c *Config) { c.RequestTimeout = time.Second }))
+	impatient := ada.on(startTestServer(t, database, func(c *Config) { c.RequestTimeout = 5 * time.Second }))
 	mission := ada.newMission("Broken")
 	content := tarOf(t, "1-one.md", "# One")
 	for _, test := range []struct {
