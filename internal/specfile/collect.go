@@ -42,8 +42,8 @@ type Collection struct {
 	Warnings []Warning // about the content of files that aren't specs
 }
 
-// Collect makes specs of files, whose paths must be unique and not to be skipped
-// (see Skips). others are the paths of files beside them. The texts must be valid
+// Collect makes specs of files, whose paths must be clean, unique and not to be
+// skipped (see Skips). others are the paths of files beside them. The texts must be valid
 // UTF-8. The error is ErrTooManyFiles or the context's.
 func Collect(ctx context.Context, sources []Source, others []string) (Collection, error) {
 	var c Collection
@@ -145,18 +145,16 @@ func findFolders(files []Source) workFolders {
 }
 
 // of returns the outermost of the folders that a file is in, or "".
-func (w workFolders) of(name string) (outermost string) {
-	if len(w) == 0 {
-		return ""
+func (w workFolders) of(name string) string {
+	if w["."] != "" {
+		return "."
 	}
-	for folder := path.Dir(name); ; folder = path.Dir(folder) {
-		if w[folder] != "" {
-			outermost = folder
-		}
-		if folder == "." || folder == "/" {
-			return outermost
+	for i := range len(name) {
+		if name[i] == '/' && w[name[:i]] != "" {
+			return name[:i]
 		}
 	}
+	return ""
 }
 
 // parseFolder reads only the boxes of a list of tasks.

@@ -25,8 +25,21 @@ type header struct {
 // headerField is a field's value and where it stands.
 type headerField struct {
 	value      string
+	more       []string // the lines that it goes on in, of which there can be many
 	line       int
 	start, end int // of the value, in the body; both 0 if it can't be rewritten
+}
+
+// whole is the value with the lines that it goes on in.
+func (f headerField) whole() string {
+	return strings.Join(append([]string{f.value}, f.more...), " ")
+}
+
+func (f headerField) lastLine() string {
+	if n := len(f.more); n > 0 {
+		return f.more[n-1]
+	}
+	return f.value
 }
 
 // passedLine is a line that names a field where none is read.
@@ -295,7 +308,7 @@ func (h *headerReader) readFields(s *scanner, item string, listed bool) {
 func (h *headerReader) goOn(s *scanner, item string, listed bool) {
 	last := ""
 	if n := len(h.dependencies); n > 0 {
-		last = h.dependencies[n-1].value
+		last = h.dependencies[n-1].lastLine()
 	}
 	switch {
 	case listed || startsReference(item):
@@ -311,7 +324,7 @@ func (h *headerReader) goOn(s *scanner, item string, listed bool) {
 
 func (h *headerReader) joinLast(text string) {
 	last := &h.dependencies[len(h.dependencies)-1]
-	last.value += " " + strings.TrimSpace(text)
+	last.more = append(last.more, strings.TrimSpace(text))
 }
 
 // readRow reads "| Status | Done |", or a table with the names in its first row.

@@ -153,13 +153,17 @@ func (r *matterReader) add(text string, begin int) {
 	value, inner, ok := cutScalar(text)
 	field := headerField{value: value, line: r.number, start: begin + inner, end: begin + inner + len(value)}
 	if ok && !startsWithAny(text, `"'`) {
+		lines := []string{value}
 		for r.scan() {
 			if !startsWithAny(r.line, " \t") || isMatterGap(r.line) || startsWithAny(strings.TrimSpace(r.line), "-") {
 				r.unscan()
 				break
 			}
 			more, _, _ := cutScalar(strings.TrimSpace(r.line))
-			field.value, field.start, field.end = field.value+" "+more, 0, 0
+			lines = append(lines, more)
+		}
+		if len(lines) > 1 {
+			field.value, field.start, field.end = strings.Join(lines, " "), 0, 0
 		}
 	}
 	switch {

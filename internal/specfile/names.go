@@ -139,10 +139,12 @@ func NewKeys(taken iter.Seq[string]) *Keys {
 // that with one folder of the path after the other in front of it, then with a
 // number behind it.
 func (k *Keys) Take(f File) string {
-	key, folder := f.Key, path.Dir(f.home())
-	for k.taken[key] && folder != "." && folder != "/" {
-		key = keyFromStem(path.Base(folder) + "." + key)
-		folder = path.Dir(folder)
+	key, folders := f.Key, strings.Split(path.Dir(f.home()), "/")
+	for _, folder := range slices.Backward(folders) {
+		if !k.taken[key] || folder == "." || folder == "" || utf8.RuneCountInString(key) == maxKey {
+			break
+		}
+		key = firstRunes(keyFromStem(folder+".")+key, maxKey)
 	}
 	base := firstRunes(f.Key, maxKey-len("-20000"))
 	for k.taken[key] {

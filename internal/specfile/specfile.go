@@ -255,7 +255,7 @@ func (f *File) takePriority(h header) {
 func (f *File) takeReferences(h header) {
 	seen := make(map[string]bool)
 	for _, field := range h.dependencies {
-		for item := range splitReferences(field.value) {
+		for item := range splitReferences(field.whole()) {
 			if seen[item] {
 				continue
 			}

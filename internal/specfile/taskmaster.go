@@ -105,11 +105,13 @@ func eachValue(text []byte, open json.Delim, each func(name string, value []byte
 func (task masterTask) markdown() string {
 	var m item
 	var needed []string
+	known := map[string]bool{string(task.ID): true}
 	for _, ref := range task.Dependencies {
 		id, _, _ := strings.Cut(string(ref), ".") // of a subtask: its task
-		if id == string(task.ID) || slices.Contains(needed, id) {
+		if known[id] {
 			continue
 		}
+		known[id] = true
 		if needed = append(needed, id); len(needed) > maxReferences {
 			break // Parse warns of them
 		}
