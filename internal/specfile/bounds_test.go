@@ -80,3 +80,74 @@ func TestTrackersNameDependenciesAgain(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+// What a reference costs counts before it is looked at: if there are many that cost
+// much, the later ones aren't. Each of these is one that gives a warning.
+func TestResolvingEndsWhereReferencesCostMuch(t *testing.T) {
+	t.Parallel()
+	title := func(from rune) string {
+		var words []string
+		for c := range rune(95) {
+			words = append(words, string(from+c))
+		}
+		return strings.Join(words, " ")
+	}
+	for _, test := range []struct {
+		name      string
+		nodes     int
+		node      func(i int) Node
+		reference func(i, n int) string
+	}{
+		{"titles of twins", 50,
+			func(i int) Node { return Node{Number: "1", Title: title('一')} },
+			func(i, n int) string { return fmt.Sprintf("1 %s q%dz%d", title('丐'), i, n) }},
+		{"ranges of one number", 3990,
+			func(i int) Node { return Node{Number: "1", Path: fmt.Sprintf("%d/1-x.md", i)} },
+			func(i, n int) string { return fmt.Sprintf("1-%d", i*1000+n+2) }},
+		{"paths with one end", 300,
+			func(i int) Node { return Node{Path: fmt.Sprintf("%d/d/a.md", i)} },
+			func(i, n int) string { return fmt.Sprintf("%d-%d/b/d/a.md", i, n) }},
+		{"long texts", 100,
+			func(int) Node { return Node{} },
+			func(i, n int) string { return fmt.Sprint(strings.Repeat("a b ", 120), i, n) }},
+	} {
+		var nodes []Node
+		references := 0
+		for i := range test.nodes {
+			node := test.node(i)
+			for n := range 1000 {
+				if references < 50_000 {
+					node.Refs = append(node.Refs, test.reference(i, n))
+					references++
+				}
+			}
+			node.Key = fmt.Sprint("key-", i)
+			nodes = append(nodes, node)
+		}
+		resolution, err := Resolve(t.Context(), nodes)
+		looked := resolution.MoreWarnings
+		for _, warnings := range resolution.Warnings {
+			looked += len(warnings)
+		}
+		if err != nil || looked == 0 || looked > references*4/5 {
+			t.Errorf("%s: %d of %d references are looked at: %v", test.name, looked, references, err)
+		}
+	}
+}
+
+// Specs that share a number with a letter aren't gone over for each range.
+func TestRangesToALetterAreCutAtOnce(t *testing.T) {
+	t.Parallel()
+	var nodes []Node
+	for i := range MaxFiles {
+		nodes = append(nodes, Node{Key: fmt.Sprint("1a-", i), Number: "1a", Path: fmt.Sprintf("%d/1a.md", i),
+			Refs: []string{"1a-1a"}})
+	}
+	start := time.Now()
+	if resolution, err := Resolve(t.Context(), nodes); err != nil || len(resolution.Edges) > 0 {
+		t.Errorf("%d have dependencies: %v", len(resolution.Edges), err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

@@ -4,6 +4,7 @@ package specfile
 // tells apart.
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,7 +44,7 @@ func inFolder(twins []*indexedNode, folder string) []*indexedNode {
 
 // agreeing keeps the candidates that share the most words with a title: all of
 // them where no title is given. To share none is a contradiction.
-func agreeing(candidates []*indexedNode, title string) ([]*indexedNode, *refProblem) {
+func (r *resolver) agreeing(candidates []*indexedNode, title string) ([]*indexedNode, *refProblem) {
 	given := titleWords(title)
 	switch {
 	case len(candidates) > maxTwins:
@@ -51,6 +52,7 @@ func agreeing(candidates []*indexedNode, title string) ([]*indexedNode, *refProb
 	case len(given) == 0:
 		return candidates, nil
 	}
+	r.steps += len(candidates) * len(given)
 	var best []*indexedNode
 	most := 1
 	for _, node := range candidates {
@@ -95,39 +97,39 @@ func titleWords(title string) []string {
 
 // phaseGroup is all members of a phase: before the referrer if only the
 // previous ones are meant, and within the range if one is given.
-func (x *index) phaseGroup(from *indexedNode, ref reference) ([]*indexedNode, *refProblem) {
-	members := x.byPhase[ref.phase]
+func (r *resolver) phaseGroup(from *indexedNode, ref reference) ([]*indexedNode, *refProblem) {
+	members := r.byPhase[ref.phase]
 	if ref.previous {
 		end, _ := slices.BinarySearchFunc(members, from.Number, orderOf)
 		members = members[:end]
 	}
 	if ref.last != "" {
-		return onePerNumber(numbersBetween(members, ref.first, ref.last), from)
+		return r.onePerNumber(numbersBetween(members, ref.first, ref.last), from)
 	}
 	return boundedGroup(members)
 }
 
 // rangeGroup is all from one number, or key, to another.
-func (x *index) rangeGroup(from *indexedNode, ref reference) ([]*indexedNode, *refProblem) {
-	first, problem := x.endOfRange(from, ref.first)
+func (r *resolver) rangeGroup(from *indexedNode, ref reference) ([]*indexedNode, *refProblem) {
+	first, problem := r.endOfRange(from, ref.first)
 	if problem != nil {
 		return nil, problem
 	}
-	last, problem := x.endOfRange(from, ref.last)
+	last, problem := r.endOfRange(from, ref.last)
 	if problem != nil {
 		return nil, problem
 	}
-	return onePerNumber(numbersBetween(x.numbered, first, last), from)
+	return r.onePerNumber(numbersBetween(r.numbered, first, last), from)
 }
 
 // endOfRange is the number of one end. A key must be some spec's; a plain
 // number needn't.
-func (x *index) endOfRange(from *indexedNode, end string) (string, *refProblem) {
+func (r *resolver) endOfRange(from *indexedNode, end string) (string, *refProblem) {
 	number, slug := cutNumber(end)
 	if slug == "" {
 		return number, nil
 	}
-	nodes, problem := x.single(from, reference{key: end, number: number, title: slug})
+	nodes, problem := r.single(from, reference{key: end, number: number, title: slug})
 	if problem != nil {
 		return "", problem
 	}
@@ -147,11 +149,12 @@ func boundedGroup(members []*indexedNode) ([]*indexedNode, *refProblem) {
 
 // onePerNumber is for groups told by their numbers: of specs with the same one
 // it takes those in the referrer's folder and in its style, if there are any.
-func onePerNumber(members []*indexedNode, from *indexedNode) ([]*indexedNode, *refProblem) {
+func (r *resolver) onePerNumber(members []*indexedNode, from *indexedNode) ([]*indexedNode, *refProblem) {
 	members, problem := boundedGroup(members)
 	if problem != nil {
 		return nil, problem
 	}
+	r.steps += len(members)
 	var chosen []*indexedNode
 	for len(members) > 0 {
 		twins := 1
@@ -171,12 +174,9 @@ func numbersBetween(ordered []*indexedNode, first, last string) []*indexedNode {
 		last += "~"
 	}
 	start, _ := slices.BinarySearchFunc(ordered, first, orderOf)
-	end, _ := slices.BinarySearchFunc(ordered, last, orderOf)
-	if _, letter := cutLetter(last); letter != "~" {
-		for end < len(ordered) && orderOf(ordered[end], last) == 0 {
-			end++
-		}
-	}
+	end, _ := slices.BinarySearchFunc(ordered, last, func(node *indexedNode, last string) int {
+		return cmp.Or(orderOf(node, last), -1) // behind all that are equal
+	})
 	return ordered[start:max(start, end)]
 }
 

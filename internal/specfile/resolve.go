@@ -18,9 +18,9 @@ const (
 	maxFollowed = 4 * maxReferences // members of a spec's groups, those named twice included
 	maxEdges    = 100_000           // of all specs that are resolved together
 	maxTwins    = 50                // specs with one number or slug that a reference is compared with
-	maxSteps    = 2_000_000         // of all: specs looked at, and stepsEach for each different reference
-	stepsEach   = 10
-	maxProblems = 1000 // warnings that are made; more are counted
+	maxSteps    = 2_000_000         // of all, for specs looked at and the words they are compared by
+	stepsEach   = 10                // and for each different reference, with one more for 10 bytes of it
+	maxProblems = 1000              // warnings that are made; more are counted
 )
 
 // Node is a spec for Resolve: what others call it, and what it refers to. The
@@ -61,10 +61,11 @@ func Resolve(ctx context.Context, nodes []Node) (Resolution, error) {
 			return Resolution{}, err
 		}
 		node := &nodes[i]
+		from := indexedNode{Node: node, folder: path.Dir(homeOf(node.Path, node.Rules))}
 		targets := make(map[string]bool)
 		followed := 0
 		for ref, item := range node.Refs {
-			found, problem := r.resolve(node, item)
+			found, problem := r.resolve(&from, item)
 			if problem == nil {
 				problem = r.follow(node, found, targets, &followed)
 			}
@@ -87,7 +88,8 @@ func Resolve(ctx context.Context, nodes []Node) (Resolution, error) {
 	return r.Resolution, nil
 }
 
-// resolver resolves references, and counts what it costs.
+// resolver resolves references, and counts what it costs: before the work, and
+// whatever comes of it.
 type resolver struct {
 	*index
 	Resolution
@@ -135,18 +137,18 @@ func (r *resolver) follow(node *Node, found []*indexedNode, targets map[string]b
 	return nil
 }
 
-// resolve finds what a reference of node points at, or says why not.
-func (r *resolver) resolve(node *Node, item string) ([]*indexedNode, *refProblem) {
-	from := indexedNode{Node: node, folder: path.Dir(homeOf(node.Path, node.Rules))}
-	asked := askedReference{item, from.folder, node.Style}
+// resolve finds what a reference points at, or says why not.
+func (r *resolver) resolve(from *indexedNode, item string) ([]*indexedNode, *refProblem) {
+	asked := askedReference{item, from.folder, from.Style}
 	if known, ok := r.known[asked]; ok {
+		r.steps++
 		return known.found, known.problem
 	}
-	if r.steps += stepsEach; r.steps > maxSteps {
+	if r.steps += stepsEach + len(item)/10; r.steps > maxSteps {
 		return nil, errTooMany
 	}
 	ref := parseReference(item)
-	found, problem := r.parsed(&from, ref)
+	found, problem := r.parsed(from, ref)
 	if !ref.previous {
 		r.known[asked] = resolved{found, problem}
 	}
@@ -298,17 +300,17 @@ func (p *refProblem) warning(node *Node, i int) Warning {
 // single resolves a reference to one spec. The order of the rules counts: the
 // path; the key; what a spec calls itself; the slug under another number; the title;
 // the number, if the title agrees.
-func (x *index) single(from *indexedNode, ref reference) ([]*indexedNode, *refProblem) {
+func (r *resolver) single(from *indexedNode, ref reference) ([]*indexedNode, *refProblem) {
 	if ref.path != "" {
-		if found := x.atPath(from, strings.ToLower(withoutMarkdown(ref.path))); len(found) > 0 {
+		if found := r.atPath(from, strings.ToLower(withoutMarkdown(ref.path))); len(found) > 0 {
 			return pickOne(found, from.Style)
 		}
 	}
 	_, slug := cutNumber(ref.key)
 	number := canonicalNumber(ref.number)
 	for _, found := range [][]*indexedNode{
-		x.lookup(byKey, from, ref.key), x.lookup(byKey, from, ref.whole), x.lookup(byID, from, ref.key),
-		x.lookup(bySlug, from, slug), x.lookup(byTitle, from, ref.whole),
+		r.lookup(byKey, from, ref.key), r.lookup(byKey, from, ref.whole), r.lookup(byID, from, ref.key),
+		r.lookup(bySlug, from, slug), r.lookup(byTitle, from, ref.whole),
 	} {
 		if len(found) > 0 {
 			return pickOne(found, from.Style)
@@ -317,15 +319,15 @@ func (x *index) single(from *indexedNode, ref reference) ([]*indexedNode, *refPr
 	if ref.number == "" {
 		return nil, dangling("nothing in the mission is called that")
 	}
-	named := x.lookup(byNumber, from, number)
+	named := r.lookup(byNumber, from, number)
 	lettered := len(named) == 0
 	if lettered {
-		named = x.lookup(byDigits, from, number)
+		named = r.lookup(byDigits, from, number)
 	}
 	if len(named) == 0 {
 		return nil, dangling("no spec has that number")
 	}
-	agreed, problem := agreeing(named, ref.title)
+	agreed, problem := r.agreeing(named, ref.title)
 	switch {
 	case problem != nil:
 		return nil, problem
@@ -338,7 +340,7 @@ func (x *index) single(from *indexedNode, ref reference) ([]*indexedNode, *refPr
 // atPath finds the spec at a path: from the referrer's folder, from the root, in
 // any folder, or by its file's name alone. A document of a folder that is a spec
 // is that spec.
-func (x *index) atPath(from *indexedNode, name string) []*indexedNode {
+func (r *resolver) atPath(from *indexedNode, name string) []*indexedNode {
 	name = strings.TrimPrefix(path.Clean(name), "/")
 	full := strings.ToLower(path.Join(from.folder, name))
 	if from.Rules == RulesBoxes {
@@ -346,7 +348,7 @@ func (x *index) atPath(from *indexedNode, name string) []*indexedNode {
 	}
 	for _, at := range []string{full, name} {
 		for range 3 {
-			found := x.names[nodeName{byPath, anywhere, at}]
+			found := r.names[nodeName{byPath, anywhere, at}]
 			if len(found) > 0 && (at == full || at == name || found[0].Rules == RulesBoxes) {
 				return found
 			}
@@ -357,16 +359,19 @@ func (x *index) atPath(from *indexedNode, name string) []*indexedNode {
 		name = name[3:]
 	}
 	var inside []*indexedNode
-	ending := x.names[nodeName{byTail, anywhere, tailOf(name)}]
-	for _, node := range ending[:min(len(ending), 4*maxTwins)] {
-		if node.home == name || strings.HasSuffix(node.home, "/"+name) {
+	ending := r.names[nodeName{byTail, anywhere, tailOf(name)}]
+	ending = ending[:min(len(ending), 4*maxTwins)]
+	r.steps += len(ending)
+	below := "/" + name
+	for _, node := range ending {
+		if node.home == name || strings.HasSuffix(node.home, below) {
 			inside = append(inside, node)
 		}
 	}
 	if len(inside) > 0 {
 		return inside
 	}
-	return x.lookup(byKey, from, keyFromStem(path.Base(name)))
+	return r.lookup(byKey, from, keyFromStem(path.Base(name)))
 }
 
 // pickOne picks the only candidate, or the only one in the referrer's style.
