@@ -196,7 +196,7 @@ func (s *Server) boardPage(ctx context.Context, c *call, q *query) (*pageView, e
 		if err != nil {
 			return nil, err
 		}
-		if v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, id); err != nil {
+		if v.Spec, err = s.showSpec(ctx, c.account, v.Mission, id); err != nil {
 			return nil, err
 		}
 	}

@@ -35,7 +35,6 @@ func pageFunctions() template.FuncMap {
 		"spec":     specAddress,
 		"join":     strings.Join,
 		"linkName": linkName,
-		"markdown": func(source string) template.HTML { return markdown.HTML(source, 3) },
 		"text":     markdown.Text,
 	}
 }
@@ -146,9 +145,10 @@ func decisionsOn(v specSummary) decisions {
 type specPage struct {
 	specSummary
 	MaxAttempts  int
-	Markdown     string // as it stands
-	Criteria     []specfile.Criterion
-	Depends, For []reasonSpec // what it depends on, and what depends on it
+	Markdown     string               // as it stands
+	Text         template.HTML        // of Markdown, where it is shown
+	Criteria     []specfile.Criterion // the first shownCriteria
+	Depends, For []reasonSpec         // what it depends on, and what depends on it
 	Reasons      []notReadyReason
 	Decisions    decisions
 	Tries        []attemptView     // the latest first
@@ -212,14 +212,36 @@ func (v *pageView) SpecLink(key string) string {
 	return specAddress(v.Mission.ID, key)
 }
 
-// readSpecPage reads what the page of a spec shows.
+// shownCriteria is how many criteria the page of a spec lists. Its text has all.
+const shownCriteria = 300
+
+// CriteriaCut reports whether there are more.
+func (p *specPage) CriteriaCut() bool { return len(p.Criteria) < p.CriteriaTotal }
+
+// showSpec is readSpecPage with the text as HTML.
+func (s *Server) showSpec(ctx context.Context, a account, m *missionView, id string) (*specPage, error) {
+	p, err := s.readSpecPage(ctx, a, m, id)
+	if err != nil {
+		return nil, err
+	}
+	end, err := s.beginText(ctx, a, p.Markdown)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	p.Text = markdown.HTML(p.Markdown, 3)
+	return p, nil
+}
+
+// readSpecPage reads what the page of a spec shows, but for its Text.
 func (s *Server) readSpecPage(ctx context.Context, a account, m *missionView, id string) (*specPage, error) {
 	spec, err := s.readSpec(ctx, a, id)
 	if err != nil {
 		return nil, err
 	}
 	p := &specPage{specSummary: spec.specSummary, specNotes: spec.specNotes, MaxAttempts: s.config.MaxAttempts,
-		Markdown: spec.markdown, Criteria: spec.criteria, Decisions: decisionsOn(spec.specSummary)}
+		Markdown: spec.markdown, Criteria: spec.criteria[:min(len(spec.criteria), shownCriteria)],
+		Decisions: decisionsOn(spec.specSummary)}
 	if p.Depends, err = relatedSpecs(spec.Dependencies); err != nil {
 		return nil, err
 	}
@@ -298,6 +320,10 @@ func (s *Server) specByKey(ctx context.Context, a account, missionID, key string
 
 // specPageOf is GET /missions/{id}/specs/{key}, or the page where it is edited.
 func (s *Server) specPageOf(name string) pageFunc {
+	read := s.showSpec
+	if name == "edit" {
+		read = s.readSpecPage
+	}
 	return func(ctx context.Context, c *call, q *query) (*pageView, error) {
 		if err := q.err(); err != nil {
 			return nil, err
@@ -309,7 +335,7 @@ func (s *Server) specPageOf(name string) pageFunc {
 		if err != nil {
 			return nil, err
 		}
-		if v.Spec, err = s.readSpecPage(ctx, c.account, v.Mission, c.target.spec); err != nil {
+		if v.Spec, err = read(ctx, c.account, v.Mission, c.target.spec); err != nil {
 			return nil, err
 		}
 		v.entitle(v.Spec.Title)

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tachikoma/internal/ratelimit"
 )
 
 // browser is somebody at a browser, or nobody without a cookie.
@@ -971,6 +973,31 @@ func TestBoardIsLight(t *testing.T) {
 		t.Fatalf("there is no way to more cards: %s", page.body)
 	}
 	b.get(at + strings.ReplaceAll(string(more[1]), "&amp;", "&")).want(http.StatusOK).wantText(`<section id="waiting"`)
+}
+
+func TestPageOfALargeSpecIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Large")
+	const criteria = 20_000
+	ada.newSpec(mission, "one", fields{"body": strings.Repeat("- [ ] a\n", criteria)})
+	b := s.browse(ada)
+	at := "/missions/" + idOf(mission)
+	for _, path := range []string{at + "/specs/one", at + "?spec=one"} {
+		page := b.get(path).want(http.StatusOK).wantText(fmt.Sprint("The text has all ", criteria))
+		if n := bytes.Count(page.body, []byte(`<span class="box"`)); n != shownCriteria || len(page.body) > 80*criteria {
+			t.Errorf("%s lists %d criteria in %d bytes", path, n, len(page.body))
+		}
+	}
+	most := max(1, s.config.DatabaseMaxConns/4)
+	for range most {
+		if _, err := s.reads.Take(t.Context(), ratelimit.Share{Name: "costly", Most: most}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.get(at + "/specs/one").want(http.StatusServiceUnavailable) // its text waits for a turn
+	b.get(at + "/specs/one/edit").want(http.StatusOK)            // where it is shown as it is
 }
 
 func TestPagesFollowTheirStreamsWithTheCookie(t *testing.T) {

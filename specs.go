@@ -379,10 +379,26 @@ type specRead struct {
 	*specContent
 }
 
-// readSpec reads one spec for an account, in one query with others that are
-// read right now, and without its text where that is kept.
+// readSpec reads one spec for an account, without its text where that is kept.
 func (s *Server) readSpec(ctx context.Context, a account, id string) (specRead, error) {
-	kept := s.contents.of(id)
+	content := s.contents.of(id)
+	row, err := s.readSpecRow(ctx, a, id, content)
+	if err != nil {
+		return specRead{}, err
+	}
+	if row.body != nil {
+		if content, err = s.contentOf(ctx, a, row); err != nil {
+			return specRead{}, err
+		}
+		row.body = nil
+	}
+	v := row.view()
+	return specRead{v.specSummary, v.specNotes, v.Dependents, content}, nil
+}
+
+// readSpecRow reads a spec in one query with others that are read right now, and
+// without its text if kept, which may be nil, is still what it says.
+func (s *Server) readSpecRow(ctx context.Context, a account, id string, kept *specContent) (specRow, error) {
 	key := gather.Lookup{UserID: a.userID, Admin: a.admin(), ID: id}
 	if kept != nil {
 		key.Known = kept.version
@@ -391,26 +407,49 @@ func (s *Server) readSpec(ctx context.Context, a account, id string) (specRead, 
 	if s.seen.of(id).costly {
 		_, end, err := s.beginRead(ctx, a, "", true)
 		if err != nil {
-			return specRead{}, err
+			return specRow{}, err
 		}
 		defer end()
 		read = s.specs.GetAlone // others don't wait for it
 	}
 	row, err := read(ctx, key)
 	if err != nil {
-		return specRead{}, notFoundOr(err, "reading a spec")
+		return specRow{}, notFoundOr(err, "reading a spec")
 	}
 	s.seen.note(id, seenID{row.MissionID, len(row.Dependencies)+len(row.dependents) > costlySpec})
-	v := row.view()
-	if row.body == nil {
-		return specRead{v.specSummary, v.specNotes, v.Dependents, kept}, nil
-	}
-	content, err := newSpecContent(v)
+	return row, nil
+}
+
+// contentOf is what a row with a text says. Of those that wait for the turn of a
+// large one, the first makes it and the others find it kept.
+func (s *Server) contentOf(ctx context.Context, a account, row specRow) (*specContent, error) {
+	end, err := s.beginText(ctx, a, *row.body)
 	if err != nil {
-		return specRead{}, err
+		return nil, err
 	}
-	s.contents.keep(id, content)
-	return specRead{v.specSummary, v.specNotes, v.Dependents, content}, nil
+	defer end()
+	if kept := s.contents.of(row.ID); kept != nil && kept.version == row.Version {
+		return kept, nil
+	}
+	content, err := newSpecContent(row.view())
+	if err != nil {
+		return nil, err
+	}
+	s.contents.keep(row.ID, content)
+	return content, nil
+}
+
+// largeText is from how many bytes on it is costly to parse, encode or show a text.
+const largeText = 32 << 10
+
+// beginText waits for the turn of work on a spec's text, if that is large: it takes
+// many times its memory. The caller calls end when it is done.
+func (s *Server) beginText(ctx context.Context, a account, text string) (end func(), err error) {
+	if len(text) < largeText {
+		return func() {}, nil
+	}
+	_, end, err = s.beginRead(ctx, a, "", true)
+	return end, err
 }
 
 // encode is the spec as a specView is encoded.

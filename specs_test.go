@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"tachikoma/internal/ratelimit"
 )
 
 func TestNewSpec(t *testing.T) {
@@ -781,6 +783,54 @@ func TestCostlyReadsOfOneAccountLeavePlacesToOthers(t *testing.T) {
 	delete(reads.statuses, "503 busy 1")
 	if len(reads.statuses) != 1 || reads.statuses["done"] == 0 || other.statuses["done"] != 1 {
 		t.Errorf("hers: %v, his: %v", reads.statuses, other.statuses)
+	}
+}
+
+// Work on a large text waits for its turn, and what was made of it meanwhile isn't
+// made again.
+func TestLargeTextsAreReadInTurns(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Large")
+	large := ada.newSpec(mission, "large", fields{"body": strings.Repeat("- [ ] a\n", largeText/8)})
+	small := ada.newSpec(mission, "small", fields{"body": "- [ ] a\n"})
+	ofEach, most := max(1, s.config.DatabaseMaxConns/8), max(1, s.config.DatabaseMaxConns/4)
+	var turns []func()
+	for range most {
+		end, err := s.reads.Take(t.Context(), ratelimit.Share{Name: "costly", Most: most})
+		if err != nil {
+			t.Fatal(err)
+		}
+		turns = append(turns, end)
+	}
+	const readers = 20
+	made, busy := make(map[*specContent]int), 0
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	for range readers {
+		work.Go(func() {
+			read, err := s.readSpec(t.Context(), account{userID: ada.user.ID, role: roleUser}, idOf(large))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				busy++
+			} else {
+				made[read.specContent]++
+			}
+		})
+	}
+	eventually(t, "all to wait", func() bool { return s.reads.Waiting("costly") == readers })
+	ada.get(small).want(http.StatusOK) // which isn't large
+	for _, end := range turns {
+		end()
+	}
+	work.Wait()
+	if len(made) == 0 || len(made) > ofEach {
+		t.Errorf("it was made %d times for %d readers; %d had to wait too long", len(made), readers, busy)
+	}
+	if n := ada.get(large).want(http.StatusOK).number("criteria_total"); n != largeText/8 {
+		t.Errorf("%d criteria", n)
 	}
 }
 
