@@ -37,6 +37,7 @@ type call struct {
 	cause      error           // of a failure, for the access log
 
 	unread   *ratelimit.Slots // the server's
+	tries    bool             // it will change nothing, so it ends when its client leaves
 	mustSend bool             // its response is sent, whatever waits; see holdResponse
 }
 

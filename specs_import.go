@@ -35,55 +35,6 @@ type renamedFile struct {
 	To   string `json:"to"`
 }
 
-// importWarning is a warning with how often it came, and the first places.
-type importWarning struct {
-	specfile.Warning
-	Count  int      `json:"count"`
-	Places []string `json:"places"`
-}
-
-const (
-	maxImportWarnings = 1000 // that an answer has; more are counted
-	maxWarningPlaces  = 3
-)
-
-// warningList gathers the warnings of an import: those that say the same are one.
-type warningList struct {
-	Warnings []importWarning `json:"warnings"`
-	Total    int             `json:"warnings_total"`
-	known    map[specfile.Warning]int
-}
-
-func (l *warningList) add(warnings ...specfile.Warning) {
-	if l.known == nil {
-		l.known = make(map[specfile.Warning]int)
-	}
-	for _, w := range warnings {
-		l.Total++
-		kind := specfile.Warning{Code: w.Code, Message: w.Message}
-		at, known := l.known[kind]
-		switch {
-		case !known && len(l.Warnings) == maxImportWarnings:
-			continue
-		case !known:
-			at = len(l.Warnings)
-			l.known[kind] = at
-			l.Warnings = append(l.Warnings, importWarning{Warning: w, Places: []string{}})
-		}
-		said := &l.Warnings[at]
-		if said.Count++; w.File != "" && len(said.Places) < maxWarningPlaces {
-			said.Places = append(said.Places, placeOf(w))
-		}
-	}
-}
-
-func placeOf(w specfile.Warning) string {
-	if w.Line == 0 {
-		return w.File
-	}
-	return w.File + ":" + strconv.Itoa(w.Line)
-}
-
 // Each import is held in memory as a whole, so only some run at a time. One takes
 // its place when it has arrived: a slow upload takes nothing but the memory that
 // it fills.
@@ -119,13 +70,14 @@ func (s *Server) importSpecs(w http.ResponseWriter, r *http.Request, c *call) er
 	if err != nil {
 		return err
 	}
+	c.tries = dryRun != nil && *dryRun
 	var report importReport
 	_, err = transact(r.Context(), s, c, func(ctx context.Context, t *tx) (*nothing, error) {
 		var err error
 		if report, err = t.importInto(ctx, c.target, sources, planned); err != nil {
 			return nil, err
 		}
-		if dryRun != nil && *dryRun {
+		if c.tries {
 			return nil, errDryRun
 		}
 		return nil, nil
@@ -349,6 +301,9 @@ func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSp
 	if err != nil {
 		return fmt.Errorf("storing specs: %w", err)
 	}
+	if err := t.analyze(ctx, "specs (id)", len(created)); err != nil {
+		return err
+	}
 	t.queue(`
 		INSERT INTO spec_states (spec_id, mission_id, status, done, priority, place, phase, tags, waits_since, review,
 		                         approved_by)
@@ -357,7 +312,7 @@ func (t *tx) copySpecs(ctx context.Context, m *missionLock, created []importedSp
 		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[])
 		     AS its (id, status, done, review, approved_by) JOIN specs s USING (id)`,
 		ids, statuses, done, reviews, approvers)
-	return nil
+	return t.analyze(ctx, "spec_states (spec_id)", len(created))
 }
 
 // booleanArray writes flags as PostgreSQL's text for a boolean[], of which
@@ -445,7 +400,27 @@ func (t *tx) storeEdges(ctx context.Context, missionID string, p *importPlan, re
 	t.queue(`DELETE FROM dependencies WHERE spec_id = ANY($1)`, dropped)
 	t.queue(`INSERT INTO dependencies (spec_id, depends_on) SELECT * FROM unnest($1::uuid[], $2::uuid[])`, from, to)
 	t.storeCycles(missionID, cycleIDs(report.Cycles, ids))
-	return true, nil
+	return true, t.analyze(ctx, "dependencies (spec_id)", len(from))
+}
+
+// analyze has PostgreSQL count the rows of a table, named with a column of it, to
+// which so many have just been added, if it knows of fewer: it then may look at all
+// of an index for each row.
+// See docs/design.md, Imports and statistics.
+func (t *tx) analyze(ctx context.Context, column string, added int) error {
+	if added < 1000 {
+		return nil
+	}
+	var known float64
+	table, _, _ := strings.Cut(column, " ")
+	err := t.QueryRow(ctx, `SELECT reltuples FROM pg_class WHERE oid = $1::text::regclass`, table).Scan(&known)
+	if err != nil {
+		return fmt.Errorf("asking how many rows %s has: %w", table, err)
+	}
+	if known < float64(added) {
+		t.queue(`ANALYZE (SKIP_LOCKED) ` + column)
+	}
+	return nil
 }
 
 // withHeld are the dependencies wanted, and those of have that stay since a person is

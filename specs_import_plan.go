@@ -11,10 +11,60 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"tachikoma/internal/specfile"
 )
+
+// importWarning is a warning with how often it came, and the first places.
+type importWarning struct {
+	specfile.Warning
+	Count  int      `json:"count"`
+	Places []string `json:"places"`
+}
+
+const (
+	maxImportWarnings = 1000 // that an answer has; more are counted
+	maxWarningPlaces  = 3
+)
+
+// warningList gathers the warnings of an import: those that say the same are one.
+type warningList struct {
+	Warnings []importWarning `json:"warnings"`
+	Total    int             `json:"warnings_total"`
+	known    map[specfile.Warning]int
+}
+
+func (l *warningList) add(warnings ...specfile.Warning) {
+	if l.known == nil {
+		l.known = make(map[specfile.Warning]int)
+	}
+	for _, w := range warnings {
+		l.Total++
+		kind := specfile.Warning{Code: w.Code, Message: w.Message}
+		at, known := l.known[kind]
+		switch {
+		case !known && len(l.Warnings) == maxImportWarnings:
+			continue
+		case !known:
+			at = len(l.Warnings)
+			l.known[kind] = at
+			l.Warnings = append(l.Warnings, importWarning{Warning: w, Places: []string{}})
+		}
+		said := &l.Warnings[at]
+		if said.Count++; w.File != "" && len(said.Places) < maxWarningPlaces {
+			said.Places = append(said.Places, placeOf(w))
+		}
+	}
+}
+
+func placeOf(w specfile.Warning) string {
+	if w.Line == 0 {
+		return w.File
+	}
+	return w.File + ":" + strconv.Itoa(w.Line)
+}
 
 // importedSpec is what became of a file of an import, and the spec that it is.
 type importedSpec struct {

@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -389,6 +390,74 @@ func TestDryRunChangesNothing(t *testing.T) {
 		t.Errorf("dry %s\nwet %s", dry.body, wet.body)
 	}
 	ada.do("POST", mission+"/import?dry_run=maybe", content).wantFields("dry_run")
+}
+
+// What a dry run leaves is vacuumed away, but its pages may stay. Statistics then say
+// that a table is empty, and plans that go by them look at all rows for each.
+func TestImportAfterADryRunLooksUpWhatItNeeds(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Many")
+	const specs, each = 1500, 20
+	var files []string
+	for i := range specs {
+		var needs []string
+		for n := range each {
+			needs = append(needs, fmt.Sprintf("%d-x", (i+n+1)%specs)) // all of which are in one cycle
+		}
+		files = append(files, fmt.Sprintf("%d-x.md", i), "# X\n\n**Dependencies:** "+strings.Join(needs, ", ")+"\n")
+	}
+	content := gzipped(tarOf(t, files...))
+	ada.do("POST", mission+"/import?dry_run=true", content).want(http.StatusOK)
+	s.runSQL(`VACUUM (TRUNCATE false) specs, spec_states, dependencies`)
+	if report := ada.importTar(mission, content); report.Created != specs || len(report.Cycles) != 1 {
+		t.Fatalf("%d specs, %d cycles", report.Created, len(report.Cycles))
+	}
+	eventually(t, "PostgreSQL to have counted both", func() (counted bool) {
+		err := s.db.QueryRow(t.Context(), `SELECT n_tup_ins >= $1 FROM pg_stat_user_tables WHERE relname = 'dependencies'`,
+			2*specs*each).Scan(&counted)
+		return counted || err != nil
+	})
+	var blocks, counted int
+	err := s.db.QueryRow(t.Context(), `SELECT sum(idx_blks_hit + idx_blks_read)::bigint FROM pg_statio_user_tables`).
+		Scan(&blocks)
+	if err != nil || blocks > 40*specs*each {
+		t.Errorf("%d blocks of indexes were looked at for %d dependencies: %v", blocks, specs*each, err)
+	}
+	err = s.db.QueryRow(t.Context(), `SELECT count(*) FROM spec_states WHERE unmet = $1 AND cycle = $2`, each, specs).
+		Scan(&counted)
+	if err != nil || counted != specs {
+		t.Errorf("%d specs know what they wait for: %v", counted, err)
+	}
+}
+
+// A dry run changes nothing, so it needn't go on for nobody.
+func TestDryRunEndsWithItsClient(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada := s.signUp("ada", "user")
+	mission := ada.newMission("Tried")
+	s.holdMission(mission, "FOR NO KEY UPDATE")
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	var client sync.WaitGroup
+	defer client.Wait()
+	client.Go(func() {
+		_, _ = ada.try(ctx, "POST", mission+"/import?dry_run=true", tarOf(t, "1-a.md", "# A"))
+	})
+	s.waitForALock()
+	var pid int
+	if err := s.db.QueryRow(t.Context(), `SELECT pid FROM pg_stat_activity
+		WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0`).Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	eventually(t, "its session to end", func() (ended bool) {
+		err := s.db.QueryRow(t.Context(), `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, pid).
+			Scan(&ended)
+		return ended || err != nil
+	})
 }
 
 func TestLaterFilesResolveEarlierReferences(t *testing.T) {

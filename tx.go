@@ -295,8 +295,8 @@ func (s *Server) published(t *tx) {
 // complete after the commit. With an Idempotency-Key it is kept: for 24 hours the
 // same request with the same key gets it as a keptResponse. An error isn't kept.
 //
-// The transaction doesn't end with the client's connection: what has begun is
-// finished, within the request's time.
+// The transaction doesn't end with the client's connection, unless the call only
+// tries: what has begun is finished, within the request's time.
 func transact[Out any](ctx context.Context, s *Server, c *call,
 	fn func(ctx context.Context, t *tx) (*Out, error)) (out *Out, err error) {
 	leave, err := s.beginWrite(ctx, c)
@@ -308,7 +308,9 @@ func transact[Out any](ctx context.Context, s *Server, c *call,
 		return nil, err
 	}
 	within, cancel := context.WithoutCancel(ctx), context.CancelFunc(func() {})
-	if deadline, ok := ctx.Deadline(); ok {
+	if deadline, ok := ctx.Deadline(); c.tries {
+		within = ctx
+	} else if ok {
 		within, cancel = context.WithDeadline(within, deadline)
 	}
 	defer cancel()
