@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tachikoma/internal/ratelimit"
 )
@@ -990,13 +991,16 @@ func TestPageOfALargeSpecIsBounded(t *testing.T) {
 			t.Errorf("%s lists %d criteria in %d bytes", path, n, len(page.body))
 		}
 	}
+	impatient := startTestServer(t, s.config.DatabaseURL, nil, func(s *Server) { s.acquireTimeout = time.Second })
+	b = impatient.browse(ada)
+	b.get(at + "/specs/one").want(http.StatusOK) // its text is kept from here on
 	most := max(1, s.config.DatabaseMaxConns/4)
 	for range most {
-		if _, err := s.reads.Take(t.Context(), ratelimit.Share{Name: "costly", Most: most}); err != nil {
+		if _, err := impatient.reads.Take(t.Context(), ratelimit.Share{Name: "costly", Most: most}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.get(at + "/specs/one").want(http.StatusServiceUnavailable) // its text waits for a turn
+	b.get(at + "/specs/one").want(http.StatusServiceUnavailable) // to show it waits for a turn
 	b.get(at + "/specs/one/edit").want(http.StatusOK)            // where it is shown as it is
 }
 
