@@ -328,10 +328,14 @@ const tests = {
     // Who was faster is said also where the row goes.
     await bob.getByLabel('Note').fill('')
     for (const page of [ada, bob]) await page.goto('/needs-you')
-    await bob.locator('#live.live').waitFor()
+    let look
+    const looks = new Promise((done) => look = done) // until then bob's page stays as it is
+    await bob.route('**/needs-you', async (route) => route.continue(await looks))
     await ada.getByRole('button', { name: 'Unblock' }).click()
     await ada.getByText('Nothing is waiting for you').waitFor()
     await bob.getByRole('button', { name: 'Start by hand' }).click()
+    await bob.getByRole('alert').getByText('root was faster').waitFor()
+    look()
     await bob.getByText('Nothing is waiting for you').waitFor()
     await bob.locator('main > .problem').getByText('root was faster').waitFor()
     await bob.locator('main > .problem').getByRole('link', { name: 'About one' }).waitFor()
