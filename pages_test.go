@@ -992,6 +992,7 @@ func TestPageOfALargeSpecIsBounded(t *testing.T) {
 		}
 	}
 	impatient := startTestServer(t, s.config.DatabaseURL, nil, func(s *Server) { s.acquireTimeout = time.Second })
+	eventually(t, "the feed to begin, which forgets what is kept", func() bool { return impatient.feed.polledAt.Load() > 0 })
 	b = impatient.browse(ada)
 	b.get(at + "/specs/one").want(http.StatusOK) // its text is kept from here on
 	most := max(1, s.config.DatabaseMaxConns/4)
