@@ -130,7 +130,8 @@ func (s *Server) neededFor(ctx context.Context, ids []string) (map[string]needed
 		CROSS JOIN LATERAL (SELECT status FROM spec_states WHERE spec_id = want.id OFFSET 0) h
 		CROSS JOIN LATERAL (SELECT links, left(body, $2) AS text FROM specs WHERE id = want.id OFFSET 0) s
 		LEFT JOIN LATERAL (
-			SELECT agent, notes, message, override FROM attempts WHERE spec_id = want.id ORDER BY number DESC LIMIT 1) a ON true`,
+			SELECT agent, notes, message, override FROM attempts WHERE spec_id = want.id ORDER BY number DESC LIMIT 1
+		) a ON true`,
 		ids, saidBytes+1)
 	if err != nil {
 		return nil, fmt.Errorf("reading what decisions are made by: %w", err)

@@ -992,7 +992,9 @@ func TestPageOfALargeSpecIsBounded(t *testing.T) {
 		}
 	}
 	impatient := startTestServer(t, s.config.DatabaseURL, nil, func(s *Server) { s.acquireTimeout = time.Second })
-	eventually(t, "the feed to begin, which forgets what is kept", func() bool { return impatient.feed.polledAt.Load() > 0 })
+	eventually(t, "the feed to begin, which forgets what is kept", func() bool {
+		return impatient.feed.polledAt.Load() > 0
+	})
 	b = impatient.browse(ada)
 	b.get(at + "/specs/one").want(http.StatusOK) // its text is kept from here on
 	most := max(1, s.config.DatabaseMaxConns/4)
@@ -1020,7 +1022,8 @@ func TestPagesFollowTheirStreamsWithTheCookie(t *testing.T) {
 		if found == nil {
 			t.Fatalf("the page follows nothing: %s", page.body)
 		}
-		r, err := http.NewRequestWithContext(t.Context(), "GET", s.url()+string(found[1])+"?after="+string(found[2]), nil)
+		address := s.url() + string(found[1]) + "?after=" + string(found[2])
+		r, err := http.NewRequestWithContext(t.Context(), "GET", address, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1240,11 +1243,12 @@ func TestNeedsYouShowsWhatADecisionIsMadeBy(t *testing.T) {
 	mission := ada.newActive("Decide")
 	ada.put(mission+"/members", fields{"email": eve.user.Email, "role": "viewer"}).want(http.StatusOK)
 	ada.patch(mission, fields{"review": "human"}).want(http.StatusOK)
-	ada.newSpec(mission, "found", fields{"status": "proposed", "body": "Nobody has " + strings.Repeat("thought ", 100) + "of it."})
+	ada.newSpec(mission, "found", fields{"status": "proposed",
+		"body": "Nobody has " + strings.Repeat("thought ", 100) + "of it."})
 	ada.newSpec(mission, "one", fields{"priority": 9, "body": "## Acceptance Criteria\n\n- [ ] a\n"})
 	spec, token := ada.claim(mission, "bot-1")
-	ada.post(spec+"/complete", fields{"lease_token": token, "notes": "It is blue.", "override": "No printer.", "links": []fields{
-		{"kind": "pull_request", "ref": "https://example.com/shop/pull/7"}}}).want(http.StatusOK)
+	ada.post(spec+"/complete", fields{"lease_token": token, "notes": "It is blue.", "override": "No printer.",
+		"links": []fields{{"kind": "pull_request", "ref": "https://example.com/shop/pull/7"}}}).want(http.StatusOK)
 	ada.newSpec(mission, "two", nil)
 	spec, token = ada.claim(mission, "bot-2")
 	ada.post(spec+"/fail", fields{"lease_token": token, "reason": "No compiler.", "retry": false}).want(http.StatusOK)

@@ -187,7 +187,8 @@ func (c nullableClaim) view() *claimView {
 // oneSpecSQL reads the spec $3, whole, but for its text if its version is $4.
 var oneSpecSQL = `SELECT ` + summaryColumns + `,
 	CASE WHEN h.version <> $4 THEN s.body END, s.rules, h.done, s.derived_status,
-	s.documents, s.file_warnings, s.ref_warnings, s.links, s.decision, (` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
+	s.documents, s.file_warnings, s.ref_warnings, s.links, s.decision,
+	(` + dependentsSQL + `)` + specsSQL + ` AND s.id = $3`
 
 // noVersion makes oneSpecSQL read the text.
 const noVersion = 0
