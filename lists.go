@@ -31,8 +31,9 @@ func (q *statement) bind(value any) string {
 
 // Bounds that keep a list as fast among a million rows as among ten. A filter with
 // at most fewRows matches finds them by its own index, and they are sorted. With
-// more matches a page is soon found along the index of the list's order; if not,
-// the filter's index is used after all once walkedRows rows have been read.
+// more matches a page is soon found along the index of the list's order; if not, it
+// ends once walkedRows rows have been read, full or not, and its cursor goes on there.
+// Lists of missions have no such end: they go by the filter's index after all.
 // See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 3000
@@ -139,7 +140,7 @@ func (s *Server) expectsMany(ctx context.Context, sql string, args []any) (bool,
 	if err := s.db.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql, plannedEachTime(args)...).Scan(&explained); err != nil {
 		return false, fmt.Errorf("asking what a filter leaves: %w", err)
 	}
-	return explained[0].Plan.Rows > 2*fewRows, nil // if that is wrong, it costs a walk of walkedRows
+	return explained[0].Plan.Rows > 2*fewRows, nil // if that is wrong, pages may not be full
 }
 
 // plannedEachTime returns the arguments of a query whose plan depends on their values,

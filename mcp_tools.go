@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -316,8 +317,7 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 		if len(open) == openSpecs {
 			break
 		}
-		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL `+stretch, a.userID, a.admin(), id,
-			openSpecs-len(open))
+		rows, err := s.db.Query(ctx, `SELECT `+summaryColumns+`, NULL, false `+stretch, a.userID, a.admin(), id)
 		if err != nil {
 			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
@@ -325,7 +325,7 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 		if err != nil {
 			return nil, fmt.Errorf("reading open specs: %w", err)
 		}
-		open = append(open, more...)
+		open = append(open, more[:min(len(more), openSpecs-len(open))]...)
 	}
 	s.seen.noteCost(id, open)
 	if err := mission.noteFull(ctx, s.db); err != nil {
@@ -340,25 +340,33 @@ func (s *Server) nextSpecTool(ctx context.Context, c *call, _ *nothing) (*nextSp
 	return out, nil
 }
 
-// openStretches read the open specs of mission $3, of which $4 at most: what is
-// ready, as it is handed out; what is held; and of the rest the first of each
+// openStretches read the open specs of mission $3, of which openSpecs at most: what
+// is ready, as it is handed out; what is held; and of the rest the first of each
 // status, by priority. Each follows an index of its own, however many specs
-// there are.
+// there are: each LIMIT is written out, see listOrder.first, and stands where
+// PostgreSQL can't prefer another order. The rest is among twice openSpecs of its
+// status, since it is only asked for if fewer than openSpecs are ready or held.
 var openStretches = []string{
 	specsSQL + ` AND h.mission_id = $3 AND ` + readySQL +
-		` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
-	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
+		` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id ` + firstOpen,
+	specsSQL + ` AND l.mission_id = $3 ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id ` + firstOpen,
 	`FROM unnest('{` + strings.Join(unfinishedStatuses, ",") + `}'::text[]) AS open (status)
 	CROSS JOIN LATERAL (
-		SELECT h.spec_id FROM spec_states h JOIN missions m ON m.id = h.mission_id
-		WHERE h.mission_id = $3 AND h.status = open.status AND NOT ` + readySQL + `
+		SELECT h.spec_id FROM (
+			SELECT * FROM spec_states WHERE mission_id = $3 AND status = open.status
+			ORDER BY place, spec_id LIMIT ` + strconv.Itoa(2*openSpecs) + `
+		) AS h JOIN missions m ON m.id = h.mission_id
+		WHERE NOT ` + readySQL + `
 		  AND (SELECT true FROM leases WHERE spec_id = h.spec_id) IS NULL
-		ORDER BY h.place, h.spec_id LIMIT $4
+		ORDER BY h.place, h.spec_id ` + firstOpen + `
 	) AS rest
-	JOIN specs s ON s.id = rest.spec_id JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
-	LEFT JOIN leases l ON l.spec_id = s.id
-	WHERE ` + readableSQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id LIMIT $4`,
+	CROSS JOIN LATERAL (SELECT * FROM spec_states WHERE spec_id = rest.spec_id OFFSET 0) AS h
+	JOIN specs s ON s.id = rest.spec_id JOIN missions m ON m.id = s.mission_id LEFT JOIN leases l ON l.spec_id = s.id
+	WHERE ` + readableSQL + ` ORDER BY h.priority DESC, h.ahead DESC, h.place, h.spec_id ` + firstOpen,
 }
+
+// firstOpen is the LIMIT of openStretches.
+var firstOpen = fmt.Sprintf("LIMIT %d", openSpecs)
 
 // openLine says of an open spec who holds it, or else what it waits for.
 func openLine(v specSummary) (specLine, error) {

@@ -142,12 +142,11 @@ func (b boardColumn) Marks(status string) bool {
 	return b.ID == boardColumns[0].ID || status != b.statuses[0]
 }
 
-// Shown is how many cards the board has.
-func (b *boardView) Shown() (n int) {
-	for _, column := range b.Columns {
-		n += len(column.Cards)
-	}
-	return n
+// Fits reports whether the board has cards, or a column that may have some further on.
+func (b *boardView) Fits() bool {
+	return slices.ContainsFunc(b.Columns, func(column boardColumn) bool {
+		return len(column.Cards) > 0 || column.More != ""
+	})
 }
 
 // filterNames are what the parameters of an address are called on its page.

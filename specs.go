@@ -97,6 +97,7 @@ type specSummary struct {
 	UpdatedAt        time.Time       `json:"updated_at"`
 	Snippet          *string         `json:"snippet,omitempty"` // of a search
 
+	ended         bool // in a list: it isn't of the page, but where the walk for it ended
 	missionStatus string
 	place         string
 	cycle         int // how many specs depend on each other in its circle; 0 for none

@@ -161,17 +161,19 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 		}
 	}
 	specs, err := s.readSpecs(ctx, f, o, few)
-	if err == nil && few == nil && f.bounded(o) && len(specs) <= o.limit {
-		specs, err = s.readSpecs(ctx, f, o, &f.rare[0])
-	}
 	if err != nil {
 		return list[specSummary]{}, err
 	}
 	s.seen.noteCost(listed, specs)
+	if n := len(specs); n > 0 && specs[n-1].ended {
+		next := o.cursor(specs[n-1], specs[n-1].ID)
+		return list[specSummary]{Items: specs[:n-1], NextCursor: &next}, nil
+	}
 	return pageOf(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
 }
 
-// readSpecs reads one spec more than a page has, if there are so many.
+// readSpecs reads one spec more than a page has, if there are so many. A walk that
+// ends before it has found them adds the spec that it ended at.
 func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary],
 	few *idQuery) ([]specSummary, error) {
 	q := statement{[]any{f.account.userID, f.account.admin()}}
@@ -198,11 +200,15 @@ func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
 		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
 }
 
-// bounded reports whether the walk along the order's index ends after
-// walkedRows, since there is another way to what the filter leaves.
-func (f *specFilter) bounded(o listOrder[specSummary]) bool {
-	return o.text == "" && !f.inOrder(o) && len(f.rare) > 0 && (f.mission != "" || f.scope == nil)
+// passesOver reports whether a walk along the order's index may pass over specs that
+// aren't of the list, so that it has to end after walkedRows.
+func (f *specFilter) passesOver(o listOrder[specSummary]) bool {
+	return len(f.conditions) > 0 && !f.inOrder(o) || f.stranger()
 }
+
+// stranger reports whether there are specs that the account may not see, and too
+// many missions that it may see to go through these alone.
+func (f *specFilter) stranger() bool { return f.scope == nil && !f.account.admin() }
 
 // specsPageSQL is the statement of readSpecs.
 func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *idQuery) string {
@@ -210,7 +216,7 @@ func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *id
 	if few != nil {
 		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
 	}
-	snippet, last := "NULL", o.sorted("page.key", "s.id")
+	snippet, ended, readable, last := "NULL", "false", readableSQL, o.sorted("page.key", "s.id")
 	switch {
 	case o.text != "":
 		words := `websearch_to_tsquery('tachikoma', folded(` + q.bind(o.text) + `))`
@@ -220,6 +226,11 @@ func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *id
 		last = ` ORDER BY ts_rank(s.words, ` + words + `) DESC, s.id LIMIT ` + q.bind(o.limit)
 	case few != nil:
 		ids = f.fewIDs(q, o)
+	case f.passesOver(o):
+		ids, ended, last = f.walkedIDs(q, o), "page.ended", last+", page.ended"
+		if f.stranger() {
+			readable = "(page.ended OR " + readableSQL + ")"
+		}
 	default:
 		ids = f.walkedIDs(q, o)
 	}
@@ -228,9 +239,9 @@ func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *id
 		mission = q.bind(f.mission) // which is then looked up once
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (` + ids + `)
-		SELECT ` + summaryColumns + `, ` + snippet + `
+		SELECT ` + summaryColumns + `, ` + snippet + `, ` + ended + `
 		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = ` + mission + `
-		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + last
+		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readable + last
 }
 
 // foundIDs is the query for the ids of what a search finds, among few if
@@ -255,15 +266,14 @@ func (f *specFilter) foundIDs(q *statement, words string, few *idQuery) string {
 func (f *specFilter) fewIDs(q *statement, o listOrder[specSummary]) string {
 	key := "h." + o.key.column
 	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few CROSS JOIN LATERAL (` + stateSQL("few.id") + `) AS h`
-	stranger := f.scope == nil && !f.account.admin()
-	if stranger || f.ofMission {
+	if f.stranger() || f.ofMission {
 		sql += ` CROSS JOIN LATERAL (SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
 	}
 	sql += f.where(q) + o.compared(q, key, "h.spec_id")
 	switch {
 	case f.scope != nil:
 		sql += " AND h.mission_id = ANY(" + q.bind(f.scope) + ")"
-	case stranger:
+	case f.stranger():
 		sql += " AND " + readableSQL
 	}
 	return `SELECT id, key FROM (` + sql + ` OFFSET 0) AS narrowed` +
@@ -283,10 +293,11 @@ const stateColumns = `spec_id, mission_id, status, unmet, priority, ahead, place
 // that has the order of the list. Everything else is looked up on the way: with
 // OFFSET 0, whatever PostgreSQL expects of the conditions. It goes through a few
 // missions one by one: those whose first spec comes first have all of the page.
+// If it passesOver specs it ends after walkedRows, see endedIDs.
 func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
-	from, id, where, along := "specs w", "w.id", " WHERE true", ""
+	index, id, where, along := "specs w", "w.id", " WHERE true", ""
 	if o.key.column == "updated_at" || f.inOrder(o) && f.status != "" {
-		from, id = "spec_states w", "w.spec_id"
+		index, id = "spec_states w", "w.spec_id"
 	}
 	switch {
 	case !f.inOrder(o):
@@ -301,36 +312,64 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 	}
 	key := "w." + o.key.column
 	along += o.compared(q, key, id)
-	if f.bounded(o) {
-		from = fmt.Sprintf("(SELECT %s, %s FROM %s WHERE true%s%s LIMIT %d) AS w",
-			id, key, from, along, o.sorted(key, id), walkedRows)
-		along = ""
-	}
-	stranger := f.scope == nil && !f.account.admin()
-	if stranger || len(f.conditions) > 0 && !f.inOrder(o) {
-		from += ` CROSS JOIN LATERAL (` + stateSQL(id) + `) AS h`
-	}
-	if stranger || f.ofMission {
-		from += ` CROSS JOIN LATERAL (
-			SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
-	}
-	if stranger {
+	if f.stranger() {
 		where += " AND " + readableSQL
 	}
+	walk := func(mission, part string) string {
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + index + ` WHERE true` + along + mission +
+			o.sorted(key, id) + part
+	}
+	if !f.passesOver(o) {
+		if f.mission == "" && f.scope != nil {
+			return o.merged(q.bind(f.scope), walk, "")
+		}
+		return walk("", o.first())
+	}
+	rows, oneByOne := walkedRows, f.mission == "" && f.scope != nil
+	if oneByOne {
+		rows = max(walkedRows/max(len(f.scope), 1), o.limit+1) // of each mission
+	}
+	lookedUp := `) AS w CROSS JOIN LATERAL (` + stateSQL("w.id") + `) AS h`
+	if f.stranger() || f.ofMission {
+		lookedUp += ` CROSS JOIN LATERAL (
+			SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+	}
 	page := func(mission, limit string) string {
-		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + along + mission +
-			o.sorted(key, id) + limit
+		return `SELECT w.id, w.key FROM (` + walk(mission, fmt.Sprintf(" LIMIT %d", rows)) + lookedUp + where +
+			o.sorted("w.key", "w.id") + limit
 	}
-	if f.mission != "" || f.scope == nil {
-		return page("", o.first())
+	end := fmt.Sprintf(" LIMIT 1 OFFSET %d", rows-1)
+	if !oneByOne {
+		return o.endedIDs(walk("", end), page("", o.first()))
 	}
-	const ofOne = " AND w.mission_id = one.id"
+	missions := q.bind(f.scope)
+	ends := `SELECT its.id, its.key FROM unnest(` + missions + `::uuid[]) AS one (id)
+		CROSS JOIN LATERAL (` + walk(ofOne, end) + `) AS its` + o.sorted("its.key", "its.id") + ` LIMIT 1`
+	return o.endedIDs(ends, o.merged(missions, page, ` WHERE NOT EXISTS (
+		SELECT FROM walked WHERE (its.key, its.id) `+o.pick(">", "<")+` (walked.key, walked.id))`))
+}
+
+// ofOne is a condition of what is read of each mission of a list.
+const ofOne = " AND w.mission_id = one.id"
+
+// merged is the query for the ids and sort keys of a page of several missions, of
+// which page reads each, in the missions whose first spec comes first.
+func (o listOrder[T]) merged(missions string, page func(mission, limit string) string, within string) string {
 	return `SELECT its.id, its.key FROM (
-			SELECT one.id FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id)
+			SELECT one.id FROM unnest(` + missions + `::uuid[]) AS one (id)
 			CROSS JOIN LATERAL (` + page(ofOne, " LIMIT 1") + `) AS first` +
 		o.sorted("first.key", "first.id") + o.first() + `
-		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` +
+		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` + within +
 		o.sorted("its.key", "its.id") + o.first()
+}
+
+// endedIDs is the query for the ids and sort keys of found, the page of a walk. If
+// the page isn't full and there is an end, where the walk hasn't read further, that
+// comes behind it: the next page begins there.
+func (o listOrder[T]) endedIDs(end, found string) string {
+	return fmt.Sprintf(`WITH walked AS MATERIALIZED (%s), found AS MATERIALIZED (%s)
+		SELECT id, key, false AS ended FROM found
+		UNION ALL SELECT id, key, true FROM walked WHERE (SELECT count(*) FROM found) <= %d`, end, found, o.limit)
 }
 
 // firstCards reads the first cards of columns, in their order, and one more of each
@@ -438,19 +477,19 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 	}
 	return `WITH ` + with + `page AS MATERIALIZED (
 			SELECT id, min(n) AS n FROM (` + strings.Join(parts, " UNION ALL ") + `) AS parts GROUP BY id)
-		SELECT ` + summaryColumns + `, NULL
+		SELECT ` + summaryColumns + `, NULL, false
 		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
 		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
 		ORDER BY n, s.place, s.id`
 }
 
-// collectSummaries reads all rows of summaryColumns and a snippet, of which
-// there are at most so many.
+// collectSummaries reads all rows of summaryColumns, a snippet and whether it is the
+// end of a walk, of which there are at most so many.
 func collectSummaries(rows pgx.Rows, most int) ([]specSummary, error) {
 	summaries := make([]specSummary, 0, most)
 	var v specSummary
 	var claim nullableClaim
-	_, err := pgx.ForEachRow(rows, append(v.fields(&claim), &v.Snippet), func() error {
+	_, err := pgx.ForEachRow(rows, append(v.fields(&claim), &v.Snippet, &v.ended), func() error {
 		v.Claim = claim.view()
 		summaries = append(summaries, v)
 		return nil
