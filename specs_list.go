@@ -319,13 +319,15 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + index + ` WHERE true` + along + mission +
 			o.sorted(key, id) + part
 	}
-	if !f.passesOver(o) {
-		if f.mission == "" && f.scope != nil {
-			return o.merged(q.bind(f.scope), walk, "")
-		}
+	oneByOne := f.mission == "" && f.scope != nil
+	switch {
+	case f.passesOver(o):
+	case oneByOne:
+		return o.merged(q.bind(f.scope), walk, "")
+	default:
 		return walk("", o.first())
 	}
-	rows, oneByOne := walkedRows, f.mission == "" && f.scope != nil
+	rows := walkedRows
 	if oneByOne {
 		rows = max(walkedRows/max(len(f.scope), 1), o.limit+1) // of each mission
 	}
@@ -352,8 +354,9 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 // ofOne is a condition of what is read of each mission of a list.
 const ofOne = " AND w.mission_id = one.id"
 
-// merged is the query for the ids and sort keys of a page of several missions, of
-// which page reads each, in the missions whose first spec comes first.
+// merged is the query for the ids and sort keys of a page over several missions: page
+// is that of one. It is read of those missions whose first spec comes first, and
+// within is what else holds for its rows.
 func (o listOrder[T]) merged(missions string, page func(mission, limit string) string, within string) string {
 	return `SELECT its.id, its.key FROM (
 			SELECT one.id FROM unnest(` + missions + `::uuid[]) AS one (id)

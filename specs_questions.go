@@ -198,17 +198,16 @@ func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none lis
 		states = []string{state}
 	}
 	from, within := `FROM unnest($3::text[]) AS of (state)`, ``
-	args := []any{c.account.userID, c.account.admin(), states, cmp.Or(before, lastID)}
-	first := fmt.Sprintf("LIMIT %d", limit+1) // see listOrder.first
+	args := []any{c.account.userID, c.account.admin(), states, cmp.Or(before, lastID), limit + 1}
 	if filter.scope != nil {
-		from, within = from+` CROSS JOIN unnest($5::uuid[]) AS one (id)`, ` AND q.mission_id = one.id`
+		from, within = from+` CROSS JOIN unnest($6::uuid[]) AS one (id)`, ` AND q.mission_id = one.id`
 		args = append(args, filter.scope)
 	}
 	rows, err := s.db.Query(ctx, `SELECT its.* `+from+` CROSS JOIN LATERAL (
 			SELECT `+questionColumns+` FROM questions q JOIN missions m ON m.id = q.mission_id
 			WHERE q.state = of.state AND q.id < $4`+within+` AND `+readableSQL+`
-			ORDER BY q.id DESC `+first+`) its
-		ORDER BY its.id DESC `+first, args...)
+			ORDER BY q.id DESC LIMIT $5) its
+		ORDER BY its.id DESC LIMIT $5`, args...)
 	if err != nil {
 		return none, fmt.Errorf("listing questions: %w", err)
 	}

@@ -460,7 +460,8 @@ func TestLostReplyToCommitIsAnUnknownOutcome(t *testing.T) {
 	for _, fate := range []int32{replyLost, commitLost} {
 		var key string
 		var name map[string]any
-		// The lost commit may be another one, such as a sweep's. Then this key has its answer, and the next try needs a new one.
+		// The lost commit may be another one, such as a sweep's. Then this key has its
+		// answer, and the next try needs a new one.
 		eventually(t, "a request loses its commit", func() bool {
 			keys++
 			key, name = fmt.Sprint("k", keys), map[string]any{"name": fmt.Sprint("Mission ", keys)}
