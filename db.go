@@ -140,16 +140,19 @@ var sessionSettings = []sessionSetting{
 	{name: "exit_on_error", value: "off"},
 	{name: "statement_timeout", value: "0", fits: longTimeout},
 	{name: "transaction_timeout", value: "0", fits: longTimeout, since: 17},
-	{name: "lock_timeout", value: "0", local: true},
-	{name: "idle_in_transaction_session_timeout", value: "0", local: true},
-	{name: "idle_session_timeout", value: "0", local: true},
+	{name: "lock_timeout", value: "0", optional: true},
+	{name: "idle_in_transaction_session_timeout", value: "0", optional: true},
+	{name: "idle_session_timeout", value: "0", optional: true},
+	// Compiling a query, or starting a process to help with it, takes longer than most queries.
+	{name: "jit", value: "off", optional: true},
+	{name: "max_parallel_workers_per_gather", value: "0", optional: true},
 }
 
 type sessionSetting struct {
 	name, value string
 	fits        func(has string) bool // whether another value serves as well; nil: none does
 	pooled      bool                  // poolers pass it on
-	local       bool                  // each transaction sets it, or a pooler takes care of it
+	optional    bool                  // all works without it: transactions set it, a pooler takes care of it, or it is for speed
 	since       int                   // the first version of PostgreSQL that has it
 }
 
@@ -283,7 +286,7 @@ func checkSession(ctx context.Context, conn *pgx.Conn) error {
 	c, wrong, mend := conn.Config(), []string(nil), []string(nil)
 	for _, s := range sessionSettings {
 		value, known := has[s.name]
-		if !known || s.local || value == s.value || s.fits != nil && s.fits(value) {
+		if !known || s.optional || value == s.value || s.fits != nil && s.fits(value) {
 			continue
 		}
 		wrong = append(wrong, s.name+" = "+value)

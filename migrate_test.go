@@ -461,6 +461,26 @@ func setDefaults(t *testing.T, databaseURL string, settings ...string) {
 	}
 }
 
+// To start a process takes longer than what the server asks for.
+func TestQueriesAreDoneByOneProcess(t *testing.T) {
+	t.Parallel()
+	databaseURL := newTestDatabase(t)
+	setDefaults(t, databaseURL, "parallel_setup_cost = 0", "parallel_tuple_cost = 0", "min_parallel_table_scan_size = 0",
+		"max_parallel_workers_per_gather = 2")
+	s := startTestServer(t, databaseURL, nil)
+	rows, err := s.db.Query(t.Context(), "EXPLAIN SELECT count(*) FROM specs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(plan, "\n"); strings.Contains(text, "Gather") {
+		t.Errorf("the plan of a count is\n%s", text)
+	}
+}
+
 func TestDefaultsOfTheDatabaseDontMatter(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
