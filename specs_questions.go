@@ -197,16 +197,19 @@ func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none lis
 	if state != "" {
 		states = []string{state}
 	}
-	from, within := `FROM unnest($3::text[]) AS of (state)`, ``
+	// Ranges, though they are equalities, since only one index has the order of these.
+	from, first, key := `FROM unnest($3::text[]) AS of (state)`, `of.state`, `q.state`
 	args := []any{c.account.userID, c.account.admin(), states, cmp.Or(before, lastID), limit + 1}
 	if filter.scope != nil {
-		from, within = from+` CROSS JOIN unnest($6::uuid[]) AS one (id)`, ` AND q.mission_id = one.id`
+		from += ` CROSS JOIN unnest($6::uuid[]) AS one (id)`
+		first, key = `one.id, of.state`, `q.mission_id, q.state`
 		args = append(args, filter.scope)
 	}
+	descending := strings.ReplaceAll(key, `,`, ` DESC,`) + ` DESC, q.id DESC`
 	rows, err := s.db.Query(ctx, `SELECT its.* `+from+` CROSS JOIN LATERAL (
 			SELECT `+questionColumns+` FROM questions q JOIN missions m ON m.id = q.mission_id
-			WHERE q.state = of.state AND q.id < $4`+within+` AND `+readableSQL+`
-			ORDER BY q.id DESC LIMIT $5) its
+			WHERE (`+key+`) >= (`+first+`) AND (`+key+`, q.id) < (`+first+`, $4::uuid) AND `+readableSQL+`
+			ORDER BY `+descending+` LIMIT $5) its
 		ORDER BY its.id DESC LIMIT $5`, args...)
 	if err != nil {
 		return none, fmt.Errorf("listing questions: %w", err)
