@@ -214,7 +214,7 @@ func (q *statement) next(missionID string, phases, tags []string) string {
 		return `SELECT h.spec_id ` + claimable + takeFirst
 	}
 	return `
-		WITH tagged AS MATERIALIZED (SELECT h.spec_id ` + claimable + `)
+		WITH tagged AS MATERIALIZED (SELECT h.spec_id ` + claimable + handedOut + ` LIMIT 100)
 		SELECT h.spec_id FROM tagged JOIN spec_states h USING (spec_id) WHERE ` + unblockedSQL + takeFirst
 }
 
