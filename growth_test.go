@@ -40,7 +40,7 @@ var readsAll = []struct {
 	{"INSERT INTO totals", "counts everything, every 15 seconds, so that no request has to", false},
 	{"FROM (SELECT stream, proposed FROM heads", "reads the indexes of what is proposed, once at the start", false},
 	{"SELECT NOT EXISTS (SELECT FROM users)", "stops at the first row", false},
-	{"SELECT count(*) <= 3000 FROM (SELECT h.spec_id", "counts up to a limit", true},
+	{"FROM spec_states h WHERE " + unblockedSQL + " LIMIT 1001) few)", "counts up to a limit", true},
 	{"WITH few AS MATERIALIZED (SELECT h.spec_id AS id FROM spec_states h WHERE " + unblockedSQL + ")",
 		"reads the index of what is ready, which was counted to be little", false},
 	{"WITH page AS MATERIALIZED (SELECT m.id FROM (", "a page of all missions", true},
@@ -324,7 +324,7 @@ func (f filling) fill(ctx context.Context, databaseURL, owner string) error {
 // in a database that has enough for all of these.
 func TestListsAndBoardsAgreeWithPlainQueries(t *testing.T) {
 	t.Parallel()
-	s := newGrownServer(t, filling{specs: 3 * walkedRows, beside: fewMissions + 100})
+	s := newGrownServer(t, filling{specs: 3 * walkedCards, beside: fewMissions + 100})
 	specs := []listed{
 		{"", "true"}, {"ready=true", readySQL}, {"ready=false", "NOT " + readySQL},
 		{"status=planned", "h.status = 'planned'"},
@@ -367,13 +367,17 @@ func TestListsAndBoardsAgreeWithPlainQueries(t *testing.T) {
 	t.Run("pages that aren't full", s.comparePagesThatArentFull)
 }
 
-// comparePagesThatArentFull goes through a list whose first match comes after twice
-// the specs that a page is sought among.
+// lateSpecs is how many specs of a mission come before those that compareBoards tags as
+// late: more than fewRows, none of them among the first walkedRows or walkedCards.
+const lateSpecs = 2 * walkedCards
+
+// comparePagesThatArentFull goes through a list whose first match comes after several
+// times the specs that a page is sought among.
 func (s *grownServer) comparePagesThatArentFull(t *testing.T) {
 	c := s.by["owner"].in(t)
 	query := "/api/v1/specs?mission_id=" + idOf(s.wide) + "&tag=late" // see compareBoards
 	var found []int
-	for at := query; len(found) < 4; {
+	for at := query; len(found) < lateSpecs/walkedRows+2; {
 		var page list[struct{ Number string }]
 		c.get(at).want(http.StatusOK).into(&page)
 		if found = append(found, len(page.Items)); page.NextCursor == nil {
@@ -381,7 +385,7 @@ func (s *grownServer) comparePagesThatArentFull(t *testing.T) {
 		}
 		at = query + "&cursor=" + url.QueryEscape(*page.NextCursor)
 	}
-	if want := []int{0, 0, 50, 50}; !slices.Equal(found, want) {
+	if want := append(make([]int, lateSpecs/walkedRows), 50, 50); !slices.Equal(found, want) {
 		t.Errorf("the first pages have %v specs, want %v", found, want)
 	}
 	other := s.by["some"].in(t).get(query).want(http.StatusOK)
@@ -401,8 +405,7 @@ func (s *grownServer) compareBoards(t *testing.T) {
 		{"hide=completed&tag=tenth", "h.status <> 'completed' AND 'tenth' = ANY(s.tags)"},
 		{"tag=late", "'late' = ANY(s.tags)"},
 	}
-	// More than fewRows of these, and none among the first walkedRows.
-	s.runSQL("UPDATE specs SET tags = tags || '{late}' WHERE number::int > 8000",
+	s.runSQL(fmt.Sprintf("UPDATE specs SET tags = tags || '{late}' WHERE number::int > %d", lateSpecs),
 		"UPDATE spec_states h SET tags = s.tags FROM specs s WHERE s.id = h.spec_id AND 'late' = ANY(s.tags)")
 	b := s.browse(s.by["owner"])
 	compare := func(mission, status string) {

@@ -1,7 +1,7 @@
 package main
 
 // Lists: what they are filtered by, their order, their pages and the cursors
-// between these; and the words of a search.
+// between these.
 
 import (
 	"context"
@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -33,11 +31,12 @@ func (q *statement) bind(value any) string {
 // at most fewRows matches finds them by its own index, and they are sorted. With
 // more matches a page is soon found along the index of the list's order; if not, it
 // ends once walkedRows rows have been read, full or not, and its cursor goes on there.
-// Lists of missions have no such end: they go by the filter's index after all.
-// See docs/design.md, Lists that don't grow.
+// Lists of missions have no such end, nor has a board's column, which has no next page:
+// they go by the filter's index after all. See docs/design.md, Lists that don't grow.
 const (
-	fewRows       = 3000
-	walkedRows    = 4000
+	fewRows       = 1000
+	walkedRows    = 1000
+	walkedCards   = 4000 // of a board's column
 	fewMissions   = 3000 // that a list looks up one by one
 	rankedMatches = 1000 // of a search: if there are more, some are left out
 )
@@ -80,9 +79,11 @@ func (f *listFilter) having(sql string, value any) {
 }
 
 // where returns the conditions as a WHERE clause.
-func (f *listFilter) where(q *statement) string {
+func (f *listFilter) where(q *statement) string { return whereSQL(f.conditions, q) }
+
+func whereSQL(conditions []condition, q *statement) string {
 	sql := " WHERE true"
-	for _, c := range f.conditions {
+	for _, c := range conditions {
 		sql += " AND " + c.in(q)
 	}
 	return sql
@@ -102,45 +103,76 @@ func (f *listFilter) ids(of idQuery, q *statement) string {
 		q.bind(f.scope), sql+of.mission, fewRows+1)
 }
 
-// narrow returns the first of the filter's idQueries that finds at most fewRows, or
-// nil if none does.
+// narrow returns one of the filter's idQueries that finds at most fewRows, or nil if
+// none does.
 func (s *Server) narrow(ctx context.Context, f *listFilter) (*idQuery, error) {
-	for _, rare := range f.rare {
-		var q statement
-		ids := f.ids(rare, &q)
-		if rare.gin && len(f.scope) <= 1 {
-			many, err := s.expectsMany(ctx, ids, q.args)
-			if err != nil {
-				return nil, err
-			}
-			if many {
-				continue
-			}
+	var others []*idQuery
+	for i := range f.rare {
+		of := &f.rare[i]
+		if !of.gin {
+			others = append(others, of)
+			continue
 		}
-		var few bool
-		sql := fmt.Sprintf(`SELECT count(*) <= %d FROM (%s LIMIT %d) few`, fewRows, ids, fewRows+1)
-		if err := s.db.QueryRow(ctx, sql, plannedEachTime(q.args)...).Scan(&few); err != nil {
-			return nil, fmt.Errorf("looking for what a list is filtered by: %w", err)
+		many, err := s.expectsMany(ctx, f, of)
+		if err != nil {
+			return nil, err
 		}
-		if few {
-			return &rare, nil
+		if many {
+			continue
+		}
+		if few, err := s.fewest(ctx, f, of); err != nil || few != nil {
+			return few, err
 		}
 	}
-	return nil, nil
+	return s.fewest(ctx, f, others...)
 }
 
-// expectsMany reports whether PostgreSQL, by its statistics, expects a query to
-// find so many rows that it isn't worth counting them.
-func (s *Server) expectsMany(ctx context.Context, sql string, args []any) (bool, error) {
+// fewest returns which of some idQueries finds the fewest, or nil if that is more than
+// fewRows or there are none.
+func (s *Server) fewest(ctx context.Context, f *listFilter, some ...*idQuery) (*idQuery, error) {
+	if len(some) == 0 {
+		return nil, nil
+	}
+	var q statement
+	var counts []string
+	for _, of := range some {
+		counts = append(counts, fmt.Sprintf(`(SELECT count(*) FROM (%s LIMIT %d) few)`, f.ids(*of, &q), fewRows+1))
+	}
+	var found []int
+	sql := `SELECT ARRAY[` + strings.Join(counts, ", ") + `]`
+	if err := s.db.QueryRow(ctx, sql, plannedEachTime(q.args)...).Scan(&found); err != nil {
+		return nil, fmt.Errorf("looking for what a list is filtered by: %w", err)
+	}
+	n := slices.Min(found)
+	if n > fewRows {
+		return nil, nil
+	}
+	return some[slices.Index(found, n)], nil
+}
+
+// expectsMany reports whether PostgreSQL expects an idQuery to find so many rows that
+// it isn't worth counting them.
+func (s *Server) expectsMany(ctx context.Context, f *listFilter, of *idQuery) (bool, error) {
+	var q statement
+	sql := of.in(&q)
+	if f.scope != nil { // all at once, unlike ids
+		sql += strings.ReplaceAll(of.mission, "@> ARRAY[one.id::text]", "&& "+q.bind(f.scope)+"::text[]")
+	}
+	rows, err := s.expected(ctx, sql, q.args...)
+	return rows > 2*fewRows, err // if that is wrong, pages may not be full
+}
+
+// expected returns how many rows PostgreSQL, by its statistics, expects of a query.
+func (s *Server) expected(ctx context.Context, sql string, args ...any) (rows float64, err error) {
 	var explained []struct {
 		Plan struct {
 			Rows float64 `json:"Plan Rows"`
 		}
 	}
 	if err := s.db.QueryRow(ctx, "EXPLAIN (FORMAT JSON) "+sql, plannedEachTime(args)...).Scan(&explained); err != nil {
-		return false, fmt.Errorf("asking what a filter leaves: %w", err)
+		return 0, fmt.Errorf("asking what a filter leaves: %w", err)
 	}
-	return explained[0].Plan.Rows > 2*fewRows, nil // if that is wrong, pages may not be full
+	return explained[0].Plan.Rows, nil
 }
 
 // plannedEachTime returns the arguments of a query whose plan depends on their values,
@@ -169,6 +201,30 @@ func (s *Server) seeMissions(ctx context.Context, f *listFilter) error {
 		f.scope = orEmpty(ids)
 	}
 	return nil
+}
+
+// expectsFewerWords reports whether fewer specs are expected to have the words of a
+// search than to be in the filter's missions.
+func (s *Server) expectsFewerWords(ctx context.Context, f *listFilter, text string) (bool, error) {
+	found, err := s.expected(ctx, `SELECT FROM specs WHERE words @@ websearch_to_tsquery('tachikoma', folded($1))`, text)
+	if err != nil {
+		return false, err
+	}
+	within, err := s.expected(ctx, `SELECT FROM specs WHERE mission_id = ANY($1)`, f.scope)
+	return found < within, err
+}
+
+// walkedOfEach divides walkedRows among those of some missions that have more than a
+// page of specs.
+func (s *Server) walkedOfEach(ctx context.Context, missions []string, page int) (rows int, err error) {
+	var large int
+	err = s.db.QueryRow(ctx, `SELECT count(*) FROM unnest($1::uuid[]) AS one (id) CROSS JOIN LATERAL (
+			SELECT `+strings.Join(specStatuses, " + ")+` AS specs FROM heads WHERE stream = one.id OFFSET 0) AS h
+		WHERE specs > $2`, missions, page).Scan(&large)
+	if err != nil {
+		return 0, fmt.Errorf("looking for large missions: %w", err)
+	}
+	return max(walkedRows/max(large, 1), page), nil
 }
 
 // sortKey is something that a list of T can be sorted by: a column, its type,
@@ -249,6 +305,30 @@ func (o listOrder[T]) pick(up, down string) string {
 // every page for as good as one of its own, and plans each request again: a list
 // of 50 specs among 170,000 then took 1.7 to 2.6 times as long.
 func (o listOrder[T]) first() string { return fmt.Sprintf(" LIMIT %d", o.limit+1) }
+
+// ofOne is a condition of what is read of each mission of a list.
+const ofOne = " AND w.mission_id = one.id"
+
+// merged is the query for the ids and sort keys of a page over several missions: page
+// is that of one. It is read of those missions whose first spec comes first, and
+// within is what else holds for its rows.
+func (o listOrder[T]) merged(missions string, page func(mission, limit string) string, within string) string {
+	return `SELECT its.id, its.key FROM (
+			SELECT one.id FROM unnest(` + missions + `::uuid[]) AS one (id)
+			CROSS JOIN LATERAL (` + page(ofOne, " LIMIT 1") + `) AS first` +
+		o.sorted("first.key", "first.id") + o.first() + `
+		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` + within +
+		o.sorted("its.key", "its.id") + o.first()
+}
+
+// endedIDs is the query for the ids and sort keys of found, the page of a walk. If
+// the page isn't full and there is an end, where the walk hasn't read further, that
+// comes behind it: the next page begins there.
+func (o listOrder[T]) endedIDs(end, found string) string {
+	return fmt.Sprintf(`WITH walked AS MATERIALIZED (%s), found AS MATERIALIZED (%s)
+		SELECT id, key, false AS ended FROM found
+		UNION ALL SELECT id, key, true FROM walked WHERE (SELECT count(*) FROM found) <= %d`, end, found, o.limit)
+}
 
 // cursor returns the cursor that continues after an item.
 func (o listOrder[T]) cursor(item T, id string) string {
@@ -364,81 +444,4 @@ func errInvalidCursor() error {
 func shapeTag(shape string) string {
 	sum := sha256.Sum256([]byte(shape))
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
-}
-
-const (
-	searchLimit = 200 // results of a full-text search
-	searchTerms = 16  // words of one search: each costs time in every snippet
-	searchTime  = 5 * time.Second
-)
-
-// wordBreaks separate the words of a search, beside ASCII characters that are
-// neither letters nor digits: the same as migration 0006 divides texts at.
-const wordBreaks = "–—…„“”«»‘’\u00a0"
-
-// stopWords are the English words that a search leaves out: PostgreSQL's list. The
-// indexed texts keep them.
-var stopWords = strings.Fields(`i me my myself we our ours ourselves you your yours yourself yourselves he him his
-	himself she her hers herself it its itself they them their theirs themselves what which who whom this that these
-	those am is are was were be been being have has had having do does did doing a an the and but if or because as
-	until while of at by for with about against between into through during before after above below to from up down
-	in out on off over under again further then once here there when where why how all any both each few more most
-	other some such no nor not only own same so than too very s t can will just don should now`)
-
-// search returns the text of a full-text search, as websearch_to_tsquery takes it,
-// or "" without one.
-func (q *query) search() string {
-	text := q.text("q", 500)
-	if len(strings.Fields(text)) > searchTerms {
-		q.fail("q", "too_many_terms", "may have at most %d words", searchTerms)
-	}
-	if text == "" {
-		return ""
-	}
-	return searchQuery(text)
-}
-
-// searchQuery puts each term of a search in quotation marks, so that a word of
-// several parts, such as a file name, becomes a phrase. It keeps "or", and the
-// minus of an excluded term: a single one, and not before the first term, since
-// flags begin with one or two.
-func searchQuery(text string) string {
-	var terms []string
-	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
-		term := strings.TrimLeft(text, "-")
-		dashes := len(text) - len(term)
-		sign := ""
-		if dashes == 1 && len(terms) > 0 {
-			sign = "-"
-		}
-		quoted := false
-		if inside, ok := strings.CutPrefix(term, `"`); ok {
-			if inside, rest, closed := strings.Cut(inside, `"`); closed {
-				term, text, quoted = inside, rest, true
-			}
-		}
-		if !quoted {
-			end := strings.IndexFunc(term+" ", unicode.IsSpace)
-			term, text = term[:end], term[end:]
-		}
-		parts := strings.FieldsFunc(term, separatesWords)
-		bare := !quoted && dashes == 0 && len(parts) == 1 && parts[0] == term
-		switch word := strings.ToLower(term); {
-		case bare && word == "or":
-			if len(terms) > 0 && terms[len(terms)-1] != word {
-				terms = append(terms, word)
-			}
-		case len(parts) > 0 && !(bare && slices.Contains(stopWords, word)):
-			terms = append(terms, sign+`"`+strings.Join(parts, " ")+`"`)
-		}
-	}
-	if len(terms) == 0 {
-		return `""` // which finds nothing
-	}
-	return strings.TrimSuffix(strings.Join(terms, " "), " or")
-}
-
-func separatesWords(c rune) bool {
-	return c < utf8.RuneSelf && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') ||
-		unicode.IsSpace(c) || strings.ContainsRune(wordBreaks, c)
 }

@@ -1,7 +1,7 @@
 package main
 
-// Query strings, read as strictly as bodies, and the checks of single values
-// that handlers share.
+// Query strings, read as strictly as bodies, the checks of single values that
+// handlers share, and the words of a search.
 
 import (
 	"net/http"
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -203,4 +204,81 @@ func (v *violations) line(field, value string, minLen, maxLen int) {
 	}) {
 		v.add(field, "not_one_line", "must be one line without control characters")
 	}
+}
+
+const (
+	searchLimit = 200 // results of a full-text search
+	searchTerms = 16  // words of one search: each costs time in every snippet
+	searchTime  = 5 * time.Second
+)
+
+// wordBreaks separate the words of a search, beside ASCII characters that are
+// neither letters nor digits: the same as migration 0006 divides texts at.
+const wordBreaks = "–—…„“”«»‘’\u00a0"
+
+// stopWords are the English words that a search leaves out: PostgreSQL's list. The
+// indexed texts keep them.
+var stopWords = strings.Fields(`i me my myself we our ours ourselves you your yours yourself yourselves he him his
+	himself she her hers herself it its itself they them their theirs themselves what which who whom this that these
+	those am is are was were be been being have has had having do does did doing a an the and but if or because as
+	until while of at by for with about against between into through during before after above below to from up down
+	in out on off over under again further then once here there when where why how all any both each few more most
+	other some such no nor not only own same so than too very s t can will just don should now`)
+
+// search returns the text of a full-text search, as websearch_to_tsquery takes it,
+// or "" without one.
+func (q *query) search() string {
+	text := q.text("q", 500)
+	if len(strings.Fields(text)) > searchTerms {
+		q.fail("q", "too_many_terms", "may have at most %d words", searchTerms)
+	}
+	if text == "" {
+		return ""
+	}
+	return searchQuery(text)
+}
+
+// searchQuery puts each term of a search in quotation marks, so that a word of
+// several parts, such as a file name, becomes a phrase. It keeps "or", and the
+// minus of an excluded term: a single one, and not before the first term, since
+// flags begin with one or two.
+func searchQuery(text string) string {
+	var terms []string
+	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
+		term := strings.TrimLeft(text, "-")
+		dashes := len(text) - len(term)
+		sign := ""
+		if dashes == 1 && len(terms) > 0 {
+			sign = "-"
+		}
+		quoted := false
+		if inside, ok := strings.CutPrefix(term, `"`); ok {
+			if inside, rest, closed := strings.Cut(inside, `"`); closed {
+				term, text, quoted = inside, rest, true
+			}
+		}
+		if !quoted {
+			end := strings.IndexFunc(term+" ", unicode.IsSpace)
+			term, text = term[:end], term[end:]
+		}
+		parts := strings.FieldsFunc(term, separatesWords)
+		bare := !quoted && dashes == 0 && len(parts) == 1 && parts[0] == term
+		switch word := strings.ToLower(term); {
+		case bare && word == "or":
+			if len(terms) > 0 && terms[len(terms)-1] != word {
+				terms = append(terms, word)
+			}
+		case len(parts) > 0 && !(bare && slices.Contains(stopWords, word)):
+			terms = append(terms, sign+`"`+strings.Join(parts, " ")+`"`)
+		}
+	}
+	if len(terms) == 0 {
+		return `""` // which finds nothing
+	}
+	return strings.TrimSuffix(strings.Join(terms, " "), " or")
+}
+
+func separatesWords(c rune) bool {
+	return c < utf8.RuneSelf && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') ||
+		unicode.IsSpace(c) || strings.ContainsRune(wordBreaks, c)
 }

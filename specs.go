@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -472,4 +473,27 @@ func (v specRead) encode() ([]byte, error) {
 	b.WriteByte(',')
 	b.Write(notes[1:])
 	return b.Bytes(), nil
+}
+
+// phaseNames are a phase as given and, where that differs, in the form that
+// imports store.
+func phaseNames(phase string) []string {
+	if phase == "" {
+		return nil
+	}
+	return slices.Compact([]string{phase, specfile.CanonicalPhase(phase)})
+}
+
+// collectSummaries reads all rows of summaryColumns, a snippet and whether it is the
+// end of a walk, of which there are at most so many.
+func collectSummaries(rows pgx.Rows, most int) ([]specSummary, error) {
+	summaries := make([]specSummary, 0, most)
+	var v specSummary
+	var claim nullableClaim
+	_, err := pgx.ForEachRow(rows, append(v.fields(&claim), &v.Snippet, &v.ended), func() error {
+		v.Claim = claim.view()
+		summaries = append(summaries, v)
+		return nil
+	})
+	return summaries, err
 }

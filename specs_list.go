@@ -9,10 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
-
-	"tachikoma/internal/specfile"
 )
 
 // specSorts are the sort keys of the spec list. By updated_at it walks the
@@ -31,7 +27,10 @@ type specFilter struct {
 	status    string
 	phase     string
 	ofMission bool
+	inText    []condition // those of what is in specs too, so that a walk can leave a state unread
 
+	rows        int      // that a walk reads of each mission of scope
+	wordsFirst  bool     // a search looks its words up first, and then for the missions
 	taggedReady *idQuery // like that of the tag, for what is ready, which has an index of its own
 }
 
@@ -42,6 +41,12 @@ func newSpecFilter(a account, mission string) *specFilter {
 	}
 	fmt.Fprintf(&f.shape, "mission=%q ", mission)
 	return f
+}
+
+// havingText adds a condition of what is in specs too.
+func (f *specFilter) havingText(sql string, value any) {
+	f.having(sql, value)
+	f.inText = append(f.inText, condition{sql, value})
 }
 
 func (f *specFilter) byStatus(status string) {
@@ -71,19 +76,10 @@ func (f *specFilter) byIndex(sql string, value any, mission string) {
 	f.rare = append(f.rare, idQuery{condition: condition{sql, value}, mission: mission})
 }
 
-// phaseNames are a phase as given and, where that differs, in the form that
-// imports store.
-func phaseNames(phase string) []string {
-	if phase == "" {
-		return nil
-	}
-	return slices.Compact([]string{phase, specfile.CanonicalPhase(phase)})
-}
-
 // byPhase takes a phase as given or in the form that imports store.
 func (f *specFilter) byPhase(phase string) {
 	if f.phase = phase; phase != "" {
-		f.having(`h.phase = ANY($?)`, phaseNames(phase))
+		f.havingText(`h.phase = ANY($?)`, phaseNames(phase))
 		f.byIndex(`SELECT s.id FROM specs s WHERE s.phase = ANY($?)`, phaseNames(phase), ` AND s.mission_id = one.id`)
 	}
 }
@@ -91,7 +87,7 @@ func (f *specFilter) byPhase(phase string) {
 // byTag goes by an index in which a spec's mission counts as one of its tags.
 func (f *specFilter) byTag(tag string) {
 	if tag != "" {
-		f.having(`h.tags @> ARRAY[$?]`, tag)
+		f.havingText(`h.tags @> ARRAY[$?]`, tag)
 		f.rare = append(f.rare, idQuery{
 			condition{`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> ARRAY[$?]`, tag},
 			` AND array_prepend(s.mission_id::text, s.tags) @> ARRAY[one.id::text]`, true,
@@ -160,6 +156,16 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 			return list[specSummary]{}, err
 		}
 	}
+	if o.text != "" && f.scope != nil && few == nil {
+		if f.wordsFirst, err = s.expectsFewerWords(ctx, &f.listFilter, o.text); err != nil {
+			return list[specSummary]{}, err
+		}
+	}
+	if o.text == "" && few == nil && f.oneByOne() && f.passesOver(o) {
+		if f.rows, err = s.walkedOfEach(ctx, f.scope, o.limit+1); err != nil {
+			return list[specSummary]{}, err
+		}
+	}
 	specs, err := s.readSpecs(ctx, f, o, few)
 	if err != nil {
 		return list[specSummary]{}, err
@@ -196,8 +202,17 @@ func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 // inOrder reports whether an index has what the filter leaves in the order of
 // the list: a mission's specs of one status, or of one phase, by number.
 func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
-	return f.mission != "" && o.key.column == "place" && len(f.conditions) == 1 &&
-		(f.status != "" || f.phase != "" && len(phaseNames(f.phase)) == 1)
+	return len(f.conditions) == 1 && (f.byIndexOfStatus(o) || f.byIndexOfPhase(o))
+}
+
+// byIndexOfStatus reports whether there is an index of a mission's specs of one status
+// in the order of the list, and byIndexOfPhase whether there is one of a phase.
+func (f *specFilter) byIndexOfStatus(o listOrder[specSummary]) bool {
+	return f.mission != "" && o.key.column == "place" && f.status != ""
+}
+
+func (f *specFilter) byIndexOfPhase(o listOrder[specSummary]) bool {
+	return f.mission != "" && o.key.column == "place" && len(phaseNames(f.phase)) == 1
 }
 
 // passesOver reports whether a walk along the order's index may pass over specs that
@@ -205,6 +220,9 @@ func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
 func (f *specFilter) passesOver(o listOrder[specSummary]) bool {
 	return len(f.conditions) > 0 && !f.inOrder(o) || f.stranger()
 }
+
+// oneByOne reports whether a walk goes through the missions of scope, each by itself.
+func (f *specFilter) oneByOne() bool { return f.mission == "" && f.scope != nil }
 
 // stranger reports whether there are specs that the account may not see, and too
 // many missions that it may see to go through these alone.
@@ -253,9 +271,12 @@ func (f *specFilter) foundIDs(q *statement, words string, few *idQuery) string {
 	}
 	sql := `SELECT s.id FROM ` + from + ` JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id` +
 		f.where(q) + ` AND s.words @@ ` + words
-	if f.scope != nil {
+	switch {
+	case f.wordsFirst: // coalesce keeps the missions' indexes, which have more, out of it
+		sql += " AND coalesce(s.mission_id = ANY(" + q.bind(f.scope) + "), false)"
+	case f.scope != nil:
 		sql += " AND s.mission_id = ANY(" + q.bind(f.scope) + ")"
-	} else {
+	default:
 		sql += " AND " + readableSQL
 	}
 	return fmt.Sprintf("%s LIMIT %d", sql, rankedMatches)
@@ -286,93 +307,81 @@ func stateSQL(id string) string {
 	return `SELECT ` + stateColumns + ` FROM spec_states WHERE spec_id = ` + id + ` OFFSET 0`
 }
 
-// stateColumns are what specs are filtered and sorted by.
-const stateColumns = `spec_id, mission_id, status, unmet, priority, ahead, place, phase, tags, updated_at`
+// stateColumns are what specs are filtered and sorted by, and textColumns what specs
+// has of it.
+const (
+	stateColumns = `spec_id, mission_id, status, unmet, priority, ahead, place, phase, tags, updated_at`
+	textColumns  = `id AS spec_id, mission_id, priority, place, phase, tags`
+)
 
 // walkedIDs is the query for the ids and sort keys of a page along an index w
-// that has the order of the list. Everything else is looked up on the way: with
-// OFFSET 0, whatever PostgreSQL expects of the conditions. It goes through a few
-// missions one by one: those whose first spec comes first have all of the page.
-// If it passesOver specs it ends after walkedRows, see endedIDs.
+// that has the order of the list. It goes through a few missions one by one: those
+// whose first spec comes first have all of the page. If it passesOver specs it ends
+// after walkedRows, see endedIDs, and what is filtered by is read on the way: with
+// OFFSET 0 or a LIMIT, whatever PostgreSQL expects of the conditions.
 func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
-	index, id, where, along := "specs w", "w.id", " WHERE true", ""
-	if o.key.column == "updated_at" || f.inOrder(o) && f.status != "" {
-		index, id = "spec_states w", "w.spec_id"
-	}
-	switch {
-	case !f.inOrder(o):
-		where = f.where(q)
-	case f.status != "":
-		along = " AND w.status = " + q.bind(f.status)
-	default:
-		along = " AND w.phase = " + q.bind(f.phase)
-	}
-	if f.mission != "" {
-		along += " AND w.mission_id = " + q.bind(f.mission)
+	table, id, along := "specs", "w.id", f.along(q, o)
+	if o.key.column == "updated_at" || f.byIndexOfStatus(o) {
+		table, id = "spec_states", "w.spec_id"
 	}
 	key := "w." + o.key.column
 	along += o.compared(q, key, id)
+	walk := func(columns, mission, part string) string {
+		return `SELECT ` + columns + ` FROM ` + table + ` w WHERE true` + along + mission + o.sorted(key, id) + part
+	}
+	idAndKey := id + ` AS id, ` + key + ` AS key`
+	switch {
+	case f.passesOver(o):
+	case f.oneByOne():
+		return o.merged(q.bind(f.scope), func(mission, part string) string { return walk(idAndKey, mission, part) }, "")
+	default:
+		return walk(idAndKey, "", o.first())
+	}
+	rows, where := cmp.Or(f.rows, walkedRows), f.where(q)
 	if f.stranger() {
 		where += " AND " + readableSQL
 	}
-	walk := func(mission, part string) string {
-		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + index + ` WHERE true` + along + mission +
-			o.sorted(key, id) + part
-	}
-	oneByOne := f.mission == "" && f.scope != nil
-	switch {
-	case f.passesOver(o):
-	case oneByOne:
-		return o.merged(q.bind(f.scope), walk, "")
-	default:
-		return walk("", o.first())
-	}
-	rows := walkedRows
-	if oneByOne {
-		rows = max(walkedRows/max(len(f.scope), 1), o.limit+1) // of each mission
-	}
-	lookedUp := `) AS w CROSS JOIN LATERAL (` + stateSQL("w.id") + `) AS h`
-	if f.stranger() || f.ofMission {
-		lookedUp += ` CROSS JOIN LATERAL (
-			SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
-	}
 	page := func(mission, limit string) string {
-		return `SELECT w.id, w.key FROM (` + walk(mission, fmt.Sprintf(" LIMIT %d", rows)) + lookedUp + where +
-			o.sorted("w.key", "w.id") + limit
+		part := fmt.Sprintf(" LIMIT %d", rows)
+		from, id, key := `(`+walk(stateColumns, mission, part)+`) AS h`, "h.spec_id", "h."+o.key.column
+		if table == "specs" {
+			from = `(` + walk(textColumns, mission, part) + `) AS h`
+		}
+		if table == "specs" && len(f.inText) < len(f.conditions) { // and of the state, then
+			texts := walk(idAndKey, mission, part)
+			if len(f.inText) > 0 {
+				texts = `SELECT spec_id AS id, ` + o.key.column + ` AS key FROM ` + from + whereSQL(f.inText, q)
+			}
+			from, id, key = `(`+texts+`) AS w CROSS JOIN LATERAL (`+stateSQL("w.id")+`) AS h`, "w.id", "w.key"
+		}
+		if f.stranger() || f.ofMission {
+			from += ` CROSS JOIN LATERAL (SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+		}
+		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + o.sorted(key, id) + limit
 	}
 	end := fmt.Sprintf(" LIMIT 1 OFFSET %d", rows-1)
-	if !oneByOne {
-		return o.endedIDs(walk("", end), page("", o.first()))
+	if !f.oneByOne() {
+		return o.endedIDs(walk(idAndKey, "", end), page("", o.first()))
 	}
 	missions := q.bind(f.scope)
 	ends := `SELECT its.id, its.key FROM unnest(` + missions + `::uuid[]) AS one (id)
-		CROSS JOIN LATERAL (` + walk(ofOne, end) + `) AS its` + o.sorted("its.key", "its.id") + ` LIMIT 1`
+		CROSS JOIN LATERAL (` + walk(idAndKey, ofOne, end) + `) AS its` + o.sorted("its.key", "its.id") + ` LIMIT 1`
 	return o.endedIDs(ends, o.merged(missions, page, ` WHERE NOT EXISTS (
 		SELECT FROM walked WHERE (its.key, its.id) `+o.pick(">", "<")+` (walked.key, walked.id))`))
 }
 
-// ofOne is a condition of what is read of each mission of a list.
-const ofOne = " AND w.mission_id = one.id"
-
-// merged is the query for the ids and sort keys of a page over several missions: page
-// is that of one. It is read of those missions whose first spec comes first, and
-// within is what else holds for its rows.
-func (o listOrder[T]) merged(missions string, page func(mission, limit string) string, within string) string {
-	return `SELECT its.id, its.key FROM (
-			SELECT one.id FROM unnest(` + missions + `::uuid[]) AS one (id)
-			CROSS JOIN LATERAL (` + page(ofOne, " LIMIT 1") + `) AS first` +
-		o.sorted("first.key", "first.id") + o.first() + `
-		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` + within +
-		o.sorted("its.key", "its.id") + o.first()
-}
-
-// endedIDs is the query for the ids and sort keys of found, the page of a walk. If
-// the page isn't full and there is an end, where the walk hasn't read further, that
-// comes behind it: the next page begins there.
-func (o listOrder[T]) endedIDs(end, found string) string {
-	return fmt.Sprintf(`WITH walked AS MATERIALIZED (%s), found AS MATERIALIZED (%s)
-		SELECT id, key, false AS ended FROM found
-		UNION ALL SELECT id, key, true FROM walked WHERE (SELECT count(*) FROM found) <= %d`, end, found, o.limit)
+// along is the condition of the stretch of its index that a walk goes along.
+func (f *specFilter) along(q *statement, o listOrder[specSummary]) (sql string) {
+	switch {
+	case f.byIndexOfStatus(o):
+		sql = " AND w.status = " + q.bind(f.status)
+	case f.byIndexOfPhase(o):
+		sql = " AND w.phase = " + q.bind(phaseNames(f.phase)[0])
+	}
+	if f.mission != "" {
+		sql += " AND w.mission_id = " + q.bind(f.mission)
+	}
+	return sql
 }
 
 // firstCards reads the first cards of columns, in their order, and one more of each
@@ -397,7 +406,7 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 	}
 	short := make(map[*idQuery][]columnKind) // what may have more than was gone through, by another way to it
 	for _, kind := range kinds {
-		if len(kind.of(cards)) > columnCards || kind.count(stats) <= walkedRows {
+		if len(kind.of(cards)) > columnCards || kind.count(stats) <= walkedCards {
 			continue
 		}
 		cards = slices.DeleteFunc(cards, kind.has)
@@ -439,7 +448,7 @@ func (s *Server) readCards(ctx context.Context, filter *specFilter, kinds []colu
 
 // cardsSQL is the statement of readCards, for the mission $3. It is one for all columns.
 // Each status is looked up by an index that has the order of its column; where there
-// are conditions, up to walkedRows rows of it. Of a column that is sorted by the last
+// are conditions, up to walkedCards rows of it. Of a column that is sorted by the last
 // change some of the last changes come first.
 func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery) string {
 	with, from, where := "", ` FROM spec_states h WHERE mission_id = $3`, ""
@@ -457,7 +466,7 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 		rows := from + having
 		if after+where != "" {
 			rows = fmt.Sprintf(` FROM (SELECT %s%s%s LIMIT %d) AS h%s`,
-				stateColumns, rows, order, walkedRows, cmp.Or(where, " WHERE true")+after)
+				stateColumns, rows, order, walkedCards, cmp.Or(where, " WHERE true")+after)
 		}
 		parts = append(parts,
 			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s%s LIMIT %d)`, n, rows, order, columnCards+1))
@@ -484,18 +493,4 @@ func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery
 		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
 		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
 		ORDER BY n, s.place, s.id`
-}
-
-// collectSummaries reads all rows of summaryColumns, a snippet and whether it is the
-// end of a walk, of which there are at most so many.
-func collectSummaries(rows pgx.Rows, most int) ([]specSummary, error) {
-	summaries := make([]specSummary, 0, most)
-	var v specSummary
-	var claim nullableClaim
-	_, err := pgx.ForEachRow(rows, append(v.fields(&claim), &v.Snippet, &v.ended), func() error {
-		v.Claim = claim.view()
-		summaries = append(summaries, v)
-		return nil
-	})
-	return summaries, err
 }

@@ -26,7 +26,7 @@ SELECT pg_temp.id('user', n), 'key', '\x', 200, '{}' FROM generate_series(1, :be
 
 -- Five missions are archived, a few have the tag few, a tenth the tag tenth.
 INSERT INTO missions (id, owner_id, name, description, status, tags, metadata, created_at, updated_at)
-SELECT pg_temp.id('mission', n), :'owner'::uuid, 'Mission ' || n, CASE WHEN n % 1000 = 7 THEN 'an uncommon one' ELSE 'as any other' END,
+SELECT pg_temp.id('mission', n), :'owner'::uuid, 'Mission ' || n, CASE WHEN n % (:beside / 4) = 7 THEN 'an uncommon one' ELSE 'as any other' END,
        CASE WHEN n <= 5 THEN 'archived' WHEN n % 4 = 0 THEN 'completed' ELSE 'active' END,
        array_remove(ARRAY['all', CASE WHEN n % 10 = 0 THEN 'tenth' END, CASE WHEN n <= 3 THEN 'few' END], NULL), '{}'::json,
        now() - n * interval '1 s', now() - (n * 7919 % :beside) * interval '1 s'
