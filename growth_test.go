@@ -5,6 +5,7 @@ package main
 // that none gets slower as tables grow.
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	_ "embed"
@@ -365,6 +366,7 @@ func TestListsAndBoardsAgreeWithPlainQueries(t *testing.T) {
 	}
 	t.Run("boards", s.compareBoards)
 	t.Run("pages that aren't full", s.comparePagesThatArentFull)
+	t.Run("pages for people", s.comparePagesForPeople)
 }
 
 // lateSpecs is how many specs of a mission come before those that compareBoards tags as
@@ -391,6 +393,26 @@ func (s *grownServer) comparePagesThatArentFull(t *testing.T) {
 	other := s.by["some"].in(t).get(query).want(http.StatusOK)
 	if other.at("items.0") != nil || other.at("next_cursor") != nil {
 		t.Errorf("somebody who may not see a mission gets %s", other.body)
+	}
+}
+
+// comparePagesForPeople looks for what comes after all that a list for programs reads
+// for a page.
+func (s *grownServer) comparePagesForPeople(t *testing.T) {
+	b := s.browse(s.by["owner"])
+	for _, column := range []string{"waiting", "done"} {
+		_, cards := b.get("/missions/" + idOf(s.wide) + "?tag=late&column=" + column).want(http.StatusOK).columnOf(column)
+		if n := len(strings.Fields(cards)); n != columnCards {
+			t.Errorf("a page of the column %s has %d cards", column, n)
+		}
+	}
+	s.runSQL(fmt.Sprintf(`UPDATE spec_states SET status = 'blocked', updated_at = clock_timestamp() WHERE mission_id = '%s'
+		AND spec_id IN (SELECT id FROM specs WHERE 'late' = ANY(tags) ORDER BY place LIMIT %d)`, idOf(s.wide), 2*fewRows))
+	for _, by := range []string{"owner", "few"} {
+		page := s.browse(s.by[by]).get("/needs-you").want(http.StatusOK).body
+		if n := bytes.Count(page, []byte(`class="box blocked"`)); n != 50 {
+			t.Errorf("%s sees %d blocked specs", by, n)
+		}
 	}
 }
 

@@ -31,8 +31,8 @@ func (q *statement) bind(value any) string {
 // at most fewRows matches finds them by its own index, and they are sorted. With
 // more matches a page is soon found along the index of the list's order; if not, it
 // ends once walkedRows rows have been read, full or not, and its cursor goes on there.
-// Lists of missions have no such end, nor has a board's column, which has no next page:
-// they go by the filter's index after all. See docs/design.md, Lists that don't grow.
+// Lists of missions have no such end, nor has what pages for people show: these go by
+// the filter's index after all. See docs/design.md, Lists that don't grow.
 const (
 	fewRows       = 1000
 	walkedRows    = 1000
@@ -202,6 +202,10 @@ func (s *Server) seeMissions(ctx context.Context, f *listFilter) error {
 	}
 	return nil
 }
+
+// stranger reports whether there are specs that the account may not see, and too
+// many missions that it may see to go through these alone.
+func (f *listFilter) stranger() bool { return f.scope == nil && !f.account.admin() }
 
 // expectsFewerWords reports whether fewer specs are expected to have the words of a
 // search than to be in the filter's missions.

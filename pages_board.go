@@ -247,8 +247,8 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 		}
 		found, err = s.findCards(ctx, filter, map[string]string{"q": f.Text, "limit": strconv.Itoa(searchLimit)})
 	case f.Column != "":
-		filter.byStatuses(kinds[0].statuses)
 		filter.byReady(kinds[0].ready)
+		filter.byStatuses(kinds[0].statuses)
 		found, err = s.findCards(ctx, filter,
 			map[string]string{"sort": kinds[0].sort, "limit": strconv.Itoa(columnCards), "cursor": cursor})
 	default:
@@ -356,7 +356,8 @@ func (f boardFilter) specs(a account, missionID string) *specFilter {
 	return filter
 }
 
-// findCards reads the cards that a list of specs with these parameters has.
+// findCards reads the cards that a list of specs with these parameters has: a full page
+// if there are so many, since people look at one page, where programs go on.
 func (s *Server) findCards(ctx context.Context, filter *specFilter,
 	params map[string]string) (list[specSummary], error) {
 	q := queryOf(params)
@@ -364,6 +365,7 @@ func (s *Server) findCards(ctx context.Context, filter *specFilter,
 	if err := q.err(); err != nil {
 		return list[specSummary]{}, err
 	}
+	filter.full = true
 	return s.findSpecs(ctx, filter, order)
 }
 

@@ -60,8 +60,7 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 		filter.having(`(m.owner_id = $? OR EXISTS (SELECT FROM members
 			WHERE mission_id = m.id AND user_id = $? AND role = 'editor'))`, c.account.userID)
 	}
-	order := readOrder(queryOf(map[string]string{"sort": "updated_at"}), specSorts, "number", &filter.listFilter)
-	page, err := s.findSpecs(ctx, filter, order)
+	page, err := s.findCards(ctx, filter, map[string]string{"sort": "updated_at"})
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type specFilter struct {
 	status    string
 	phase     string
 	ofMission bool
+	full      bool        // a page is full if there is enough, however many specs that may read
 	inText    []condition // those of what is in specs too, so that a walk can leave a state unread
 
 	rows        int      // that a walk reads of each mission of scope
@@ -57,8 +58,12 @@ func (f *specFilter) byStatus(status string) {
 	}
 }
 
-// byStatuses leaves the specs of several statuses.
+// byStatuses leaves the specs of some statuses.
 func (f *specFilter) byStatuses(statuses []string) {
+	if len(statuses) == 1 {
+		f.byStatus(statuses[0])
+		return
+	}
 	f.having(`h.status = ANY($?)`, statuses)
 	f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = ANY($?)`, statuses, ` AND h.mission_id = one.id`)
 }
@@ -167,6 +172,9 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 		}
 	}
 	specs, err := s.readSpecs(ctx, f, o, few)
+	if n := len(specs); err == nil && f.full && len(f.rare) > 0 && n > 0 && specs[n-1].ended {
+		specs, err = s.readSpecs(ctx, f, o, &f.rare[0])
+	}
 	if err != nil {
 		return list[specSummary]{}, err
 	}
@@ -223,10 +231,6 @@ func (f *specFilter) passesOver(o listOrder[specSummary]) bool {
 
 // oneByOne reports whether a walk goes through the missions of scope, each by itself.
 func (f *specFilter) oneByOne() bool { return f.mission == "" && f.scope != nil }
-
-// stranger reports whether there are specs that the account may not see, and too
-// many missions that it may see to go through these alone.
-func (f *specFilter) stranger() bool { return f.scope == nil && !f.account.admin() }
 
 // specsPageSQL is the statement of readSpecs.
 func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *idQuery) string {
