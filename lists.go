@@ -63,8 +63,9 @@ func (c condition) in(q *statement) string {
 	return strings.ReplaceAll(c.sql, "$?", q.bind(c.value))
 }
 
-// idQuery finds the ids that satisfy a condition, by an index of its own.
+// idQuery finds the rows of a table that satisfy a condition, by an index of its own.
 type idQuery struct {
+	from, id string // the table and its alias, such as specs s, and the column of the ids
 	condition
 	mission string // SQL that adds: of the mission one.id; "" for missions themselves
 	gin     bool   // the index must collect all matches before it returns the first
@@ -89,17 +90,20 @@ func whereSQL(conditions []condition, q *statement) string {
 	return sql
 }
 
-// ids returns the SQL of an idQuery, limited to the missions of scope. Each is
+// ids returns the SQL of the ids that an idQuery finds.
+func (f *listFilter) ids(of idQuery, q *statement) string { return f.columns(of.id+" AS id", of, q) }
+
+// columns returns the SQL of an idQuery, limited to the missions of scope. Each is
 // looked up by itself, since PostgreSQL expects the average number of rows for all.
-func (f *listFilter) ids(of idQuery, q *statement) string {
-	sql := of.in(q)
+func (f *listFilter) columns(columns string, of idQuery, q *statement) string {
+	sql := condition{`SELECT ` + columns + ` FROM ` + of.from + ` WHERE ` + of.sql, of.value}.in(q)
 	switch {
 	case f.scope == nil || of.mission == "":
 		return sql
 	case len(f.scope) == 1:
 		return sql + strings.ReplaceAll(of.mission, "one.id", q.bind(f.scope[0])+"::uuid")
 	}
-	return fmt.Sprintf(`SELECT its.id FROM unnest(%s::uuid[]) AS one (id) CROSS JOIN LATERAL (%s LIMIT %d) AS its`,
+	return fmt.Sprintf(`SELECT its.* FROM unnest(%s::uuid[]) AS one (id) CROSS JOIN LATERAL (%s LIMIT %d) AS its`,
 		q.bind(f.scope), sql+of.mission, fewRows+1)
 }
 
@@ -154,7 +158,7 @@ func (s *Server) fewest(ctx context.Context, f *listFilter, some ...*idQuery) (*
 // it isn't worth counting them.
 func (s *Server) expectsMany(ctx context.Context, f *listFilter, of *idQuery) (bool, error) {
 	var q statement
-	sql := of.in(&q)
+	sql := `SELECT FROM ` + of.from + ` WHERE ` + of.in(&q)
 	if f.scope != nil { // all at once, unlike ids
 		sql += strings.ReplaceAll(of.mission, "@> ARRAY[one.id::text]", "&& "+q.bind(f.scope)+"::text[]")
 	}

@@ -137,7 +137,7 @@ func (s *Server) listMissions(ctx context.Context, c *call, q *query) (list[miss
 	if tag := q.text("tag", 64); tag != "" {
 		filter.having(`m.tags @> ARRAY[$?]`, tag)
 		filter.rare = append(filter.rare,
-			idQuery{condition{`SELECT m.id FROM missions m WHERE m.tags @> ARRAY[$?]`, tag}, "", true})
+			idQuery{"missions m", "m.id", condition{`m.tags @> ARRAY[$?]`, tag}, "", true})
 	}
 	order := readOrder(q, missionSorts, "-created_at", filter)
 	if err := q.err(); err != nil {
@@ -149,7 +149,7 @@ func (s *Server) listMissions(ctx context.Context, c *call, q *query) (list[miss
 func (f *listFilter) missionStatus(status string) {
 	if status != "" {
 		f.having(`m.status = $?`, status)
-		f.rare = append(f.rare, idQuery{condition{`SELECT m.id FROM missions m WHERE m.status = $?`, status}, "", false})
+		f.rare = append(f.rare, idQuery{"missions m", "m.id", condition{`m.status = $?`, status}, "", false})
 	}
 }
 
@@ -171,7 +171,7 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o listOrder[mi
 	var err error
 	switch {
 	case f.scope != nil:
-		few = &idQuery{condition: condition{`SELECT unnest($?::uuid[]) AS id`, f.scope}}
+		few = &idQuery{from: "unnest($?::uuid[]) AS m (id)", id: "m.id", condition: condition{"true", f.scope}}
 	case !f.missionsInOrder(o):
 		if few, err = s.narrow(ctx, f); err != nil {
 			return list[missionView]{}, err
@@ -226,7 +226,7 @@ func (s *Server) readMissions(ctx context.Context, f *listFilter, o listOrder[mi
 func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQuery) string {
 	with, from, key := "", "missions m", "m."+o.key.column
 	if few != nil {
-		with = `few AS MATERIALIZED (` + few.in(q) + `), `
+		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
 		from = `few CROSS JOIN LATERAL (
 			SELECT id, owner_id, name, status, tags, words, created_at, updated_at
 			FROM missions WHERE id = few.id OFFSET 0) AS m`

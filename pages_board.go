@@ -18,69 +18,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const columnCards = 50 // that a column shows; more are on pages of its own
-
-// columnKind is a kind of columns of a board: the specs of some statuses, and if
-// ready isn't nil those of them that are ready, or aren't.
-type columnKind struct {
-	ID, Name string
-	statuses []string
-	ready    *bool
-	sort     string
-}
-
-// boardColumns are the columns of a board. Every status has one.
-var boardColumns = func() []columnKind {
-	columns := []columnKind{
-		{"needs-you", "Needs you", []string{"proposed", "in_review", "blocked"}, nil, "number"},
-		{"waiting", "Waiting", []string{"planned"}, new(false), "number"},
-		{"ready", "Ready", []string{"planned"}, new(true), "number"},
-		{"working", "Working", []string{"in_progress", "testing"}, nil, "number"},
-		{"done", "Done", []string{"completed", "deferred"}, nil, "-updated_at"},
-	}
-	var known []string
-	for _, column := range columns {
-		known = append(known, column.statuses...)
-	}
-	others := statusesThat(func(s specStatus) bool { return !slices.Contains(known, s.name) })
-	if len(others) > 0 {
-		columns = append(columns, columnKind{"other", "Other", others, nil, "number"})
-	}
-	return columns
-}()
-
-// has reports whether a spec belongs in a column of this kind.
-func (k columnKind) has(v specSummary) bool {
-	return slices.Contains(k.statuses, v.Status) && (k.ready == nil || *k.ready == v.Ready)
-}
-
-// isReady reports whether these are the specs that are ready.
-func (k columnKind) isReady() bool { return k.ready != nil && *k.ready }
-
-// of returns those of the specs that belong in a column of this kind.
-func (k columnKind) of(specs []specSummary) (its []specSummary) {
-	for _, spec := range specs {
-		if k.has(spec) {
-			its = append(its, spec)
-		}
-	}
-	return its
-}
-
-// count returns how many specs of a mission with these stats belong in one.
-func (k columnKind) count(stats missionStats) (n int) {
-	if k.isReady() {
-		return stats.ready
-	}
-	for _, status := range k.statuses {
-		n += stats.of(status)
-	}
-	if k.ready != nil {
-		n -= stats.ready
-	}
-	return n
-}
-
 // Count and the others are what templates show of a mission's counters.
 func (m missionView) Count(status string) int { return m.Stats.of(status) }
 func (m missionView) Total() int              { return m.Stats.total }
@@ -247,10 +184,9 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 		}
 		found, err = s.findCards(ctx, filter, map[string]string{"q": f.Text, "limit": strconv.Itoa(searchLimit)})
 	case f.Column != "":
-		filter.byReady(kinds[0].ready)
-		filter.byStatuses(kinds[0].statuses)
-		found, err = s.findCards(ctx, filter,
-			map[string]string{"sort": kinds[0].sort, "limit": strconv.Itoa(columnCards), "cursor": cursor})
+		for _, kind := range asRead(kinds, m.Status) { // one, or none
+			found, err = s.findColumn(ctx, filter, kind, cursor)
+		}
 	default:
 		found.Items, err = s.firstCards(ctx, filter, asRead(kinds, m.Status), m.Stats)
 	}
@@ -334,19 +270,6 @@ func (f boardFilter) columns() (kinds []columnKind) {
 	return kinds
 }
 
-// asRead returns the kinds as they are read: unless its mission is active nothing is
-// ready, and all that is planned waits.
-func asRead(kinds []columnKind, missionStatus string) []columnKind {
-	if missionStatus == "active" {
-		return kinds
-	}
-	kinds = slices.DeleteFunc(slices.Clone(kinds), columnKind.isReady)
-	for i := range kinds {
-		kinds[i].ready = nil
-	}
-	return kinds
-}
-
 // specs are the specs of a mission by what else a board is filtered by, but the text.
 func (f boardFilter) specs(a account, missionID string) *specFilter {
 	filter := newSpecFilter(a, missionID)
@@ -354,19 +277,6 @@ func (f boardFilter) specs(a account, missionID string) *specFilter {
 	filter.byPhase(f.Phase)
 	filter.byAgent(f.Agent)
 	return filter
-}
-
-// findCards reads the cards that a list of specs with these parameters has: a full page
-// if there are so many, since people look at one page, where programs go on.
-func (s *Server) findCards(ctx context.Context, filter *specFilter,
-	params map[string]string) (list[specSummary], error) {
-	q := queryOf(params)
-	order := readOrder(q, specSorts, "number", &filter.listFilter)
-	if err := q.err(); err != nil {
-		return list[specSummary]{}, err
-	}
-	filter.full = true
-	return s.findSpecs(ctx, filter, order)
 }
 
 // whyNothing says why no spec is handed out, in the words of explain, or "". columns

@@ -950,10 +950,11 @@ func TestBoardIsLight(t *testing.T) {
 	ada.post(mission+"/start", nil).want(http.StatusOK)
 	at := "/missions/" + idOf(mission)
 	for _, step := range []string{"'blocked'", "'in_progress'", "'completed'"} {
-		if _, err := s.db.Exec(t.Context(), `UPDATE spec_states SET status = `+step+` WHERE spec_id IN (
-			SELECT spec_id FROM spec_states WHERE status = 'planned' ORDER BY unmet DESC, place LIMIT 50)`); err != nil {
-			t.Fatal(err)
-		}
+		s.runSQL(`UPDATE spec_states SET status = ` + step + ` WHERE spec_id IN (
+			SELECT spec_id FROM spec_states WHERE status = 'planned' ORDER BY unmet DESC, place LIMIT 50)`)
+	}
+	if _, err := s.db.Exec(t.Context(), recountSQL, idOf(mission)); err != nil {
+		t.Fatal(err)
 	}
 	b := s.browse(ada)
 	page := b.get(at).want(http.StatusOK)

@@ -1,6 +1,6 @@
 package main
 
-// Lists of specs, the search in them, and the columns of boards.
+// Lists of specs, and the search in them.
 
 import (
 	"cmp"
@@ -24,15 +24,22 @@ var specSorts = map[string]sortKey[specSummary]{
 type specFilter struct {
 	listFilter
 	mission   string // "" for all that the account may see
-	status    string
-	phase     string
 	ofMission bool
+	onlyReady bool
 	full      bool        // a page is full if there is enough, however many specs that may read
 	inText    []condition // those of what is in specs too, so that a walk can leave a state unread
+	stretches []stretch   // of a mission, see stretch
+	rareReady []idQuery   // like rare, for what is ready, which has indexes of its own
 
-	rows        int      // that a walk reads of each mission of scope
-	wordsFirst  bool     // a search looks its words up first, and then for the missions
-	taggedReady *idQuery // like that of the tag, for what is ready, which has an index of its own
+	rows       int  // that a walk reads of each mission of scope
+	wordsFirst bool // a search looks its words up first, and then for the missions
+}
+
+// stretch is a part of an index of a mission's specs w, or their states, in which those
+// of a condition are in the order of the list by number.
+type stretch struct {
+	table string
+	condition
 }
 
 func newSpecFilter(a account, mission string) *specFilter {
@@ -51,10 +58,10 @@ func (f *specFilter) havingText(sql string, value any) {
 }
 
 func (f *specFilter) byStatus(status string) {
-	if f.status = status; status != "" {
+	if status != "" {
 		f.having(`h.status = $?`, status)
-		f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = $?`, status,
-			` AND h.mission_id = one.id`)
+		f.byIndex("spec_states h", "h.spec_id", `h.status = $?`, status)
+		f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", condition{`w.status = $?`, status}})
 	}
 }
 
@@ -65,44 +72,61 @@ func (f *specFilter) byStatuses(statuses []string) {
 		return
 	}
 	f.having(`h.status = ANY($?)`, statuses)
-	f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE h.status = ANY($?)`, statuses, ` AND h.mission_id = one.id`)
+	f.byIndex("spec_states h", "h.spec_id", `h.status = ANY($?)`, statuses)
+}
+
+// byUnmet leaves what is planned and depends on what isn't completed.
+func (f *specFilter) byUnmet() {
+	f.having(`h.status = 'planned' AND h.unmet > 0`, nil)
+	f.byIndex("spec_states h", "h.spec_id", `h.status = 'planned' AND h.unmet > 0`, nil)
+	f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", condition{`w.status = 'planned' AND w.unmet > 0`, nil}})
 }
 
 // byAgent leaves the specs that an agent of that name holds.
 func (f *specFilter) byAgent(agent string) {
 	if agent != "" {
 		f.having(`h.spec_id IN (SELECT spec_id FROM leases WHERE agent = $?)`, agent)
-		f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.agent = $?`, agent, ` AND l.mission_id = one.id`)
+		f.byIndex("leases l", "l.spec_id", `l.agent = $?`, agent)
 	}
 }
 
-// byIndex adds a query for the ids that a condition leaves, see idQuery.
-func (f *specFilter) byIndex(sql string, value any, mission string) {
-	f.rare = append(f.rare, idQuery{condition: condition{sql, value}, mission: mission})
+// byIndex adds an idQuery.
+func (f *specFilter) byIndex(from, id, sql string, value any) {
+	f.rare = append(f.rare, rareRows(from, id, sql, value))
+}
+
+// rareRows is an idQuery of specs or what belongs to them.
+func rareRows(from, id, sql string, value any) idQuery {
+	alias, _, _ := strings.Cut(id, ".")
+	return idQuery{from, id, condition{sql, value}, " AND " + alias + ".mission_id = one.id", false}
 }
 
 // byPhase takes a phase as given or in the form that imports store.
 func (f *specFilter) byPhase(phase string) {
-	if f.phase = phase; phase != "" {
-		f.havingText(`h.phase = ANY($?)`, phaseNames(phase))
-		f.byIndex(`SELECT s.id FROM specs s WHERE s.phase = ANY($?)`, phaseNames(phase), ` AND s.mission_id = one.id`)
+	names := phaseNames(phase)
+	if phase == "" {
+		return
+	}
+	f.havingText(`h.phase = ANY($?)`, names)
+	f.byIndex("specs s", "s.id", `s.phase = ANY($?)`, names)
+	f.rareReady = append(f.rareReady, rareRows("spec_states h", "h.spec_id", unblockedSQL+` AND h.phase = ANY($?)`, names))
+	if len(names) == 1 {
+		f.stretches = append(f.stretches, stretch{"specs", condition{`w.phase = $?`, names[0]}})
 	}
 }
 
-// byTag goes by an index in which a spec's mission counts as one of its tags.
+// byTag goes by indexes in which a spec's mission counts as one of its tags.
 func (f *specFilter) byTag(tag string) {
-	if tag != "" {
-		f.havingText(`h.tags @> ARRAY[$?]`, tag)
-		f.rare = append(f.rare, idQuery{
-			condition{`SELECT s.id FROM specs s WHERE array_prepend(s.mission_id::text, s.tags) @> ARRAY[$?]`, tag},
-			` AND array_prepend(s.mission_id::text, s.tags) @> ARRAY[one.id::text]`, true,
-		})
-		f.taggedReady = &idQuery{
-			condition{`SELECT h.spec_id AS id FROM spec_states h WHERE ` + unblockedSQL + `
-				AND array_prepend(h.mission_id::text, h.tags) @> ARRAY[$?]`, tag},
-			` AND array_prepend(h.mission_id::text, h.tags) @> ARRAY[one.id::text]`, true,
-		}
+	if tag == "" {
+		return
 	}
+	tagged := func(from, alias, id, and string) idQuery {
+		has := `array_prepend(` + alias + `.mission_id::text, ` + alias + `.tags) @> ARRAY[`
+		return idQuery{from, id, condition{has + `$?]` + and, tag}, ` AND ` + has + `one.id::text]`, true}
+	}
+	f.havingText(`h.tags @> ARRAY[$?]`, tag)
+	f.rare = append(f.rare, tagged("specs s", "s", "s.id", ""))
+	f.rareReady = append(f.rareReady, tagged("spec_states h", "h", "h.spec_id", ` AND `+unblockedSQL))
 }
 
 func (f *specFilter) byReady(want *bool) {
@@ -114,14 +138,15 @@ func (f *specFilter) byReady(want *bool) {
 		f.having(`NOT `+readySQL, nil)
 		return
 	}
+	f.onlyReady = true
 	f.having(readySQL, nil)
-	f.byIndex(`SELECT h.spec_id AS id FROM spec_states h WHERE `+unblockedSQL, nil, ` AND h.mission_id = one.id`)
+	f.byIndex("spec_states h", "h.spec_id", unblockedSQL, nil)
 }
 
 // held leaves the specs that the account holds.
 func (f *specFilter) held() {
 	f.having(`h.spec_id IN (SELECT spec_id FROM leases WHERE user_id = $?)`, f.account.userID)
-	f.byIndex(`SELECT l.spec_id AS id FROM leases l WHERE l.user_id = $?`, f.account.userID, ` AND l.mission_id = one.id`)
+	f.byIndex("leases l", "l.spec_id", `l.user_id = $?`, f.account.userID)
 }
 
 // listSpecs is GET /api/v1/specs.
@@ -156,6 +181,9 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 		}
 	}
 	var few *idQuery
+	if f.onlyReady {
+		f.rare = slices.Concat(f.rareReady, f.rare)
+	}
 	if !f.inOrder(o) {
 		if few, err = s.narrow(ctx, &f.listFilter); err != nil {
 			return list[specSummary]{}, err
@@ -210,17 +238,15 @@ func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 // inOrder reports whether an index has what the filter leaves in the order of
 // the list: a mission's specs of one status, or of one phase, by number.
 func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
-	return len(f.conditions) == 1 && (f.byIndexOfStatus(o) || f.byIndexOfPhase(o))
+	return len(f.conditions) == 1 && f.stretchOf(o) != nil
 }
 
-// byIndexOfStatus reports whether there is an index of a mission's specs of one status
-// in the order of the list, and byIndexOfPhase whether there is one of a phase.
-func (f *specFilter) byIndexOfStatus(o listOrder[specSummary]) bool {
-	return f.mission != "" && o.key.column == "place" && f.status != ""
-}
-
-func (f *specFilter) byIndexOfPhase(o listOrder[specSummary]) bool {
-	return f.mission != "" && o.key.column == "place" && len(phaseNames(f.phase)) == 1
+// stretchOf returns the stretch that a walk goes along, or nil.
+func (f *specFilter) stretchOf(o listOrder[specSummary]) *stretch {
+	if f.mission == "" || o.key.column != "place" || len(f.stretches) == 0 {
+		return nil
+	}
+	return &f.stretches[0]
 }
 
 // passesOver reports whether a walk along the order's index may pass over specs that
@@ -235,8 +261,11 @@ func (f *specFilter) oneByOne() bool { return f.mission == "" && f.scope != nil 
 // specsPageSQL is the statement of readSpecs.
 func specsPageSQL(q *statement, f *specFilter, o listOrder[specSummary], few *idQuery) string {
 	with, ids := "", ""
-	if few != nil {
+	switch {
+	case few != nil && o.text != "":
 		with = `few AS MATERIALIZED (` + f.ids(*few, q) + `), `
+	case few != nil:
+		with = `few AS MATERIALIZED (` + f.states(*few, q) + `), `
 	}
 	snippet, ended, readable, last := "NULL", "false", readableSQL, o.sorted("page.key", "s.id")
 	switch {
@@ -290,9 +319,9 @@ func (f *specFilter) foundIDs(q *statement, words string, few *idQuery) string {
 // all of which is read (OFFSET 0 sees to that) and sorted.
 func (f *specFilter) fewIDs(q *statement, o listOrder[specSummary]) string {
 	key := "h." + o.key.column
-	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few CROSS JOIN LATERAL (` + stateSQL("few.id") + `) AS h`
+	sql := `SELECT h.spec_id AS id, ` + key + ` AS key FROM few AS h`
 	if f.stranger() || f.ofMission {
-		sql += ` CROSS JOIN LATERAL (SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+		sql += f.ofMissionSQL(q)
 	}
 	sql += f.where(q) + o.compared(q, key, "h.spec_id")
 	switch {
@@ -303,6 +332,24 @@ func (f *specFilter) fewIDs(q *statement, o listOrder[specSummary]) string {
 	}
 	return `SELECT id, key FROM (` + sql + ` OFFSET 0) AS narrowed` +
 		o.sorted("key", "id") + o.first()
+}
+
+// ofMissionSQL joins the mission m of each state h, read once if it is the same for all.
+func (f *specFilter) ofMissionSQL(q *statement) string {
+	const columns = `SELECT id, status, owner_id FROM `
+	if f.mission != "" {
+		return ` CROSS JOIN (WITH mission AS MATERIALIZED (` + columns + `missions WHERE id = ` + q.bind(f.mission) + `) ` +
+			columns + `mission) AS m`
+	}
+	return ` CROSS JOIN LATERAL (` + columns + `missions WHERE id = h.mission_id OFFSET 0) AS m`
+}
+
+// states returns the SQL of the states, their stateColumns, of what an idQuery finds.
+func (f *specFilter) states(of idQuery, q *statement) string {
+	if of.id == "h.spec_id" {
+		return f.columns(stateColumns, of, q)
+	}
+	return `SELECT h.* FROM (` + f.ids(of, q) + `) AS found CROSS JOIN LATERAL (` + stateSQL("found.id") + `) AS h`
 }
 
 // stateSQL looks the state of a spec up that a query has found: by its index, however
@@ -324,9 +371,17 @@ const (
 // after walkedRows, see endedIDs, and what is filtered by is read on the way: with
 // OFFSET 0 or a LIMIT, whatever PostgreSQL expects of the conditions.
 func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
-	table, id, along := "specs", "w.id", f.along(q, o)
-	if o.key.column == "updated_at" || f.byIndexOfStatus(o) {
-		table, id = "spec_states", "w.spec_id"
+	table, id, along := "specs", "w.id", ""
+	if its := f.stretchOf(o); its != nil {
+		table, along = its.table, " AND "+its.in(q)
+	} else if o.key.column == "updated_at" {
+		table = "spec_states"
+	}
+	if table == "spec_states" {
+		id = "w.spec_id"
+	}
+	if f.mission != "" {
+		along += " AND w.mission_id = " + q.bind(f.mission)
 	}
 	key := "w." + o.key.column
 	along += o.compared(q, key, id)
@@ -359,7 +414,7 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 			from, id, key = `(`+texts+`) AS w CROSS JOIN LATERAL (`+stateSQL("w.id")+`) AS h`, "w.id", "w.key"
 		}
 		if f.stranger() || f.ofMission {
-			from += ` CROSS JOIN LATERAL (SELECT id, status, owner_id FROM missions WHERE id = h.mission_id OFFSET 0) AS m`
+			from += f.ofMissionSQL(q)
 		}
 		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + o.sorted(key, id) + limit
 	}
@@ -372,129 +427,4 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		CROSS JOIN LATERAL (` + walk(idAndKey, ofOne, end) + `) AS its` + o.sorted("its.key", "its.id") + ` LIMIT 1`
 	return o.endedIDs(ends, o.merged(missions, page, ` WHERE NOT EXISTS (
 		SELECT FROM walked WHERE (its.key, its.id) `+o.pick(">", "<")+` (walked.key, walked.id))`))
-}
-
-// along is the condition of the stretch of its index that a walk goes along.
-func (f *specFilter) along(q *statement, o listOrder[specSummary]) (sql string) {
-	switch {
-	case f.byIndexOfStatus(o):
-		sql = " AND w.status = " + q.bind(f.status)
-	case f.byIndexOfPhase(o):
-		sql = " AND w.phase = " + q.bind(phaseNames(f.phase)[0])
-	}
-	if f.mission != "" {
-		sql += " AND w.mission_id = " + q.bind(f.mission)
-	}
-	return sql
-}
-
-// firstCards reads the first cards of columns, in their order, and one more of each
-// that has more.
-func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []columnKind,
-	stats missionStats) ([]specSummary, error) {
-	if len(filter.rare) == 0 {
-		return s.readCards(ctx, filter, kinds, nil)
-	}
-	ctx, end, err := s.beginRead(ctx, filter.account, "", s.seen.of(filter.mission).costly)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	few, err := s.narrow(ctx, &filter.listFilter)
-	if err != nil {
-		return nil, err
-	}
-	cards, err := s.readCards(ctx, filter, kinds, few)
-	if err != nil || few != nil {
-		return cards, err
-	}
-	short := make(map[*idQuery][]columnKind) // what may have more than was gone through, by another way to it
-	for _, kind := range kinds {
-		if len(kind.of(cards)) > columnCards || kind.count(stats) <= walkedCards {
-			continue
-		}
-		cards = slices.DeleteFunc(cards, kind.has)
-		way := &filter.rare[0]
-		if kind.isReady() {
-			way = cmp.Or(filter.taggedReady, way)
-		}
-		short[way] = append(short[way], kind)
-	}
-	for way, kinds := range short {
-		more, err := s.readCards(ctx, filter, kinds, way)
-		if err != nil {
-			return nil, err
-		}
-		cards = append(cards, more...)
-	}
-	return cards, nil
-}
-
-// readCards reads the first cards of columns, of those that few finds if it isn't nil.
-func (s *Server) readCards(ctx context.Context, filter *specFilter, kinds []columnKind,
-	few *idQuery) ([]specSummary, error) {
-	q := statement{[]any{filter.account.userID, filter.account.admin(), filter.mission}}
-	sql := cardsSQL(&q, filter, kinds, few)
-	args := q.args
-	if len(filter.conditions) > 0 {
-		args = plannedEachTime(args)
-	}
-	rows, err := s.db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("reading a board: %w", err)
-	}
-	cards, err := collectSummaries(rows, (columnCards+1)*len(specStatuses))
-	if err != nil {
-		return nil, fmt.Errorf("reading a board: %w", err)
-	}
-	return cards, nil
-}
-
-// cardsSQL is the statement of readCards, for the mission $3. It is one for all columns.
-// Each status is looked up by an index that has the order of its column; where there
-// are conditions, up to walkedCards rows of it. Of a column that is sorted by the last
-// change some of the last changes come first.
-func cardsSQL(q *statement, filter *specFilter, kinds []columnKind, few *idQuery) string {
-	with, from, where := "", ` FROM spec_states h WHERE mission_id = $3`, ""
-	switch {
-	case few != nil:
-		with = `few AS MATERIALIZED (` + filter.ids(*few, q) + `), matched AS MATERIALIZED (
-			SELECT h.* FROM few CROSS JOIN LATERAL (` + stateSQL("few.id") + `) AS h` +
-			filter.where(q) + ` AND h.mission_id = $3), `
-		from = ` FROM matched h WHERE true`
-	case len(filter.conditions) > 0:
-		where = filter.where(q)
-	}
-	var parts []string
-	add := func(n, having, after, order string) {
-		rows := from + having
-		if after+where != "" {
-			rows = fmt.Sprintf(` FROM (SELECT %s%s%s LIMIT %d) AS h%s`,
-				stateColumns, rows, order, walkedCards, cmp.Or(where, " WHERE true")+after)
-		}
-		parts = append(parts,
-			fmt.Sprintf(`(SELECT spec_id AS id, %s AS n%s%s LIMIT %d)`, n, rows, order, columnCards+1))
-	}
-	const byPlace, latest = ` ORDER BY h.place, h.spec_id`, ` ORDER BY h.updated_at DESC, h.spec_id DESC`
-	for _, kind := range kinds {
-		for _, status := range kind.statuses {
-			switch is := ` AND status = '` + status + `'`; {
-			case kind.ready == nil:
-				add("0", is, "", byPlace)
-			case kind.isReady():
-				add("-priority - ahead::int * 0.5", ` AND `+unblockedSQL, "", handedOut)
-			default:
-				add("0", is+` AND unmet > 0`, "", byPlace)
-			}
-		}
-		if strings.HasPrefix(kind.sort, "-") {
-			add("-extract(epoch FROM updated_at)", "", ` AND status IN ('`+strings.Join(kind.statuses, "', '")+`')`, latest)
-		}
-	}
-	return `WITH ` + with + `page AS MATERIALIZED (
-			SELECT id, min(n) AS n FROM (` + strings.Join(parts, " UNION ALL ") + `) AS parts GROUP BY id)
-		SELECT ` + summaryColumns + `, NULL, false
-		FROM page JOIN specs s USING (id) JOIN spec_states h ON h.spec_id = s.id JOIN missions m ON m.id = s.mission_id
-		LEFT JOIN leases l ON l.spec_id = s.id WHERE ` + readableSQL + `
-		ORDER BY n, s.place, s.id`
 }
