@@ -525,8 +525,10 @@ func (s *grownServer) compare(c *client, path, id, sort, column string, filter l
 
 // mayGrow are the cases that may take longer beside more, and why.
 var mayGrow = []struct{ name, reason string }{
-	{`&phase=P1`, "walks 1,000 specs, where the small mission has 50 in the phase to sort"},
+	{`specs\?.*(&phase=P1|status=completed&tag=tenth)`, "walks 1,000 specs, where the small mission has 50 or 100 to sort"},
 	{`claim .*"tags":\["tenth"\]`, "sorts all that is ready and has the tag, since its priority is the lowest"},
+	{`missions/{wide}\?(column=ready&)?tag=tenth, a page`, "likewise, to fill a page for people"},
+	{`missions/{.*}\?(phase=P1|hide=completed), a page`, "looks at 4,000 specs of a column, where the small mission has 500"},
 	{`sweep: the totals`, "counts everything, every 15 seconds, so that no request has to"},
 }
 
@@ -535,7 +537,7 @@ var mayGrow = []struct{ name, reason string }{
 // database, for each route, page and tool but import, export and deleting a mission,
 // as one client. With TACHIKOMA_LONG=1 it has 100,000 specs in a mission, beside
 // 200,000 others, which takes some ten minutes, and fails if a case's median has grown
-// to over 1.3 times, and by 2 ms, in two measurements, unless it mayGrow. GROWTH is a
+// to over 1.3 times, and by 2 ms, in three measurements, unless it mayGrow. GROWTH is a
 // regular expression for the names of what to measure.
 func BenchmarkGrowth(b *testing.B) {
 	sizes, rounds, judges := []filling{{1000, 1000}, {10_000, 10_000}}, 3, false
@@ -554,16 +556,17 @@ func BenchmarkGrowth(b *testing.B) {
 		if !only.MatchString(c.name) {
 			continue
 		}
-		before, after := c.measure(b, small, big, rounds)
+		var before, after float64
+		grows := true
+		for times := 1; grows && times <= 4; times *= 2 { // again, since something else may have taken the time
+			before, after = c.measure(b, small, big, times*rounds)
+			grows = after > 1.3*before && after > before+2
+		}
 		if after == 0 {
 			continue
 		}
-		grows := func() bool { return after > 1.3*before && after > before+2 }
-		if grows() { // or something else took the time
-			before, after = c.measure(b, small, big, 3*rounds)
-		}
 		mark := ""
-		if grows() {
+		if grows {
 			mark = c.mayGrow()
 			if mark == "" && judges {
 				b.Errorf("%s grows from %.1f to %.1f ms", c.name, before, after)
@@ -893,7 +896,9 @@ func growthOfMissionEdits() []growthCase {
 			return fields{"email": fmt.Sprintf("user%d@example.com", n+1), "role": "viewer"}
 		}),
 		{"DELETE /api/v1/missions/{chain}/members/{user}", func(s *grownServer, n int) func() error {
-			user := s.value(`SELECT user_id::text FROM members WHERE mission_id = $1 LIMIT 1`, idOf(s.chain))
+			email := fmt.Sprintf("user%d@example.com", n+1)
+			s.by["owner"].put(s.chain+"/members", fields{"email": email, "role": "viewer"}).want(http.StatusOK)
+			user := s.value(`SELECT id::text FROM users WHERE email = $1`, email)
 			return s.by["owner"].send("DELETE", s.chain+"/members/"+user, nil)
 		}},
 		{"POST /api/v1/missions/{wide}/pause and resume", func(s *grownServer, n int) func() error {
