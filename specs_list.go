@@ -175,29 +175,9 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 		return list[specSummary]{}, err
 	}
 	defer end()
-	if f.mission == "" {
-		if err := s.seeMissions(ctx, &f.listFilter); err != nil {
-			return list[specSummary]{}, err
-		}
-	}
-	var few *idQuery
-	if f.onlyReady {
-		f.rare = slices.Concat(f.rareReady, f.rare)
-	}
-	if !f.inOrder(o) {
-		if few, err = s.narrow(ctx, &f.listFilter); err != nil {
-			return list[specSummary]{}, err
-		}
-	}
-	if o.text != "" && f.scope != nil && few == nil {
-		if f.wordsFirst, err = s.expectsFewerWords(ctx, &f.listFilter, o.text); err != nil {
-			return list[specSummary]{}, err
-		}
-	}
-	if o.text == "" && few == nil && f.oneByOne() && f.passesOver(o) {
-		if f.rows, err = s.walkedOfEach(ctx, f.scope, o.limit+1); err != nil {
-			return list[specSummary]{}, err
-		}
+	few, err := s.wayToSpecs(ctx, f, o)
+	if err != nil {
+		return list[specSummary]{}, err
 	}
 	specs, err := s.readSpecs(ctx, f, o, few)
 	if n := len(specs); err == nil && f.full && len(f.rare) > 0 && n > 0 && specs[n-1].ended {
@@ -212,6 +192,31 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 		return list[specSummary]{Items: specs[:n-1], NextCursor: &next}, nil
 	}
 	return pageOf(specs, o.limit, func(v specSummary) string { return o.cursor(v, v.ID) }), nil
+}
+
+// wayToSpecs returns what finds the few specs that a page is among, or nil if it is
+// found along an index. It also sets how f goes along that.
+func (s *Server) wayToSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary]) (few *idQuery, err error) {
+	if f.mission == "" {
+		if err := s.seeMissions(ctx, &f.listFilter); err != nil {
+			return nil, err
+		}
+	}
+	if f.inOrder(o) && o.text == "" {
+		return nil, nil
+	}
+	if f.onlyReady {
+		f.rare = slices.Concat(f.rareReady, f.rare)
+	}
+	few, err = s.narrow(ctx, &f.listFilter)
+	switch {
+	case err != nil || few != nil:
+	case o.text != "" && f.scope != nil:
+		f.wordsFirst, err = s.expectsFewerWords(ctx, &f.listFilter, o.text)
+	case o.text == "" && f.oneByOne() && f.passesOver(o):
+		f.rows, err = s.walkedOfEach(ctx, f.scope, o.limit+1)
+	}
+	return few, err
 }
 
 // readSpecs reads one spec more than a page has, if there are so many. A walk that
@@ -401,11 +406,11 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		where += " AND " + readableSQL
 	}
 	page := func(mission, limit string) string {
-		part := fmt.Sprintf(" LIMIT %d", rows)
-		from, id, key := `(`+walk(stateColumns, mission, part)+`) AS h`, "h.spec_id", "h."+o.key.column
+		columns, part := stateColumns, fmt.Sprintf(" LIMIT %d", rows)
 		if table == "specs" {
-			from = `(` + walk(textColumns, mission, part) + `) AS h`
+			columns = textColumns
 		}
+		from, id, key := `(`+walk(columns, mission, part)+`) AS h`, "h.spec_id", "h."+o.key.column
 		if table == "specs" && len(f.inText) < len(f.conditions) { // and of the state, then
 			texts := walk(idAndKey, mission, part)
 			if len(f.inText) > 0 {
