@@ -335,6 +335,8 @@ func TestListsAndBoardsAgreeWithPlainQueries(t *testing.T) {
 		{"phase=P1", "s.phase = 'P1'"}, {"phase=Last", "s.phase = 'Last'"}, {"claimed=mine", "l.user_id = $1"},
 		{"status=completed&tag=tenth", "h.status = 'completed' AND 'tenth' = ANY(s.tags)"},
 		{"status=planned&phase=P1", "h.status = 'planned' AND s.phase = 'P1'"},
+		{"ready=true&phase=P2", readySQL + " AND s.phase = 'P2'"},
+		{"ready=true&tag=tenth", readySQL + " AND 'tenth' = ANY(s.tags)"},
 	}
 	missions := []listed{
 		{"", "true"}, {"status=active", "m.status = 'active'"}, {"status=archived", "m.status = 'archived'"},

@@ -109,7 +109,9 @@ func (f *specFilter) byPhase(phase string) {
 	}
 	f.havingText(`h.phase = ANY($?)`, names)
 	f.byIndex("specs s", "s.id", `s.phase = ANY($?)`, names)
-	f.rareReady = append(f.rareReady, rareRows("spec_states h", "h.spec_id", unblockedSQL+` AND h.phase = ANY($?)`, names))
+	if f.mission != "" { // which the index begins with
+		f.rareReady = append(f.rareReady, rareRows("spec_states h", "h.spec_id", unblockedSQL+` AND h.phase = ANY($?)`, names))
+	}
 	if len(names) == 1 {
 		f.stretches = append(f.stretches, stretch{"specs", condition{`w.phase = $?`, names[0]}})
 	}
