@@ -152,7 +152,7 @@ type sessionSetting struct {
 	name, value string
 	fits        func(has string) bool // whether another value serves as well; nil: none does
 	pooled      bool                  // poolers pass it on
-	optional    bool                  // all works without it: transactions set it, a pooler takes care of it, or it is for speed
+	optional    bool                  // not needed: transactions set it too, a pooler sees to it, or it is for speed
 	since       int                   // the first version of PostgreSQL that has it
 }
 

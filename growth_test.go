@@ -408,8 +408,10 @@ func (s *grownServer) comparePagesForPeople(t *testing.T) {
 			t.Errorf("a page of the column %s has %d cards", column, n)
 		}
 	}
-	s.runSQL(fmt.Sprintf(`UPDATE spec_states SET status = 'blocked', updated_at = clock_timestamp() WHERE mission_id = '%s'
-		AND spec_id IN (SELECT id FROM specs WHERE 'late' = ANY(tags) ORDER BY place LIMIT %d)`, idOf(s.wide), 2*fewRows))
+	s.runSQL(fmt.Sprintf(`
+		UPDATE spec_states SET status = 'blocked', updated_at = clock_timestamp()
+		WHERE mission_id = '%s' AND spec_id IN (SELECT id FROM specs WHERE 'late' = ANY(tags) ORDER BY place LIMIT %d)`,
+		idOf(s.wide), 2*fewRows))
 	for _, by := range []string{"owner", "few"} {
 		page := s.browse(s.by[by]).get("/needs-you").want(http.StatusOK).body
 		if n := bytes.Count(page, []byte(`class="box blocked"`)); n != 50 {
@@ -531,7 +533,8 @@ var mayGrow = []struct{ name, reason string }{
 		"walks 1,000 specs, where the small mission has 50 to 500 to sort"},
 	{`claim .*"tags":\["tenth"\]`, "sorts all that is ready and has the tag, since its priority is the lowest"},
 	{`missions/{wide}\?(column=ready&)?tag=tenth, a page`, "likewise, to fill a page for people"},
-	{`missions/{.*}\?(phase=P1|hide=completed), a page`, "looks at 4,000 specs of a column, where the small mission has 500"},
+	{`missions/{.*}\?(phase=P1|hide=completed), a page`,
+		"looks at 4,000 specs of a column, where the small mission has 500"},
 	{`sweep: the totals`, "counts everything, every 15 seconds, so that no request has to"},
 }
 
@@ -797,8 +800,8 @@ func growthOfReads() (cases []growthCase) {
 	return append(cases, get("few", "/api/v1/missions/{wide}"), get("few", "/api/v1/specs/{spec}"))
 }
 
-// page is the case of a page for the owner. In path, {key} is that of a spec.
-func page(path string) growthCase {
+// ownersPage is the case of a page for the owner. In path, {key} is that of a spec.
+func ownersPage(path string) growthCase {
 	return growthCase{"GET " + path + ", a page", func(s *grownServer, n int) func() error {
 		path := strings.ReplaceAll(s.path(path, n), "{key}", fmt.Sprint("k", 30+n))
 		return func() error {
@@ -812,7 +815,7 @@ func page(path string) growthCase {
 
 func growthOfPages() (cases []growthCase) {
 	for _, path := range []string{"/", "/?status=archived", "/?q=uncommon", "/needs-you", "/agents", "/keys", "/account"} {
-		cases = append(cases, page(path))
+		cases = append(cases, ownersPage(path))
 	}
 	for _, mission := range []string{"/missions/{wide}", "/missions/{chain}"} {
 		for _, rest := range []string{
@@ -820,7 +823,7 @@ func growthOfPages() (cases []growthCase) {
 			"?column=ready", "?column=ready&tag=tenth", "/graph", "/activity", "/settings", "/new", "/specs/{key}",
 			"/specs/{key}/edit",
 		} {
-			cases = append(cases, page(mission+rest))
+			cases = append(cases, ownersPage(mission+rest))
 		}
 	}
 	return cases

@@ -243,7 +243,8 @@ func missionsSQL(q *statement, f *listFilter, o listOrder[missionView], few *idQ
 		page = `SELECT id FROM (SELECT m.id, ` + key + ` AS key FROM ` + from + where + after + ` OFFSET 0) AS narrowed` +
 			o.sorted("key", "id") + o.first()
 	case len(f.rare) > 0 && !f.missionsInOrder(o):
-		page = fmt.Sprintf(`SELECT m.id FROM (SELECT m.id, m.owner_id, m.status, m.tags, %s FROM missions m WHERE true%s%s LIMIT %d
+		page = fmt.Sprintf(`SELECT m.id FROM (
+				SELECT m.id, m.owner_id, m.status, m.tags, %s FROM missions m WHERE true%s%s LIMIT %d
 			) AS m%s%s%s`, key, after, last, walkedRows, where, last, o.first())
 	default: // the rows themselves, since the walk reads no others
 		return missionColumns + ` FROM (SELECT m.* FROM ` + from + where + after + last + o.first() + `) AS m` +

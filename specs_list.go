@@ -79,7 +79,8 @@ func (f *specFilter) byStatuses(statuses []string) {
 func (f *specFilter) byUnmet() {
 	f.having(`h.status = 'planned' AND h.unmet > 0`, nil)
 	f.byIndex("spec_states h", "h.spec_id", `h.status = 'planned' AND h.unmet > 0`, nil)
-	f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", condition{`w.status = 'planned' AND w.unmet > 0`, nil}})
+	unmet := stretch{"spec_states", condition{`w.status = 'planned' AND w.unmet > 0`, nil}}
+	f.stretches = slices.Insert(f.stretches, 0, unmet)
 }
 
 // byAgent leaves the specs that an agent of that name holds.
@@ -110,7 +111,8 @@ func (f *specFilter) byPhase(phase string) {
 	f.havingText(`h.phase = ANY($?)`, names)
 	f.byIndex("specs s", "s.id", `s.phase = ANY($?)`, names)
 	if f.mission != "" { // which the index begins with
-		f.rareReady = append(f.rareReady, rareRows("spec_states h", "h.spec_id", unblockedSQL+` AND h.phase = ANY($?)`, names))
+		of := rareRows("spec_states h", "h.spec_id", unblockedSQL+` AND h.phase = ANY($?)`, names)
+		f.rareReady = append(f.rareReady, of)
 	}
 	if len(names) == 1 {
 		f.stretches = append(f.stretches, stretch{"specs", condition{`w.phase = $?`, names[0]}})
