@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,10 +66,11 @@ func (c condition) in(q *statement) string {
 
 // idQuery finds the rows of a table that satisfy a condition, by an index of its own.
 type idQuery struct {
-	from, id string // the table and its alias, such as specs s, and the column of the ids
+	from, id string // the table, or a function of the value, and its alias, and the column of the ids
 	condition
 	mission string // SQL that adds: of the mission one.id; "" for missions themselves
 	gin     bool   // the index must collect all matches before it returns the first
+	whole   bool   // there may be more than fewRows in a mission
 }
 
 func newListFilter(a account) *listFilter { return &listFilter{account: a} }
@@ -94,7 +96,8 @@ func whereSQL(conditions []condition, q *statement) string {
 func (f *listFilter) ids(of idQuery, q *statement) string { return f.columns(of.id+" AS id", of, q) }
 
 // columns returns the SQL of an idQuery, limited to the missions of scope. Each is
-// looked up by itself, since PostgreSQL expects the average number of rows for all.
+// looked up by itself, since PostgreSQL expects the average number of rows for all, and
+// for no more rows than tell that there are not few, unless the whole is wanted.
 func (f *listFilter) columns(columns string, of idQuery, q *statement) string {
 	sql := condition{`SELECT ` + columns + ` FROM ` + of.from + ` WHERE ` + of.sql, of.value}.in(q)
 	switch {
@@ -103,8 +106,12 @@ func (f *listFilter) columns(columns string, of idQuery, q *statement) string {
 	case len(f.scope) == 1:
 		return sql + strings.ReplaceAll(of.mission, "one.id", q.bind(f.scope[0])+"::uuid")
 	}
-	return fmt.Sprintf(`SELECT its.* FROM unnest(%s::uuid[]) AS one (id) CROSS JOIN LATERAL (%s LIMIT %d) AS its`,
-		q.bind(f.scope), sql+of.mission, fewRows+1)
+	part := fmt.Sprintf(" LIMIT %d", fewRows+1)
+	if of.whole {
+		part = " OFFSET 0"
+	}
+	return `SELECT its.* FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id) CROSS JOIN LATERAL (` +
+		sql + of.mission + part + `) AS its`
 }
 
 // narrow returns one of the filter's idQueries that finds at most fewRows, or nil if
@@ -157,13 +164,38 @@ func (s *Server) fewest(ctx context.Context, f *listFilter, some ...*idQuery) (*
 // expectsMany reports whether PostgreSQL expects an idQuery to find so many rows that
 // it isn't worth counting them.
 func (s *Server) expectsMany(ctx context.Context, f *listFilter, of *idQuery) (bool, error) {
+	rows, err := s.expectedOf(ctx, f, of)
+	return rows > 2*fewRows, err // if that is wrong, pages may not be full
+}
+
+// wholeOfFewest returns that of some idQueries which PostgreSQL expects to find the
+// fewest, so that all of it can be read.
+func (s *Server) wholeOfFewest(ctx context.Context, f *listFilter, some []idQuery) (*idQuery, error) {
+	var fewest idQuery
+	least := math.Inf(1)
+	for _, of := range some {
+		rows, err := s.expectedOf(ctx, f, &of)
+		if err != nil {
+			return nil, err
+		}
+		if rows < least {
+			fewest, least = of, rows
+		}
+	}
+	fewest.whole = true
+	return &fewest, nil
+}
+
+// expectedOf returns how many rows PostgreSQL expects an idQuery to find.
+func (s *Server) expectedOf(ctx context.Context, f *listFilter, of *idQuery) (float64, error) {
 	var q statement
 	sql := `SELECT FROM ` + of.from + ` WHERE ` + of.in(&q)
 	if f.scope != nil { // all at once, unlike ids
-		sql += strings.ReplaceAll(of.mission, "@> ARRAY[one.id::text]", "&& "+q.bind(f.scope)+"::text[]")
+		missions := q.bind(f.scope)
+		sql += strings.NewReplacer("@> ARRAY[one.id::text]", "&& "+missions+"::text[]",
+			"= one.id", "= ANY("+missions+"::uuid[])").Replace(of.mission)
 	}
-	rows, err := s.expected(ctx, sql, q.args...)
-	return rows > 2*fewRows, err // if that is wrong, pages may not be full
+	return s.expected(ctx, sql, q.args...)
 }
 
 // expected returns how many rows PostgreSQL, by its statistics, expects of a query.

@@ -137,7 +137,7 @@ func (s *Server) listMissions(ctx context.Context, c *call, q *query) (list[miss
 	if tag := q.text("tag", 64); tag != "" {
 		filter.having(`m.tags @> ARRAY[$?]`, tag)
 		filter.rare = append(filter.rare,
-			idQuery{"missions m", "m.id", condition{`m.tags @> ARRAY[$?]`, tag}, "", true})
+			idQuery{"missions m", "m.id", condition{`m.tags @> ARRAY[$?]`, tag}, "", true, false})
 	}
 	order := readOrder(q, missionSorts, "-created_at", filter)
 	if err := q.err(); err != nil {
@@ -149,7 +149,7 @@ func (s *Server) listMissions(ctx context.Context, c *call, q *query) (list[miss
 func (f *listFilter) missionStatus(status string) {
 	if status != "" {
 		f.having(`m.status = $?`, status)
-		f.rare = append(f.rare, idQuery{"missions m", "m.id", condition{`m.status = $?`, status}, "", false})
+		f.rare = append(f.rare, idQuery{"missions m", "m.id", condition{`m.status = $?`, status}, "", false, false})
 	}
 }
 

@@ -139,13 +139,17 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 	if err != nil || few != nil {
 		return cards, err
 	}
+	whole, err := s.wholeOfFewest(ctx, &filter.listFilter, filter.rare)
+	if err != nil {
+		return nil, err
+	}
 	short := make(map[*idQuery][]columnKind) // what may have more than was gone through, by another way to it
 	for _, kind := range kinds {
-		if len(kind.of(cards)) > columnCards || kind.count(stats) <= walkedCards {
+		if !kind.short(cards, stats) {
 			continue
 		}
 		cards = slices.DeleteFunc(cards, kind.has)
-		way := &filter.rare[0]
+		way := whole
 		if kind.isReady() && len(filter.rareReady) > 0 {
 			way = &filter.rareReady[0]
 		}
@@ -159,6 +163,15 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 		cards = append(cards, more...)
 	}
 	return cards, nil
+}
+
+// short reports whether a column may have more first cards than these, of which each
+// status was gone through by itself.
+func (k columnKind) short(cards []specSummary, stats missionStats) bool {
+	return slices.ContainsFunc(k.statuses, func(status string) bool {
+		k.statuses = []string{status}
+		return k.count(stats) > walkedCards && len(k.of(cards)) <= columnCards
+	})
 }
 
 // readCards reads the first cards of columns, of those that few finds if it isn't nil.

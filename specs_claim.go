@@ -213,9 +213,10 @@ func (q *statement) next(missionID string, phases, tags []string) string {
 	if len(tags) == 0 {
 		return `SELECT h.spec_id ` + claimable + takeFirst
 	}
-	return `
-		WITH tagged AS MATERIALIZED (SELECT h.spec_id ` + claimable + handedOut + ` LIMIT 100)
-		SELECT h.spec_id FROM tagged JOIN spec_states h USING (spec_id) WHERE ` + unblockedSQL + takeFirst
+	return fmt.Sprintf(`
+		WITH tagged AS MATERIALIZED (SELECT h.spec_id %s%s LIMIT %d)
+		SELECT h.spec_id FROM tagged JOIN spec_states h USING (spec_id) WHERE %s%s`,
+		claimable, handedOut, walkedClaims, unblockedSQL, takeFirst)
 }
 
 // walkedClaims is how many ready specs a claim with tags looks at in the order

@@ -26,7 +26,7 @@ type specFilter struct {
 	mission   string // "" for all that the account may see
 	ofMission bool
 	onlyReady bool
-	full      bool        // a page is full if there is enough, however many specs that may read
+	full      bool        // fill a page if there are enough matches, even if that reads all of them
 	inText    []condition // those of what is in specs too, so that a walk can leave a state unread
 	stretches []stretch   // of a mission, see stretch
 	rareReady []idQuery   // like rare, for what is ready, which has indexes of its own
@@ -99,7 +99,7 @@ func (f *specFilter) byIndex(from, id, sql string, value any) {
 // rareRows is an idQuery of specs or what belongs to them.
 func rareRows(from, id, sql string, value any) idQuery {
 	alias, _, _ := strings.Cut(id, ".")
-	return idQuery{from, id, condition{sql, value}, " AND " + alias + ".mission_id = one.id", false}
+	return idQuery{from, id, condition{sql, value}, " AND " + alias + ".mission_id = one.id", false, false}
 }
 
 // byPhase takes a phase as given or in the form that imports store.
@@ -126,7 +126,7 @@ func (f *specFilter) byTag(tag string) {
 	}
 	tagged := func(from, alias, id, and string) idQuery {
 		has := `array_prepend(` + alias + `.mission_id::text, ` + alias + `.tags) @> ARRAY[`
-		return idQuery{from, id, condition{has + `$?]` + and, tag}, ` AND ` + has + `one.id::text]`, true}
+		return idQuery{from, id, condition{has + `$?]` + and, tag}, ` AND ` + has + `one.id::text]`, true, false}
 	}
 	f.havingText(`h.tags @> ARRAY[$?]`, tag)
 	f.rare = append(f.rare, tagged("specs s", "s", "s.id", ""))
@@ -185,7 +185,9 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 	}
 	specs, err := s.readSpecs(ctx, f, o, few)
 	if n := len(specs); err == nil && f.full && len(f.rare) > 0 && n > 0 && specs[n-1].ended {
-		specs, err = s.readSpecs(ctx, f, o, &f.rare[0])
+		if few, err = s.wholeOfFewest(ctx, &f.listFilter, f.rare); err == nil {
+			specs, err = s.readSpecs(ctx, f, o, few)
+		}
 	}
 	if err != nil {
 		return list[specSummary]{}, err
