@@ -548,7 +548,7 @@ var mayGrow = []struct{ name, reason string }{
 // it makes the same ones of two servers, one with little and one with much in its
 // database, for each route, page and tool but import, export and deleting a mission,
 // as one client. With TACHIKOMA_LONG=1 it has 100,000 specs in a mission, beside
-// 200,000 others, which takes some ten minutes, and fails if a case's median has grown
+// 200,000 others, which takes some six minutes, and fails if a case's median has grown
 // to over 1.3 times, and by 2 ms, in three measurements, unless it mayGrow. GROWTH is a
 // regular expression for the names of what to measure.
 func BenchmarkGrowth(b *testing.B) {

@@ -254,8 +254,8 @@ func (s *Server) expectsFewerWords(ctx context.Context, f *listFilter, text stri
 	return found < within, err
 }
 
-// walkedOfEach divides walkedRows among those of some missions that have more than a
-// page of specs.
+// walkedOfEach returns how many rows a walk reads of each of some missions: walkedRows
+// divided by the number of those with more specs than a page, and at least a page.
 func (s *Server) walkedOfEach(ctx context.Context, missions []string, page int) (rows int, err error) {
 	var large int
 	err = s.db.QueryRow(ctx, `SELECT count(*) FROM unnest($1::uuid[]) AS one (id) CROSS JOIN LATERAL (

@@ -87,8 +87,8 @@ func asRead(kinds []columnKind, missionStatus string) []columnKind {
 	return kinds
 }
 
-// findCards reads the cards that a list of specs with these parameters has: a full page
-// if there are so many, since people look at one page, where programs go on.
+// findCards reads the cards of a list of specs with these parameters. It fills the page
+// if there are enough: people look at one page, where programs follow the cursor.
 func (s *Server) findCards(ctx context.Context, filter *specFilter,
 	params map[string]string) (list[specSummary], error) {
 	q := queryOf(params)

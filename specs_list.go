@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// specSorts are the sort keys of the spec list. By updated_at it walks the
-// specs' states, else their texts.
+// specSorts are the sort keys of the spec list. By updated_at, or along
+// a stretch of a status, a list walks the specs' states, else their texts.
 var specSorts = map[string]sortKey[specSummary]{
 	"number":     {"place", "text", func(v specSummary) string { return v.place }},
 	"priority":   {"priority", "smallint", func(v specSummary) string { return strconv.Itoa(v.Priority) }},
@@ -170,8 +170,8 @@ func (s *Server) listSpecs(ctx context.Context, c *call, q *query) (list[specSum
 	return s.findSpecs(ctx, filter, order)
 }
 
-// findSpecs reads a page of specs: their ids first, by the index that leaves
-// the fewest, and then what is shown of them, with snippets if it is a search.
+// findSpecs reads a page of specs: their ids first, from a filter that leaves few or
+// along an index, and then what is shown of them, with snippets if it is a search.
 func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary]) (list[specSummary], error) {
 	listed := cmp.Or(f.mission, f.account.userID)
 	ctx, end, err := s.beginRead(ctx, f.account, o.text, s.seen.of(listed).costly)
