@@ -408,7 +408,8 @@ func (s *grownServer) comparePagesForPeople(t *testing.T) {
 		}
 	}
 	// The last ones by number have waited longest.
-	s.runSQL(fmt.Sprintf(`UPDATE spec_states h SET status = 'blocked', updated_at = clock_timestamp() - s.n * interval '1 ms'
+	s.runSQL(fmt.Sprintf(`
+		UPDATE spec_states h SET status = 'blocked', updated_at = clock_timestamp() - s.n * interval '1 ms'
 		FROM (SELECT id, row_number() OVER (ORDER BY place) AS n FROM specs
 			WHERE mission_id = '%s' AND 'late' = ANY(tags) ORDER BY place LIMIT %d) AS s
 		WHERE h.spec_id = s.id`, idOf(s.wide), 2*fewRows))
@@ -423,6 +424,18 @@ func (s *grownServer) comparePagesForPeople(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s sees %d blocked specs: %.100q, want %.100s", by, len(got), got, want)
 		}
+	}
+	// One status of a column has its first card after walkedCards, another enough before.
+	s.runSQL(fmt.Sprintf(`
+		UPDATE spec_states h SET status = CASE WHEN number::int > %d THEN 'in_review' ELSE 'blocked' END
+		FROM specs s WHERE s.id = h.spec_id AND s.mission_id = '%s'`, lateSpecs+1, idOf(s.wide)))
+	if _, err := s.db.Exec(t.Context(), recountSQL, idOf(s.wide)); err != nil {
+		t.Fatal(err)
+	}
+	_, got := b.get("/missions/" + idOf(s.wide) + "?tag=late").want(http.StatusOK).columnOf("needs-you")
+	late := listed{"", "'late' = ANY(s.tags) AND m.id = '" + idOf(s.wide) + "'"}
+	if want := s.cards(t, boardColumns[0], late); got != want {
+		t.Errorf("a column of several statuses has %.100s, want %.100s", got, want)
 	}
 }
 

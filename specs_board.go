@@ -139,15 +139,16 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 	if err != nil || few != nil {
 		return cards, err
 	}
+	kinds = slices.DeleteFunc(kinds, func(k columnKind) bool { return !k.short(cards, stats) })
+	if len(kinds) == 0 {
+		return cards, nil
+	}
 	whole, err := s.wholeOfFewest(ctx, &filter.listFilter, filter.rare)
 	if err != nil {
 		return nil, err
 	}
-	short := make(map[*idQuery][]columnKind) // what may have more than was gone through, by another way to it
+	short := make(map[*idQuery][]columnKind) // by the way to all of their cards
 	for _, kind := range kinds {
-		if !kind.short(cards, stats) {
-			continue
-		}
 		cards = slices.DeleteFunc(cards, kind.has)
 		way := whole
 		if kind.isReady() && len(filter.rareReady) > 0 {
