@@ -316,7 +316,7 @@ func (p *tunnel) copy(to io.Writer, from io.Reader, cut func(content []byte) boo
 
 func TestServerOutlivesItsDatabase(t *testing.T) {
 	t.Parallel()
-	const soon = 20 * time.Second // and not when the time of a request is over
+	const soon = patience // and not when the time of a request is over
 	for name, mode := range map[string]int32{"refused": tunnelClosed, "frozen": tunnelFrozen} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // texts are criteria as a text, those that are done in capitals.
@@ -287,7 +286,6 @@ func TestResolvingIsBounded(t *testing.T) {
 		}
 		nodes = append(nodes, node)
 	}
-	start := time.Now()
 	resolution, err := Resolve(t.Context(), nodes)
 	warned, edges := 0, 0
 	for _, w := range resolution.Warnings {
@@ -298,9 +296,6 @@ func TestResolvingIsBounded(t *testing.T) {
 	}
 	if err != nil || warned > maxProblems || edges > maxEdges || resolution.MoreWarnings == 0 {
 		t.Errorf("%d warnings and %d more, %d edges: %v", warned, resolution.MoreWarnings, edges, err)
-	}
-	if took := time.Since(start); took > 20*time.Second {
-		t.Errorf("it took %s", took)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
