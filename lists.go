@@ -352,12 +352,12 @@ const ofOne = " AND w.mission_id = one.id"
 // merged is the query for the ids and sort keys of a page over several missions: page
 // is that of one. It is read of those missions whose first spec comes first, and
 // within is what else holds for its rows.
-func (o listOrder[T]) merged(missions string, page func(mission, limit string) string, within string) string {
+func (o listOrder[T]) merged(missions string, page func(mission string, limit int) string, within string) string {
 	return `SELECT its.id, its.key FROM (
 			SELECT one.id FROM unnest(` + missions + `::uuid[]) AS one (id)
-			CROSS JOIN LATERAL (` + page(ofOne, " LIMIT 1") + `) AS first` +
+			CROSS JOIN LATERAL (` + page(ofOne, 1) + `) AS first` +
 		o.sorted("first.key", "first.id") + o.first() + `
-		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.first()) + `) AS its` + within +
+		) AS one CROSS JOIN LATERAL (` + page(ofOne, o.limit+1) + `) AS its` + within +
 		o.sorted("its.key", "its.id") + o.first()
 }
 

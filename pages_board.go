@@ -180,7 +180,7 @@ func (s *Server) fillBoard(ctx context.Context, a account, m *missionView, b *bo
 	case len(kinds) == 0: // the filter leaves none of the columns
 	case f.Text != "":
 		if f.Status != "" || f.Hide != "" {
-			filter.byStatuses(statusesThat(func(s specStatus) bool { return f.shows(s.name) }))
+			filter.byStatuses(statusesThat(func(s specStatus) bool { return f.shows(s.name) })...)
 		}
 		found, err = s.findCards(ctx, filter, map[string]string{"q": f.Text, "limit": strconv.Itoa(searchLimit)})
 	case f.Column != "":

@@ -52,13 +52,9 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 	if err != nil {
 		return nil, err
 	}
-	filter := newSpecFilter(c.account, "")
-	filter.byStatuses(boardColumns[0].statuses)
-	filter.ofMission = true
-	filter.having(`m.status <> ALL($?)`, closedMissions)
-	if !c.account.admin() {
-		filter.having(`(m.owner_id = $? OR EXISTS (SELECT FROM members
-			WHERE mission_id = m.id AND user_id = $? AND role = 'editor'))`, c.account.userID)
+	filter, err := s.needsOf(ctx, c.account)
+	if err != nil {
+		return nil, err
 	}
 	page, err := s.findCards(ctx, filter, map[string]string{"sort": "updated_at"})
 	if err != nil {
@@ -77,6 +73,38 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 		v.Title = fmt.Sprintf("(%d%s) %s", n, map[bool]string{false: "+"}[view.Complete], v.Title)
 	}
 	return v, nil
+}
+
+// needsOf returns the filter for what an account may decide: by the missions where it
+// may, if those that it sees are few.
+func (s *Server) needsOf(ctx context.Context, a account) (*specFilter, error) {
+	f := newSpecFilter(a, "")
+	f.byNeed()
+	decides := []condition{{`m.status <> ALL($?)`, closedMissions}}
+	if !a.admin() {
+		decides = append(decides, condition{`(m.owner_id = $? OR EXISTS (SELECT FROM members
+			WHERE mission_id = m.id AND user_id = $? AND role = 'editor'))`, a.userID})
+	}
+	if err := s.seeMissions(ctx, &f.listFilter); err != nil {
+		return nil, err
+	}
+	if f.scope == nil {
+		f.ofMission = true
+		for _, c := range decides {
+			f.having(c.sql, c.value)
+		}
+		return f, nil
+	}
+	var q statement
+	sql := `SELECT m.id FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id) JOIN missions m USING (id)` + whereSQL(decides, &q)
+	rows, err := s.db.Query(ctx, sql, q.args...)
+	if err != nil {
+		return nil, fmt.Errorf("looking for missions to decide in: %w", err)
+	}
+	if f.scope, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return nil, fmt.Errorf("looking for missions to decide in: %w", err)
+	}
+	return f, nil
 }
 
 // fillNeeds adds the rows of what the account may decide.

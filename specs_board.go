@@ -105,7 +105,7 @@ func (s *Server) findColumn(ctx context.Context, filter *specFilter, kind column
 	cursor string) (list[specSummary], error) {
 	switch {
 	case kind.ready == nil:
-		filter.byStatuses(kind.statuses)
+		filter.byStatuses(kind.statuses...)
 	case *kind.ready:
 		filter.byReady(kind.ready)
 	default:

@@ -35,11 +35,13 @@ type specFilter struct {
 	wordsFirst bool // a search looks its words up first, and then for the missions
 }
 
-// stretch is a part of an index of a mission's specs w, or their states, in which those
-// of a condition are in the order of the list by number.
+// stretch is a part of an index of specs w, or their states, in which those of a
+// condition are in the order of a list: over all missions if it is wide, else of one. Of
+// several conditions each has a part of its own, and a list goes along all of them.
 type stretch struct {
-	table string
-	condition
+	table, order string // order is the column that it is sorted by
+	wide         bool
+	conditions   []condition
 }
 
 func newSpecFilter(a account, mission string) *specFilter {
@@ -59,28 +61,39 @@ func (f *specFilter) havingText(sql string, value any) {
 
 func (f *specFilter) byStatus(status string) {
 	if status != "" {
-		f.having(`h.status = $?`, status)
-		f.byIndex("spec_states h", "h.spec_id", `h.status = $?`, status)
-		f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", condition{`w.status = $?`, status}})
+		f.byStatuses(status)
 	}
 }
 
 // byStatuses leaves the specs of some statuses.
-func (f *specFilter) byStatuses(statuses []string) {
+func (f *specFilter) byStatuses(statuses ...string) {
+	has := condition{`h.status = ANY($?)`, statuses}
 	if len(statuses) == 1 {
-		f.byStatus(statuses[0])
-		return
+		has = condition{`h.status = $?`, statuses[0]}
 	}
-	f.having(`h.status = ANY($?)`, statuses)
-	f.byIndex("spec_states h", "h.spec_id", `h.status = ANY($?)`, statuses)
+	f.having(has.sql, has.value)
+	f.byIndex("spec_states h", "h.spec_id", has.sql, has.value)
+	var parts []condition
+	for _, status := range statuses {
+		parts = append(parts, condition{`w.status = $?`, status})
+	}
+	f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", "place", false, parts})
+}
+
+// byNeed leaves what waits for a person.
+func (f *specFilter) byNeed() {
+	statuses := boardColumns[0].statuses
+	f.byStatuses(statuses...)
+	waits := condition{`w.status IN ('` + strings.Join(statuses, `', '`) + `')`, nil}
+	f.stretches = append(f.stretches, stretch{"spec_states", "updated_at", true, []condition{waits}})
 }
 
 // byUnmet leaves what is planned and depends on what isn't completed.
 func (f *specFilter) byUnmet() {
 	f.having(`h.status = 'planned' AND h.unmet > 0`, nil)
 	f.byIndex("spec_states h", "h.spec_id", `h.status = 'planned' AND h.unmet > 0`, nil)
-	unmet := stretch{"spec_states", condition{`w.status = 'planned' AND w.unmet > 0`, nil}}
-	f.stretches = slices.Insert(f.stretches, 0, unmet)
+	unmet := []condition{{`w.status = 'planned' AND w.unmet > 0`, nil}}
+	f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", "place", false, unmet})
 }
 
 // byAgent leaves the specs that an agent of that name holds.
@@ -115,7 +128,7 @@ func (f *specFilter) byPhase(phase string) {
 		f.rareReady = append(f.rareReady, of)
 	}
 	if len(names) == 1 {
-		f.stretches = append(f.stretches, stretch{"specs", condition{`w.phase = $?`, names[0]}})
+		f.stretches = append(f.stretches, stretch{"specs", "place", false, []condition{{`w.phase = $?`, names[0]}}})
 	}
 }
 
@@ -203,7 +216,7 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 // wayToSpecs returns what finds the few specs that a page is among, or nil if it is
 // found along an index. It also sets how f goes along that.
 func (s *Server) wayToSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary]) (few *idQuery, err error) {
-	if f.mission == "" {
+	if f.mission == "" && f.scope == nil {
 		if err := s.seeMissions(ctx, &f.listFilter); err != nil {
 			return nil, err
 		}
@@ -247,17 +260,19 @@ func (s *Server) readSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 }
 
 // inOrder reports whether an index has what the filter leaves in the order of
-// the list: a mission's specs of one status, or of one phase, by number.
+// the list, such as a mission's specs of one status, or of one phase, by number.
 func (f *specFilter) inOrder(o listOrder[specSummary]) bool {
 	return len(f.conditions) == 1 && f.stretchOf(o) != nil
 }
 
 // stretchOf returns the stretch that a walk goes along, or nil.
 func (f *specFilter) stretchOf(o listOrder[specSummary]) *stretch {
-	if f.mission == "" || o.key.column != "place" || len(f.stretches) == 0 {
-		return nil
+	for i, its := range f.stretches {
+		if its.order == o.key.column && (its.wide || f.mission != "") {
+			return &f.stretches[i]
+		}
 	}
-	return &f.stretches[0]
+	return nil
 }
 
 // passesOver reports whether a walk along the order's index may pass over specs that
@@ -376,49 +391,82 @@ const (
 	textColumns  = `id AS spec_id, mission_id, priority, place, phase, tags`
 )
 
-// walkedIDs is the query for the ids and sort keys of a page along an index w
-// that has the order of the list. It goes through a few missions one by one: those
+// specWalk goes along an index of specs w, or of their states, in the order of a list.
+type specWalk struct {
+	table, id, key string
+	parts          []string // conditions; of several, each has a part of the index in that order
+	order          string
+}
+
+// walk returns the walk that a list goes, from where its page starts.
+func (f *specFilter) walk(q *statement, o listOrder[specSummary]) specWalk {
+	w := specWalk{table: "specs", id: "w.id", key: "w." + o.key.column, parts: []string{""}}
+	if its := f.stretchOf(o); its != nil {
+		w.table, w.parts = its.table, nil
+		for _, part := range its.conditions {
+			w.parts = append(w.parts, " AND "+part.in(q))
+		}
+	} else if o.key.column == "updated_at" {
+		w.table = "spec_states"
+	}
+	if w.table == "spec_states" {
+		w.id = "w.spec_id"
+	}
+	rest := o.compared(q, w.key, w.id)
+	if f.mission != "" {
+		rest += " AND w.mission_id = " + q.bind(f.mission)
+	}
+	for i := range w.parts {
+		w.parts[i] += rest
+	}
+	w.order = o.sorted(w.key, w.id)
+	return w
+}
+
+// rows returns the SQL of some of the rows, of one mission if there is a condition that
+// says so.
+func (w specWalk) rows(columns, mission string, limit, offset int) string {
+	part := func(columns, part string, limit int) string {
+		return fmt.Sprintf(`SELECT %s FROM %s w WHERE true%s%s%s LIMIT %d`, columns, w.table, part, mission, w.order, limit)
+	}
+	if len(w.parts) == 1 {
+		return fmt.Sprintf("%s OFFSET %d", part(columns, w.parts[0], limit), offset)
+	}
+	var parts []string
+	for _, its := range w.parts {
+		parts = append(parts, "("+part("*", its, limit+offset)+")")
+	}
+	return fmt.Sprintf(`SELECT %s FROM (%s) AS w%s LIMIT %d OFFSET %d`,
+		columns, strings.Join(parts, " UNION ALL "), w.order, limit, offset)
+}
+
+// walkedIDs is the query for the ids and sort keys of a page along an index that has
+// the order of the list. It goes through a few missions one by one: those
 // whose first spec comes first have all of the page. If it passesOver specs it ends
 // after walkedRows, see endedIDs, and what is filtered by is read on the way: with
 // OFFSET 0 or a LIMIT, whatever PostgreSQL expects of the conditions.
 func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
-	table, id, along := "specs", "w.id", ""
-	if its := f.stretchOf(o); its != nil {
-		table, along = its.table, " AND "+its.in(q)
-	} else if o.key.column == "updated_at" {
-		table = "spec_states"
-	}
-	if table == "spec_states" {
-		id = "w.spec_id"
-	}
-	if f.mission != "" {
-		along += " AND w.mission_id = " + q.bind(f.mission)
-	}
-	key := "w." + o.key.column
-	along += o.compared(q, key, id)
-	walk := func(columns, mission, part string) string {
-		return `SELECT ` + columns + ` FROM ` + table + ` w WHERE true` + along + mission + o.sorted(key, id) + part
-	}
-	idAndKey := id + ` AS id, ` + key + ` AS key`
+	w := f.walk(q, o)
+	idAndKey := w.id + ` AS id, ` + w.key + ` AS key`
 	switch {
 	case f.passesOver(o):
 	case f.oneByOne():
-		return o.merged(q.bind(f.scope), func(mission, part string) string { return walk(idAndKey, mission, part) }, "")
+		return o.merged(q.bind(f.scope), func(mission string, limit int) string { return w.rows(idAndKey, mission, limit, 0) }, "")
 	default:
-		return walk(idAndKey, "", o.first())
+		return w.rows(idAndKey, "", o.limit+1, 0)
 	}
 	rows, where := cmp.Or(f.rows, walkedRows), f.where(q)
 	if f.stranger() {
 		where += " AND " + readableSQL
 	}
-	page := func(mission, limit string) string {
-		columns, part := stateColumns, fmt.Sprintf(" LIMIT %d", rows)
-		if table == "specs" {
+	page := func(mission string, limit int) string {
+		columns := stateColumns
+		if w.table == "specs" {
 			columns = textColumns
 		}
-		from, id, key := `(`+walk(columns, mission, part)+`) AS h`, "h.spec_id", "h."+o.key.column
-		if table == "specs" && len(f.inText) < len(f.conditions) { // and of the state, then
-			texts := walk(idAndKey, mission, part)
+		from, id, key := `(`+w.rows(columns, mission, rows, 0)+`) AS h`, "h.spec_id", "h."+o.key.column
+		if w.table == "specs" && len(f.inText) < len(f.conditions) { // and of the state, then
+			texts := w.rows(idAndKey, mission, rows, 0)
 			if len(f.inText) > 0 {
 				texts = `SELECT spec_id AS id, ` + o.key.column + ` AS key FROM ` + from + whereSQL(f.inText, q)
 			}
@@ -427,15 +475,14 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 		if f.stranger() || f.ofMission {
 			from += f.ofMissionSQL(q)
 		}
-		return `SELECT ` + id + ` AS id, ` + key + ` AS key FROM ` + from + where + o.sorted(key, id) + limit
+		return fmt.Sprintf(`SELECT %s AS id, %s AS key FROM %s LIMIT %d`, id, key, from+where+o.sorted(key, id), limit)
 	}
-	end := fmt.Sprintf(" LIMIT 1 OFFSET %d", rows-1)
 	if !f.oneByOne() {
-		return o.endedIDs(walk(idAndKey, "", end), page("", o.first()))
+		return o.endedIDs(w.rows(idAndKey, "", 1, rows-1), page("", o.limit+1))
 	}
 	missions := q.bind(f.scope)
 	ends := `SELECT its.id, its.key FROM unnest(` + missions + `::uuid[]) AS one (id)
-		CROSS JOIN LATERAL (` + walk(idAndKey, ofOne, end) + `) AS its` + o.sorted("its.key", "its.id") + ` LIMIT 1`
+		CROSS JOIN LATERAL (` + w.rows(idAndKey, ofOne, 1, rows-1) + `) AS its` + o.sorted("its.key", "its.id") + ` LIMIT 1`
 	return o.endedIDs(ends, o.merged(missions, page, ` WHERE NOT EXISTS (
 		SELECT FROM walked WHERE (its.key, its.id) `+o.pick(">", "<")+` (walked.key, walked.id))`))
 }
