@@ -48,8 +48,8 @@ SELECT pg_temp.id(mission || 's', n), CASE mission WHEN 'mission' THEN pg_temp.i
        'k' || n || '.md', sha256(n::text::bytea)
 FROM (VALUES ('mission', :beside), ('Wide', :specs), ('Chain', :specs)) AS kinds (mission, many), generate_series(1, many) AS n;
 
--- Of Wide, half is completed, three are deferred and twenty held; of Chain the
--- first spec is ready.
+-- Of Wide, and of what is beside, half is completed, three are deferred, twenty held, and
+-- a tenth is blocked or in review; of Chain the first spec is ready.
 INSERT INTO dependencies (spec_id, depends_on)
 SELECT pg_temp.id('Chains', n), pg_temp.id('Chains', n - 1) FROM generate_series(2, :specs) AS n
 UNION ALL
@@ -58,18 +58,21 @@ INSERT INTO spec_states (spec_id, mission_id, status, done, unmet, priority, pla
 SELECT id, mission_id, CASE
            WHEN mission_id = pg_temp.id('Chain', 0) THEN 'planned'
            WHEN number::int <= 3 THEN 'deferred' WHEN number::int <= 23 THEN 'in_progress'
+           WHEN number::int % 20 = 14 THEN 'blocked' WHEN number::int % 20 = 18 THEN 'in_review'
            WHEN number::int % 4 < 2 THEN 'completed' ELSE 'planned' END,
        '{false,true}', CASE WHEN mission_id = pg_temp.id('Chain', 0) AND number <> '1' THEN 1 ELSE 0 END,
        priority, place, phase, tags, now() - (number::int * 7919 % :specs) * interval '1 s'
 FROM specs;
+UPDATE spec_states SET waits_since = updated_at WHERE status = 'in_review';
 INSERT INTO leases (spec_id, mission_id, user_id, agent, token, attempt, expires_at)
 SELECT spec_id, mission_id, :'owner'::uuid, 'bot', 'lt_' || spec_id, 1, now() + interval '1 day' FROM spec_states WHERE status = 'in_progress';
 
 -- Each spec that was worked on has an attempt, a tenth of them with an answered
 -- question, and what is held an open one.
 INSERT INTO attempts (spec_id, number, agent, user_id, started_at, ended_at, outcome, notes)
-SELECT spec_id, 1, 'bot', :'owner'::uuid, now(), CASE WHEN status = 'completed' THEN now() END,
-       CASE WHEN status = 'completed' THEN 'completed' END, 'done' FROM spec_states WHERE status IN ('in_progress', 'completed');
+SELECT spec_id, 1, 'bot', :'owner'::uuid, now(), CASE WHEN status <> 'in_progress' THEN now() END,
+       CASE status WHEN 'completed' THEN 'completed' WHEN 'in_review' THEN 'submitted' WHEN 'blocked' THEN 'failed' END, 'done'
+FROM spec_states WHERE status IN ('in_progress', 'in_review', 'blocked', 'completed');
 UPDATE leases SET number = 1;
 INSERT INTO questions (id, mission_id, spec_id, number, question, options, state, answer, answered_by, answered_at)
 SELECT pg_temp.id('question', (row_number() OVER ())::int), spec_states.mission_id, spec_id, 1, 'Which one?', '{}', CASE status WHEN 'completed' THEN 'answered' ELSE 'open' END,
@@ -79,8 +82,10 @@ UPDATE spec_states SET asked = 1 WHERE status = 'in_progress';
 
 INSERT INTO events (stream, seq, type, mission_id, spec_id, at, data)
 SELECT mission_id, row_number() OVER (PARTITION BY mission_id ORDER BY spec_id), 'spec.created', mission_id, spec_id, now(), '{}' FROM spec_states;
-INSERT INTO heads (stream, seq, oldest_at, planned, in_progress, completed, deferred, unblocked, criteria_total, criteria_done)
+INSERT INTO heads (stream, seq, oldest_at, planned, in_progress, in_review, blocked, completed, deferred, unblocked,
+                   criteria_total, criteria_done)
 SELECT mission_id, count(*), now(), count(*) FILTER (WHERE status = 'planned'), count(*) FILTER (WHERE status = 'in_progress'),
+       count(*) FILTER (WHERE status = 'in_review'), count(*) FILTER (WHERE status = 'blocked'),
        count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'deferred'),
        count(*) FILTER (WHERE status = 'planned' AND unmet = 0), 2 * count(*), count(*)
 FROM spec_states GROUP BY mission_id;
