@@ -169,21 +169,20 @@ func (s *Server) expectsMany(ctx context.Context, f *listFilter, of *idQuery) (b
 }
 
 // wholeOfFewest returns that of some idQueries which PostgreSQL expects to find the
-// fewest, so that all of it can be read.
-func (s *Server) wholeOfFewest(ctx context.Context, f *listFilter, some []idQuery) (*idQuery, error) {
-	var fewest idQuery
-	least := math.Inf(1)
+// fewest rows, so that all of it can be read, and how many that is.
+func (s *Server) wholeOfFewest(ctx context.Context, f *listFilter, some []idQuery) (fewest *idQuery, rows float64, err error) {
+	rows = math.Inf(1)
 	for _, of := range some {
-		rows, err := s.expectedOf(ctx, f, &of)
+		expected, err := s.expectedOf(ctx, f, &of)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		if rows < least {
-			fewest, least = of, rows
+		if expected < rows {
+			fewest, rows = &of, expected
 		}
 	}
 	fewest.whole = true
-	return &fewest, nil
+	return fewest, rows, nil
 }
 
 // expectedOf returns how many rows PostgreSQL expects an idQuery to find.

@@ -11,7 +11,10 @@ import (
 	"strings"
 )
 
-const columnCards = 50 // that a column shows; more are on pages of its own
+const (
+	columnCards = 50 // that a column shows; more are on pages of its own
+	ownRows     = 4  // of a column are read as fast as one that a filter finds, whose state is elsewhere
+)
 
 // columnKind is a kind of columns of a board: the specs of some statuses, and if
 // ready isn't nil those of them that are ready, or aren't.
@@ -143,7 +146,7 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 	if len(kinds) == 0 {
 		return cards, nil
 	}
-	whole, err := s.wholeOfFewest(ctx, &filter.listFilter, filter.rare)
+	whole, rows, err := s.wholeOfFewest(ctx, &filter.listFilter, filter.rare)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +154,12 @@ func (s *Server) firstCards(ctx context.Context, filter *specFilter, kinds []col
 	for _, kind := range kinds {
 		cards = slices.DeleteFunc(cards, kind.has)
 		way := whole
-		if kind.isReady() && len(filter.rareReady) > 0 {
+		switch {
+		case kind.isReady() && len(filter.rareReady) > 0:
 			way = &filter.rareReady[0]
+		case kind.ready == nil && float64(kind.count(stats)) < ownRows*rows:
+			own := rareRows("spec_states h", "h.spec_id", `h.status = ANY($?)`, kind.statuses)
+			way = &own
 		}
 		short[way] = append(short[way], kind)
 	}

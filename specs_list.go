@@ -198,7 +198,7 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 	}
 	specs, err := s.readSpecs(ctx, f, o, few)
 	if n := len(specs); err == nil && f.full && len(f.rare) > 0 && n > 0 && specs[n-1].ended {
-		if few, err = s.wholeOfFewest(ctx, &f.listFilter, f.rare); err == nil {
+		if few, _, err = s.wholeOfFewest(ctx, &f.listFilter, f.rare); err == nil {
 			specs, err = s.readSpecs(ctx, f, o, few)
 		}
 	}
