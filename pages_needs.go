@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+const askedQuestions = 50 // on the page; it shows as many specs that wait
+
 // needsYouView is what waits for a decision.
 type needsYouView struct {
 	Questions []askedRow
@@ -60,12 +62,13 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 	if err != nil {
 		return nil, err
 	}
-	questions, err := s.listQuestions(ctx, c, queryOf(map[string]string{"state": "open"}))
+	questions, err := s.findQuestions(ctx, &filter.listFilter, []string{"open"}, lastID, askedQuestions+1)
 	if err != nil {
 		return nil, err
 	}
-	view := needsYouView{Complete: page.NextCursor == nil && questions.NextCursor == nil}
-	if err := s.fillNeeds(ctx, c.account, &view, page.Items, questions.Items); err != nil {
+	view := needsYouView{Complete: page.NextCursor == nil && len(questions) <= askedQuestions}
+	questions = questions[:min(len(questions), askedQuestions)]
+	if err := s.fillNeeds(ctx, c.account, &view, page.Items, questions); err != nil {
 		return nil, err
 	}
 	v := &pageView{Name: "needs", Title: "Needs you", Follow: "/stream", After: head.LastSeq, Polls: true, Data: view}

@@ -1236,6 +1236,31 @@ func TestNeedsYouShowsWhatCanBeDecidedOnce(t *testing.T) {
 	b.get("/needs-you").wantText("Which?", "<title>(1) ")
 }
 
+// What others decide doesn't hide what one can: it is looked for where one may.
+func TestNeedsYouLooksWhereOneMayDecide(t *testing.T) {
+	t.Parallel()
+	s := newTestServer(t, nil)
+	ada, eve := s.signUp("ada", "user"), s.signUp("eve", "user")
+	theirs, hers := ada.newActive("Theirs"), eve.newActive("Hers")
+	ada.put(theirs+"/members", fields{"email": eve.user.Email, "role": "viewer"}).want(http.StatusOK)
+	for _, who := range []struct {
+		decides *client
+		mission string
+		each    int
+	}{{eve, hers, 1}, {ada, theirs, 51}} {
+		for i := range who.each {
+			name := who.decides.user.Name
+			who.decides.newSpec(who.mission, fmt.Sprint("asked-", i), nil)
+			spec, token := who.decides.claim(who.mission, "bot")
+			who.decides.post(spec+"/questions", fields{"lease_token": token, "question": "Which, " + name + "?", "park": true}).
+				want(http.StatusCreated)
+			blocked := who.decides.newSpec(who.mission, fmt.Sprint(name, "-blocked-", i), nil)
+			who.decides.post(blocked+"/status", fields{"status": "blocked"}).want(http.StatusOK)
+		}
+	}
+	s.browse(eve).get("/needs-you").wantText("<title>(2) ", "eve-blocked-0", "Which, eve?").wantNoText("ada")
+}
+
 // A row has what its decision is made by, for those who may decide.
 func TestNeedsYouShowsWhatADecisionIsMadeBy(t *testing.T) {
 	t.Parallel()

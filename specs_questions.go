@@ -182,11 +182,6 @@ func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none lis
 	if err := q.err(); err != nil {
 		return none, err
 	}
-	ctx, end, err := s.beginRead(ctx, c.account, "", false)
-	if err != nil {
-		return none, err
-	}
-	defer end()
 	filter := newListFilter(c.account)
 	if mission != "" {
 		filter.scope = []string{mission}
@@ -197,13 +192,29 @@ func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none lis
 	if state != "" {
 		states = []string{state}
 	}
+	questions, err := s.findQuestions(ctx, filter, states, cmp.Or(before, lastID), limit+1)
+	if err != nil {
+		return none, err
+	}
+	return pageOf(questions, limit, func(v questionView) string { return encodeCursor(shape, v.ID) }), nil
+}
+
+// findQuestions reads the latest questions before one, in some states and the missions of
+// the filter's scope.
+func (s *Server) findQuestions(ctx context.Context, f *listFilter, states []string, before string,
+	limit int) ([]questionView, error) {
+	ctx, end, err := s.beginRead(ctx, f.account, "", false)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	// Ranges, though they are equalities, since only one index has the order of these.
 	from, first, key := `FROM unnest($3::text[]) AS of (state)`, `of.state`, `q.state`
-	args := []any{c.account.userID, c.account.admin(), states, cmp.Or(before, lastID), limit + 1}
-	if filter.scope != nil {
+	args := []any{f.account.userID, f.account.admin(), states, before, limit}
+	if f.scope != nil {
 		from += ` CROSS JOIN unnest($6::uuid[]) AS one (id)`
 		first, key = `one.id, of.state`, `q.mission_id, q.state`
-		args = append(args, filter.scope)
+		args = append(args, f.scope)
 	}
 	descending := strings.ReplaceAll(key, `,`, ` DESC,`) + ` DESC, q.id DESC`
 	rows, err := s.db.Query(ctx, `SELECT its.* `+from+` CROSS JOIN LATERAL (
@@ -212,13 +223,13 @@ func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none lis
 			ORDER BY `+descending+` LIMIT $5) its
 		ORDER BY its.id DESC LIMIT $5`, args...)
 	if err != nil {
-		return none, fmt.Errorf("listing questions: %w", err)
+		return nil, fmt.Errorf("listing questions: %w", err)
 	}
 	questions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[questionView])
 	if err != nil {
-		return none, fmt.Errorf("listing questions: %w", err)
+		return nil, fmt.Errorf("listing questions: %w", err)
 	}
-	return pageOf(questions, limit, func(v questionView) string { return encodeCursor(shape, v.ID) }), nil
+	return questions, nil
 }
 
 // lastID comes after all ids.
