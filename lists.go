@@ -170,7 +170,8 @@ func (s *Server) expectsMany(ctx context.Context, f *listFilter, of *idQuery) (b
 
 // wholeOfFewest returns that of some idQueries which PostgreSQL expects to find the
 // fewest rows, so that all of it can be read, and how many that is.
-func (s *Server) wholeOfFewest(ctx context.Context, f *listFilter, some []idQuery) (fewest *idQuery, rows float64, err error) {
+func (s *Server) wholeOfFewest(ctx context.Context, f *listFilter, some []idQuery) (
+	fewest *idQuery, rows float64, err error) {
 	rows = math.Inf(1)
 	for _, of := range some {
 		expected, err := s.expectedOf(ctx, f, &of)
@@ -216,15 +217,16 @@ func plannedEachTime(args []any) []any {
 	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 
-// seeMissions sets the filter's scope if the account may see at most fewMissions
-// missions.
-func (s *Server) seeMissions(ctx context.Context, f *listFilter) error {
+// seeMissions sets the filter's scope if the account owns, or has a role in, at most
+// fewMissions missions: any role if that is "".
+func (s *Server) seeMissions(ctx context.Context, f *listFilter, role string) error {
 	if f.account.admin() {
 		return nil
 	}
 	rows, err := s.db.Query(ctx, `
 		(SELECT id FROM missions WHERE owner_id = $1 LIMIT $2)
-		UNION ALL (SELECT mission_id FROM members WHERE user_id = $1 LIMIT $2)`, f.account.userID, fewMissions+1)
+		UNION ALL (SELECT mission_id FROM members WHERE user_id = $1 AND ($3 = '' OR role = $3) LIMIT $2)`,
+		f.account.userID, fewMissions+1, role)
 	if err != nil {
 		return fmt.Errorf("looking for an account's missions: %w", err)
 	}

@@ -164,7 +164,7 @@ func (s *Server) findMissions(ctx context.Context, f *listFilter, o listOrder[mi
 		defer end()
 		ctx = bounded
 	}
-	if err := s.seeMissions(ctx, f); err != nil {
+	if err := s.seeMissions(ctx, f, ""); err != nil {
 		return list[missionView]{}, err
 	}
 	var few *idQuery

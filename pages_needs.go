@@ -79,28 +79,24 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 }
 
 // needsOf returns the filter for what an account may decide: by the missions where it
-// may, if those that it sees are few.
+// may, if these are few.
 func (s *Server) needsOf(ctx context.Context, a account) (*specFilter, error) {
 	f := newSpecFilter(a, "")
 	f.byNeed()
-	decides := []condition{{`m.status <> ALL($?)`, closedMissions}}
-	if !a.admin() {
-		decides = append(decides, condition{`(m.owner_id = $? OR EXISTS (SELECT FROM members
-			WHERE mission_id = m.id AND user_id = $? AND role = 'editor'))`, a.userID})
-	}
-	if err := s.seeMissions(ctx, &f.listFilter); err != nil {
+	if err := s.seeMissions(ctx, &f.listFilter, accessEditor.String()); err != nil {
 		return nil, err
 	}
 	if f.scope == nil {
 		f.ofMission = true
-		for _, c := range decides {
-			f.having(c.sql, c.value)
+		f.having(`m.status <> ALL($?)`, closedMissions)
+		if !a.admin() {
+			f.having(`(m.owner_id = $? OR EXISTS (SELECT FROM members
+				WHERE mission_id = m.id AND user_id = $? AND role = 'editor'))`, a.userID)
 		}
 		return f, nil
 	}
-	var q statement
-	sql := `SELECT m.id FROM unnest(` + q.bind(f.scope) + `::uuid[]) AS one (id) JOIN missions m USING (id)` + whereSQL(decides, &q)
-	rows, err := s.db.Query(ctx, sql, q.args...)
+	rows, err := s.db.Query(ctx, `SELECT m.id FROM unnest($1::uuid[]) AS one (id) JOIN missions m USING (id)
+		WHERE m.status <> ALL($2)`, f.scope, closedMissions)
 	if err != nil {
 		return nil, fmt.Errorf("looking for missions to decide in: %w", err)
 	}

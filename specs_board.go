@@ -25,10 +25,14 @@ type columnKind struct {
 	sort     string
 }
 
+// neededStatuses are those of what needs a person: to be taken into the mission, accepted,
+// or helped. Migration 0015 has an index of them.
+var neededStatuses = []string{"proposed", "in_review", "blocked"}
+
 // boardColumns are the columns of a board. Every status has one.
 var boardColumns = func() []columnKind {
 	columns := []columnKind{
-		{"needs-you", "Needs you", []string{"proposed", "in_review", "blocked"}, nil, "number"},
+		{"needs-you", "Needs you", neededStatuses, nil, "number"},
 		{"waiting", "Waiting", []string{"planned"}, new(false), "number"},
 		{"ready", "Ready", []string{"planned"}, new(true), "number"},
 		{"working", "Working", []string{"in_progress", "testing"}, nil, "number"},

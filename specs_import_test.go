@@ -911,7 +911,7 @@ func TestLookingForAMoveEnds(t *testing.T) {
 	if _, err := findMove(ended, specs, stored); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	lineartime.Check(t, 500, func(depth int) func() {
+	lineartime.Check(t, lineartime.Constant, 500, func(depth int) func() {
 		deep := storedSpec{Node: specfile.Node{Path: strings.Repeat("d/", depth) + "1-a.md", Title: "A"}}
 		stored := slices.Repeat([]storedSpec{deep}, 20_000)
 		return func() {

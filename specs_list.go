@@ -28,8 +28,8 @@ type specFilter struct {
 	onlyReady bool
 	full      bool        // fill a page if there are enough matches, even if that reads all of them
 	inText    []condition // those of what is in specs too, so that a walk can leave a state unread
-	stretches []stretch   // of a mission, see stretch
-	rareReady []idQuery   // like rare, for what is ready, which has indexes of its own
+	stretches []stretch
+	rareReady []idQuery // like rare, for what is ready, which has indexes of its own
 
 	rows       int  // that a walk reads of each mission of scope
 	wordsFirst bool // a search looks its words up first, and then for the missions
@@ -80,12 +80,11 @@ func (f *specFilter) byStatuses(statuses ...string) {
 	f.stretches = slices.Insert(f.stretches, 0, stretch{"spec_states", "place", false, parts})
 }
 
-// byNeed leaves what waits for a person.
+// byNeed leaves what needs a person.
 func (f *specFilter) byNeed() {
-	statuses := boardColumns[0].statuses
-	f.byStatuses(statuses...)
-	waits := condition{`w.status IN ('` + strings.Join(statuses, `', '`) + `')`, nil}
-	f.stretches = append(f.stretches, stretch{"spec_states", "updated_at", true, []condition{waits}})
+	f.byStatuses(neededStatuses...)
+	needed := condition{`w.status IN ('` + strings.Join(neededStatuses, `', '`) + `')`, nil}
+	f.stretches = append(f.stretches, stretch{"spec_states", "updated_at", true, []condition{needed}})
 }
 
 // byUnmet leaves what is planned and depends on what isn't completed.
@@ -217,7 +216,7 @@ func (s *Server) findSpecs(ctx context.Context, f *specFilter, o listOrder[specS
 // found along an index. It also sets how f goes along that.
 func (s *Server) wayToSpecs(ctx context.Context, f *specFilter, o listOrder[specSummary]) (few *idQuery, err error) {
 	if f.mission == "" && f.scope == nil {
-		if err := s.seeMissions(ctx, &f.listFilter); err != nil {
+		if err := s.seeMissions(ctx, &f.listFilter, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -426,15 +425,16 @@ func (f *specFilter) walk(q *statement, o listOrder[specSummary]) specWalk {
 // rows returns the SQL of some of the rows, of one mission if there is a condition that
 // says so.
 func (w specWalk) rows(columns, mission string, limit, offset int) string {
-	part := func(columns, part string, limit int) string {
-		return fmt.Sprintf(`SELECT %s FROM %s w WHERE true%s%s%s LIMIT %d`, columns, w.table, part, mission, w.order, limit)
+	part := func(columns, having string, limit int) string {
+		return fmt.Sprintf(`SELECT %s FROM %s w WHERE true%s%s%s LIMIT %d`,
+			columns, w.table, having, mission, w.order, limit)
 	}
 	if len(w.parts) == 1 {
 		return fmt.Sprintf("%s OFFSET %d", part(columns, w.parts[0], limit), offset)
 	}
 	var parts []string
 	for _, its := range w.parts {
-		parts = append(parts, "("+part("*", its, limit+offset)+")")
+		parts = append(parts, "("+part(stateColumns, its, limit+offset)+")")
 	}
 	return fmt.Sprintf(`SELECT %s FROM (%s) AS w%s LIMIT %d OFFSET %d`,
 		columns, strings.Join(parts, " UNION ALL "), w.order, limit, offset)
@@ -451,7 +451,9 @@ func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 	switch {
 	case f.passesOver(o):
 	case f.oneByOne():
-		return o.merged(q.bind(f.scope), func(mission string, limit int) string { return w.rows(idAndKey, mission, limit, 0) }, "")
+		return o.merged(q.bind(f.scope), func(mission string, limit int) string {
+			return w.rows(idAndKey, mission, limit, 0)
+		}, "")
 	default:
 		return w.rows(idAndKey, "", o.limit+1, 0)
 	}

@@ -185,7 +185,7 @@ func (s *Server) listQuestions(ctx context.Context, c *call, q *query) (none lis
 	filter := newListFilter(c.account)
 	if mission != "" {
 		filter.scope = []string{mission}
-	} else if err := s.seeMissions(ctx, filter); err != nil {
+	} else if err := s.seeMissions(ctx, filter, ""); err != nil {
 		return none, err
 	}
 	states := questionStates

@@ -10,29 +10,40 @@ import (
 	"time"
 )
 
-// Work of 16 times the size takes some 16 times as long if it is linear, and 256 times
-// if it goes with the square. Caches make it a little more.
 const (
 	factor = 16
-	most   = 64
 	tries  = 5
 )
 
-// Check fails the test if work of the size takes over 64 times as long as work of a
-// sixteenth of it. prepare makes the work, which alone is measured, and is called
-// again for each try.
+// How many times as long work of factor times the size may take. If it is linear it takes
+// some 16 times as long, or a little more, as less of it fits into caches; if it is
+// quadratic, 256 times. So what is quadratic in part is found when that part takes a
+// quarter of the time of the small work.
+const (
+	Linear   = 64
+	Constant = 6 // it must not grow with the size
+)
+
+// Check fails the test if work of the size takes over most times as long as work of
+// 1/factor of it. prepare makes the work, which alone is measured, and is called again for
+// each try.
 //
 // It counts the CPU time of the whole process, which a busy machine leaves nearly
 // alone where it stretches the time on the clock, and collects no garbage meanwhile.
 // So the test that calls it must not be parallel with others.
-func Check(t *testing.T, size int, prepare func(size int) (work func())) {
+func Check(t *testing.T, most, size int, prepare func(size int) (work func())) {
 	t.Helper()
+	prepare(size / factor)() // fills caches
 	small, large := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
 	for range tries {
 		small = min(small, cpuTime(t, prepare(size/factor)))
 		large = min(large, cpuTime(t, prepare(size)))
-		if large <= most*small {
+		limit := time.Duration(most) * small
+		if large <= limit {
 			return
+		}
+		if large > 3*limit {
+			break
 		}
 	}
 	t.Errorf("size %d takes %v, size %d takes %v", size/factor, small, size, large)

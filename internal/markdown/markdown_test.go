@@ -237,7 +237,7 @@ func TestTimeIsLinear(t *testing.T) {
 		"<", "<a", "http://", "http://a[", "https://a.example/( ", "\\", "a\n", "a\n---\n", "> ", "> a\n", ">", "- ", "- a\n", "-\n",
 		" - a\n  ", "1. ", "1) a\n", "- [ ] a\n", "#", "# a\n", "```\n", "``` `\n", "~~~\n", "    a\n", "\t", "\t\n", "|a|\n|-|\n",
 		"|", "---\n", "- - ", "* * *\n", "\n", "> - ", "> 1. a\n\n", "[a](https://a.example) ", "~~a ", "\"", "_a_", "***a", "a  \n"} {
-		lineartime.Check(t, 128<<10, func(size int) func() {
+		lineartime.Check(t, lineartime.Linear, 128<<10, func(size int) func() {
 			source := strings.Repeat(pattern, size/len(pattern))
 			return func() { markdown.HTML(source, 3) }
 		})
