@@ -320,16 +320,17 @@ func TestServerOutlivesItsDatabase(t *testing.T) {
 	for name, mode := range map[string]int32{"refused": tunnelClosed, "frozen": tunnelFrozen} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			way, databaseURL := newTunnel(t, newTestDatabase(t))
+			database := newTestDatabase(t)
+			patient := startTestServer(t, database, nil)
+			way, databaseURL := newTunnel(t, database)
 			s := startTestServer(t, databaseURL, nil, func(s *Server) {
 				s.acquireTimeout, s.pollTimeout = 3*time.Second, 3*time.Second
 			})
-			ada := s.signUp("ada", "user")
+			ada := patient.signUp("ada", "user")
 			mission := ada.newMission("Lost")
+			ada = ada.on(s)
 			ready := func() int { return s.anonymous().get("/internal/health/ready").status }
-			if ready() != http.StatusOK {
-				t.Fatal("it isn't ready at first")
-			}
+			eventually(t, "it is ready at first", func() bool { return ready() == http.StatusOK })
 			way.set(mode)
 			var failed sync.WaitGroup
 			for i := range 20 { // some before the watcher knows, on connections that it has
@@ -359,8 +360,10 @@ func TestServerOutlivesItsDatabase(t *testing.T) {
 			failed.Wait()
 			way.set(tunnelOpen)
 			eventually(t, "readiness says 200", func() bool { return ready() == http.StatusOK })
-			ada.get(mission).want(http.StatusOK)
-			ada.newMission("After")
+			eventually(t, "the mission can be read", func() bool { return ada.get(mission).status == http.StatusOK })
+			eventually(t, "a mission can be made", func() bool {
+				return ada.post("/api/v1/missions", fields{"name": "After"}).status == http.StatusCreated
+			})
 		})
 	}
 }

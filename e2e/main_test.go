@@ -62,8 +62,8 @@ var (
 	removeProgram = func() error { return nil }
 )
 
-// buildProgram builds the program with the tags of the tests, and with the race
-// detector if they have it.
+// buildProgram builds the program with testdata/patient.go, the tags of the tests, and the
+// race detector if they have it.
 func buildProgram() (path string, err error) {
 	folder, remove, err := pgtest.Parent()
 	if err != nil {
@@ -73,7 +73,11 @@ func buildProgram() (path string, err error) {
 	if err := openSources(); err != nil {
 		return "", err
 	}
-	args := []string{"build", "-buildvcs=false", "-o", path}
+	overlay := filepath.Join(folder, "overlay.json")
+	if err := os.WriteFile(overlay, []byte(`{"Replace": {"../patient.go": "testdata/patient.go"}}`), 0o600); err != nil {
+		return "", err
+	}
+	args := []string{"build", "-buildvcs=false", "-overlay", overlay, "-o", path}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "", errors.New("the tests don't know how they were built")
@@ -102,7 +106,7 @@ func openSources() error {
 }
 
 // patience is how long a test waits for something that should happen soon.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // eventually polls until done, for as long as something slow may take.
 func eventually(t *testing.T, what string, done func() bool) {

@@ -148,7 +148,7 @@ func TestEverythingWorksBehindPgBouncer(t *testing.T) {
 	eventually(t, "the other instance knows of the logout", func() bool {
 		return there.get("/api/v1/auth/me").status == http.StatusUnauthorized
 	})
-	if took := time.Since(began); took > patience/2 {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("a revocation took %v", took)
 	}
 	stream.rest()

@@ -22,7 +22,7 @@ async function ask(what) {
 // what scripts throw.
 async function person(options = {}) {
   const context = await browser.newContext({ baseURL: BASE, viewport: { width: 1280, height: 900 }, ...options })
-  context.setDefaultTimeout(60_000)
+  context.setDefaultTimeout(180_000)
   context.on('weberror', (e) => assert.fail(`a script threw ${e.error()}`))
   context.on('console', (m) => assert.ok(!/Content Security Policy|violates/.test(m.text()), m.text()))
   // For this browser all tabs are to be seen, always: a test says which one isn't.
@@ -487,7 +487,7 @@ const tests = {
     await ask('restart')
     const again = await api('root')
     await again('POST', path('two'), { status: 'blocked' })
-    await column(tabs[7], 'Needs you').getByRole('link', { name: 'About two' }).waitFor({ timeout: 60_000 })
+    await column(tabs[7], 'Needs you').getByRole('link', { name: 'About two' }).waitFor({ timeout: 180_000 })
     assert.equal(await column(tabs[0], 'Needs you').getByRole('link').count(), 0)
     await hide(tabs[0], false)
     await column(tabs[0], 'Needs you').getByRole('link', { name: 'About two' }).waitFor()

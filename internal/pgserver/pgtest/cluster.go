@@ -21,6 +21,10 @@ import (
 	"tachikoma/internal/pgserver"
 )
 
+// patience is for starting a Postgres, for one statement, and for what makes the template,
+// which may build a program first: none takes long where nothing else runs.
+const patience = 10 * time.Minute
+
 // Cluster is the Postgres that holds the databases of a package's tests: a
 // throwaway one, or the one that TEST_DATABASE_URL names. It is started for the
 // first test that wants a database. Safe for concurrent use.
@@ -103,7 +107,7 @@ func (c *Cluster) create(ctx context.Context, options string) (databaseURL strin
 // CREATE DATABASE and DROP DATABASE, which fail after five seconds if a session of
 // the database, such as autovacuum's, gets no CPU time to end.
 func (c *Cluster) exec(ctx context.Context, sql string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, c.url(""))
 	if err != nil {
@@ -133,7 +137,7 @@ func (c *Cluster) startOnce() error {
 	} else if err := c.startThrowaway(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := c.makeTemplate(ctx); err != nil {
 		return fmt.Errorf("making the template database: %w", err)
@@ -165,7 +169,7 @@ func (c *Cluster) startThrowaway() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	postgres, err := pgserver.StartThrowaway(ctx, slog.New(slog.DiscardHandler), filepath.Join(folder, "data"))
 	if err != nil {
@@ -183,7 +187,7 @@ func (c *Cluster) startThrowaway() error {
 
 // dropAll drops the template and what tests left behind.
 func (c *Cluster) dropAll() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, c.url(""))
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"tachikoma/internal/pgserver"
 )
@@ -74,7 +73,7 @@ func Parent() (parent string, remove func() error, err error) {
 // TryStart starts a throwaway Postgres in dir, with its log in the test's.
 func TryStart(t testing.TB, dir string) (*pgserver.Server, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	return pgserver.StartThrowaway(ctx, slog.New(slog.NewTextHandler(t.Output(), nil)), dir)
 }
