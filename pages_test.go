@@ -992,7 +992,7 @@ func TestPageOfALargeSpecIsBounded(t *testing.T) {
 			t.Errorf("%s lists %d criteria in %d bytes", path, n, len(page.body))
 		}
 	}
-	impatient := startTestServer(t, s.config.DatabaseURL, nil, func(s *Server) { s.acquireTimeout = time.Second })
+	impatient := startTestServer(t, s.config.DatabaseURL, nil, func(s *Server) { s.acquireTimeout = 5 * time.Second })
 	eventually(t, "the feed to begin, which forgets what is kept", func() bool {
 		return impatient.feed.polledAt.Load() > 0
 	})
