@@ -409,6 +409,7 @@ func TestServerOutlivesADatabaseThatTakesNoWrites(t *testing.T) {
 			ready := func() *answer { return s.anonymous().get("/internal/health/ready") }
 
 			exec(test.begin)
+			s.db.Reset() // what has just been in use isn't checked before it is used again
 			eventually(t, "a write is refused, and readiness says why", func() bool {
 				code, _ := write().at("code").(string)
 				reason, _ := ready().at("reason").(string)
