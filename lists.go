@@ -217,16 +217,18 @@ func plannedEachTime(args []any) []any {
 	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 
-// seeMissions sets the filter's scope if the account owns, or has a role in, at most
-// fewMissions missions: any role if that is "".
-func (s *Server) seeMissions(ctx context.Context, f *listFilter, role string) error {
+// asEditor is a condition of members.
+const asEditor = ` AND role = 'editor'`
+
+// seeMissions sets the filter's scope if the account owns, or is a member of, at most
+// fewMissions missions; as says what kind of member, if not any.
+func (s *Server) seeMissions(ctx context.Context, f *listFilter, as string) error {
 	if f.account.admin() {
 		return nil
 	}
 	rows, err := s.db.Query(ctx, `
 		(SELECT id FROM missions WHERE owner_id = $1 LIMIT $2)
-		UNION ALL (SELECT mission_id FROM members WHERE user_id = $1 AND ($3 = '' OR role = $3) LIMIT $2)`,
-		f.account.userID, fewMissions+1, role)
+		UNION ALL (SELECT mission_id FROM members WHERE user_id = $1`+as+` LIMIT $2)`, f.account.userID, fewMissions+1)
 	if err != nil {
 		return fmt.Errorf("looking for an account's missions: %w", err)
 	}

@@ -83,7 +83,7 @@ func (s *Server) needsYouPage(ctx context.Context, c *call, q *query) (*pageView
 func (s *Server) needsOf(ctx context.Context, a account) (*specFilter, error) {
 	f := newSpecFilter(a, "")
 	f.byNeed()
-	if err := s.seeMissions(ctx, &f.listFilter, accessEditor.String()); err != nil {
+	if err := s.seeMissions(ctx, &f.listFilter, asEditor); err != nil {
 		return nil, err
 	}
 	if f.scope == nil {
@@ -91,7 +91,7 @@ func (s *Server) needsOf(ctx context.Context, a account) (*specFilter, error) {
 		f.having(`m.status <> ALL($?)`, closedMissions)
 		if !a.admin() {
 			f.having(`(m.owner_id = $? OR EXISTS (SELECT FROM members
-				WHERE mission_id = m.id AND user_id = $? AND role = 'editor'))`, a.userID)
+				WHERE mission_id = m.id AND user_id = $?`+asEditor+`))`, a.userID)
 		}
 		return f, nil
 	}
