@@ -698,7 +698,9 @@ func newGrownServer(b testing.TB, size filling) *grownServer {
 	}
 	s.wide = "/api/v1/missions/" + s.value(`SELECT id::text FROM missions WHERE name = 'Wide'`)
 	s.chain = "/api/v1/missions/" + s.value(`SELECT id::text FROM missions WHERE name = 'Chain'`)
-	for name, joins := range map[string]struct{ edits, sees int }{"some": {200, 0}, "few": {5, 0}, "onlooker": {50, 10_000}} {
+	for name, joins := range map[string]struct{ edits, sees int }{
+		"some": {200, 0}, "few": {5, 0}, "onlooker": {50, 10_000},
+	} {
 		s.value(`WITH joined AS (INSERT INTO members (mission_id, user_id, email, role)
 			SELECT id, $1, $2, CASE WHEN row_number() OVER (ORDER BY md5(name)) <= $3 THEN 'editor' ELSE 'viewer' END
 			FROM missions WHERE name LIKE 'Mission %' ORDER BY md5(name) LIMIT $3 + $4 RETURNING 1)

@@ -441,10 +441,10 @@ func (w specWalk) rows(columns, mission string, limit, offset int) string {
 }
 
 // walkedIDs is the query for the ids and sort keys of a page along an index that has
-// the order of the list. It goes through a few missions one by one: those
-// whose first spec comes first have all of the page. If it passesOver specs it ends
-// after walkedRows, see endedIDs, and what is filtered by is read on the way: with
-// OFFSET 0 or a LIMIT, whatever PostgreSQL expects of the conditions.
+// the order of the list. It goes through a few missions one by one: those whose first
+// spec comes first have all of the page. If it passesOver specs it ends after walkedRows,
+// see endedIDs, and what is filtered by is read on the way: with OFFSET 0 or a LIMIT,
+// whatever PostgreSQL expects of the conditions.
 func (f *specFilter) walkedIDs(q *statement, o listOrder[specSummary]) string {
 	w := f.walk(q, o)
 	idAndKey := w.id + ` AS id, ` + w.key + ` AS key`
